@@ -1,0 +1,230 @@
+//! Adverts: a peer's own signed, versioned record of what it has and where it can be reached.
+//!
+//! Bytes become a [`Record`] once, at the edge ([`SignedAdvert::verify`]); behind it nothing is
+//! verified again.
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::charter::{Charter, CharterFault, Trust};
+use crate::codec::{CodecError, Decode, Encode, decode, encode};
+use crate::id::{Digest, PeerId};
+use crate::keys::{Signature, SigningKey, verify};
+use crate::limits::*;
+use crate::time::{Now, Utc};
+use crate::wire::Extension;
+
+/// Which of a peer's adverts is newer: boots first, then publications since.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize,
+)]
+pub struct Version {
+    /// Grows with each start of the peer (its wall clock at boot, in ms).
+    pub epoch: u64,
+    /// Grows with each publication.
+    pub sequence: u64,
+}
+
+/// A device as ONNX Runtime and, where there is one, NVML name it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Device {
+    /// Execution provider, lower case: `cpu`, `cuda`.
+    pub provider: String,
+    /// The vendor's name.
+    pub name: String,
+    /// Index among the provider's devices.
+    pub id: u32,
+    /// Memory in all, in MiB.
+    pub memory_total_mib: u32,
+    /// Memory free when the advert was signed, in MiB.
+    pub memory_free_mib: u32,
+    /// Busy share when the advert was signed, in percent; absent where nothing measures it.
+    pub utilisation_percent: Option<u8>,
+}
+
+/// A model that a peer serves now.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Model {
+    /// What apps call it.
+    pub name: String,
+    /// Version, in the Open Inference Protocol's sense: `1`, `2`, …
+    pub version: String,
+    /// Digest of its bundle.
+    pub bundle: Digest,
+    /// Jobs that run at once (instances).
+    pub slots: u16,
+    /// Service time of one row, in µs, as the peer measured it.
+    pub service_us: u32,
+}
+
+/// What a peer asks for its work.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Price {
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Millionths of the currency for a second of a device.
+    pub per_device_second_micros: u64,
+    /// Millionths of the currency for a gigabyte moved.
+    pub per_gb_micros: u64,
+}
+
+/// What a peer says of itself. Location, control and operator are not here: they are the
+/// charter's to say.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Advert {
+    /// Who speaks.
+    pub peer: PeerId,
+    /// Newer adverts replace older.
+    pub version: Version,
+    /// When it was signed.
+    pub issued: Utc,
+    /// Operator's name for the node.
+    pub name: String,
+    /// Multiaddrs of the control plane.
+    pub control_addrs: Vec<String>,
+    /// Addresses of the data plane (UDP).
+    pub data_addrs: Vec<SocketAddr>,
+    /// Peers that hold a connection to this one when it has no address of its own.
+    pub relays: Vec<PeerId>,
+    /// Its charter, a signed note.
+    pub charter: Option<String>,
+    /// What it computes with.
+    pub devices: Vec<Device>,
+    /// What it serves.
+    pub models: Vec<Model>,
+    /// What it asks.
+    pub price: Option<Price>,
+    /// Fields of later versions.
+    #[serde(skip)]
+    pub extensions: Vec<Extension>,
+}
+
+/// An advert as it travels: its encoding, signed by the peer that it names.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SignedAdvert {
+    body: Vec<u8>,
+    signature: Signature,
+}
+
+/// Why an advert is not taken.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AdvertFault {
+    /// Larger than an advert may be.
+    #[error("advert of {0} bytes, the limit is {ADVERT_BYTES_MAX}")]
+    TooLarge(usize),
+    /// Not an advert.
+    #[error("advert: {0}")]
+    Codec(#[from] CodecError),
+    /// A list or a name is longer than its limit.
+    #[error("advert: {0} is over its limit")]
+    OverLimit(&'static str),
+    /// It demands what this version does not know.
+    #[error("advert demands extension {0}, which this version does not know")]
+    UnknownExtension(u16),
+    /// Not signed by the peer it names.
+    #[error("advert not signed by the peer that it names")]
+    Forged,
+    /// Signed too far ahead of our clock.
+    #[error("advert signed {0} ms in the future")]
+    FromTheFuture(u64),
+    /// Signed too long ago; perhaps replayed.
+    #[error("advert has lapsed: signed {0} ms ago")]
+    Lapsed(u64),
+}
+
+/// An advert whose signature holds, with its charter's standing under our trust. Only
+/// [`SignedAdvert::verify`] makes one.
+#[derive(Debug)]
+pub struct Record {
+    /// What the peer says.
+    pub advert: Advert,
+    /// What its authorities say, or why that does not count here. Validity in time is checked by
+    /// the gate, at the moment of use.
+    pub charter: Result<Charter, CharterFault>,
+    signed: SignedAdvert,
+}
+
+impl std::fmt::Debug for SignedAdvert {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SignedAdvert({} bytes)", self.body.len())
+    }
+}
+
+impl Advert {
+    /// Signs the advert with the key of the peer that it names.
+    pub fn sign(&self, key: &SigningKey) -> SignedAdvert {
+        assert_eq!(key.peer_id(), self.peer, "a peer signs only for itself");
+        let body = encode(self);
+        SignedAdvert { signature: key.sign(&signed_bytes(&body)), body }
+    }
+
+    fn check(&self) -> Result<(), AdvertFault> {
+        let limits = [
+            (self.control_addrs.len() <= ADVERT_ADDRS_MAX, "control_addrs"),
+            (self.data_addrs.len() <= ADVERT_ADDRS_MAX, "data_addrs"),
+            (self.relays.len() <= ADVERT_ADDRS_MAX, "relays"),
+            (self.devices.len() <= ADVERT_DEVICES_MAX, "devices"),
+            (self.models.len() <= ADVERT_MODELS_MAX, "models"),
+            (self.extensions.len() <= EXTENSIONS_MAX, "extensions"),
+            (self.name.len() <= NAME_BYTES_MAX, "name"),
+            (self.models.iter().all(|model| model.name.len() <= NAME_BYTES_MAX), "model name"),
+        ];
+        match limits.iter().find(|(within, _)| !within) {
+            Some((_, what)) => Err(AdvertFault::OverLimit(what)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SignedAdvert {
+    /// Length on the wire, in bytes.
+    pub fn len(&self) -> usize {
+        self.body.len() + self.signature.len()
+    }
+
+    /// Never: an advert has at least its peer.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// Checks everything that can be checked of an advert: size, limits, signature, time and, under
+    /// `trust`, its charter.
+    pub fn verify(self, trust: &Trust, now: Now) -> Result<Arc<Record>, AdvertFault> {
+        if self.len() > ADVERT_BYTES_MAX {
+            return Err(AdvertFault::TooLarge(self.len()));
+        }
+        let advert: Advert = decode(&self.body)?;
+        advert.check()?;
+        if let Some(critical) = Extension::first_unknown_critical(&advert.extensions) {
+            return Err(AdvertFault::UnknownExtension(critical));
+        }
+        if !verify(&advert.peer.0, &signed_bytes(&self.body), &self.signature) {
+            return Err(AdvertFault::Forged);
+        }
+        if advert.issued > now.utc + CLOCK_SKEW_MAX {
+            return Err(AdvertFault::FromTheFuture(advert.issued.0 - now.utc.0));
+        }
+        if advert.issued + ADVERT_LIFETIME < now.utc {
+            return Err(AdvertFault::Lapsed(now.utc.0 - advert.issued.0));
+        }
+        let charter = match &advert.charter {
+            Some(note) => trust.verify(note, advert.peer),
+            None => Err(CharterFault::Absent),
+        };
+        Ok(Arc::new(Record { advert, charter, signed: self }))
+    }
+}
+
+impl Record {
+    /// The advert as it travels.
+    pub fn signed(&self) -> &SignedAdvert {
+        &self.signed
+    }
+}
+
+/// A signature is bound to its use: an advert's never verifies as anything else.
+fn signed_bytes(body: &[u8]) -> Vec<u8> {
+    [b"hansa/advert/1\0".as_slice(), body].concat()
+}

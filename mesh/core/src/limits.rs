@@ -1,0 +1,48 @@
+//! Every bound of the core in one place. Whatever has a size has a limit here, and full means a
+//! typed refusal, never growth. Bounds of the transports are in `hansa-net`, of models in
+//! `hansa-runtime`.
+
+use std::time::Duration;
+
+/// Largest encoded gossip frame, in bytes. A join sends its directory in chunks below this.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Largest signed advert, in bytes.
+pub const ADVERT_BYTES_MAX: usize = 4 * 1024;
+/// Largest charter (a signed note), in bytes.
+pub const CHARTER_BYTES_MAX: usize = 2 * 1024;
+/// Largest encoded job or answer header, in bytes.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Most peers that a directory holds; an advert of one more is refused.
+pub const PEERS_MAX: usize = 65_536;
+/// Most addresses of one plane that an advert names.
+pub const ADVERT_ADDRS_MAX: usize = 8;
+/// Most models that an advert offers.
+pub const ADVERT_MODELS_MAX: usize = 64;
+/// Most devices that an advert names.
+pub const ADVERT_DEVICES_MAX: usize = 16;
+/// Longest name of a peer, model, operator or tensor, in bytes.
+pub const NAME_BYTES_MAX: usize = 256;
+/// An advert older than this (by its own signed time) is not taken, and a held one has lapsed.
+pub const ADVERT_LIFETIME: Duration = Duration::from_secs(1_800);
+/// A peer signs a fresh advert at least this often.
+pub const ADVERT_REFRESH: Duration = Duration::from_secs(600);
+/// An advert signed further ahead of our clock than this is refused.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
+/// Most distinct values in one clause of a policy.
+pub const POLICY_VALUES_MAX: usize = 512;
+/// Most inputs or outputs of a job.
+pub const TENSORS_MAX: usize = 256;
+/// Highest rank of a tensor.
+pub const RANK_MAX: usize = 16;
+/// Most peers that one job visits after its entry.
+pub const HOPS_MAX: u8 = 4;
+/// Hops that a job is given when its policy names none.
+pub const HOPS_DEFAULT: u8 = 2;
+/// A job that names no deadline gets this.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest deadline that a job may name.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
+/// Most attempts of one job, the first included.
+pub const ATTEMPTS_MAX: u8 = 8;
+/// Most optional or critical extensions on one frame or header.
+pub const EXTENSIONS_MAX: usize = 16;

@@ -1,0 +1,1 @@
+//! What this peer has measured of the others.

@@ -1,0 +1,241 @@
+//! What travels on the data plane: one header before a job's tensors, one before its answer's.
+//!
+//! Versions: a header starts with its version. A later version adds [`Extension`]s; one that this
+//! version does not know is skipped, or refused when it is marked critical. Gossip frames are in
+//! [`crate::directory`].
+
+use std::time::Duration;
+
+use crate::codec::{CodecError, Decode, Encode, decode, encode};
+use crate::id::{Digest, JobId, PeerId};
+use crate::limits::*;
+use crate::plan::Refusal;
+use crate::policy::Policy;
+
+/// The version that this build speaks, on both planes.
+pub const WIRE_VERSION: u16 = 1;
+
+/// A field of a later version.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Extension {
+    /// What it is.
+    pub tag: u16,
+    /// Whether a peer that does not know it must refuse.
+    pub critical: bool,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+impl Extension {
+    /// The first extension that this version must not skip. It knows none yet.
+    pub fn first_unknown_critical(extensions: &[Self]) -> Option<u16> {
+        extensions.iter().find(|extension| extension.critical).map(|extension| extension.tag)
+    }
+}
+
+/// W3C trace context, so that a request's spans join across peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct TraceContext {
+    /// The whole request.
+    pub trace: [u8; 16],
+    /// The span that sends.
+    pub span: [u8; 8],
+    /// Bit 0: sampled.
+    pub flags: u8,
+}
+
+/// A tensor whose bytes follow the header, in the order of the metas.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct TensorMeta {
+    /// Name in the model's signature.
+    pub name: String,
+    /// ONNX `TensorProto.DataType` code.
+    pub dtype: u8,
+    /// Dimensions.
+    pub shape: Vec<u64>,
+    /// Bytes that follow.
+    pub bytes: u64,
+}
+
+/// What is asked of a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Ask {
+    /// Run a bundle over the tensors that follow.
+    Infer {
+        /// The bundle.
+        bundle: Digest,
+        /// The tensors that follow.
+        inputs: Vec<TensorMeta>,
+        /// Outputs wanted; empty means all.
+        outputs: Vec<String>,
+    },
+    /// Say a bundle's signature (JSON follows the answer's header).
+    Describe {
+        /// The bundle.
+        bundle: Digest,
+    },
+}
+
+/// The header of a job on a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct JobHeader {
+    /// [`WIRE_VERSION`] of the sender.
+    pub version: u16,
+    /// The job.
+    pub job: JobId,
+    /// Peers that the job has passed, entry first, the sender last.
+    pub path: Vec<PeerId>,
+    /// Hops that it may still make after this one.
+    pub hops_left: u8,
+    /// Time left until its deadline, in µs: a duration, since clocks differ.
+    pub remaining_us: u64,
+    /// Its law.
+    pub policy: Policy,
+    /// [`Policy::hash`], so that a peer that would read the policy differently notices.
+    pub policy_hash: Digest,
+    /// Its trace.
+    pub trace: TraceContext,
+    /// What is asked.
+    pub ask: Ask,
+    /// Fields of later versions.
+    pub extensions: Vec<Extension>,
+}
+
+/// What an executor reports beside the outputs.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Done {
+    /// Who ran it.
+    pub executed_by: PeerId,
+    /// The tensors that follow.
+    pub outputs: Vec<TensorMeta>,
+    /// Bytes that follow when no tensors are named (a description).
+    pub bytes: u64,
+    /// Time that it waited at the executor, in µs.
+    pub queue_us: u64,
+    /// Time that it ran, in µs.
+    pub service_us: u64,
+    /// Jobs in flight at the executor for this bundle, this one not counted.
+    pub in_flight: u32,
+}
+
+/// The header of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AnswerHeader {
+    /// [`WIRE_VERSION`] of the sender.
+    pub version: u16,
+    /// The job that is answered.
+    pub job: JobId,
+    /// What came of it.
+    pub outcome: Result<Done, Refusal>,
+    /// Fields of later versions.
+    pub extensions: Vec<Extension>,
+}
+
+/// Why a header is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum HeaderFault {
+    /// Not a header.
+    #[error("header: {0}")]
+    Codec(#[from] CodecError),
+    /// Of a version that this build cannot read.
+    #[error("the peer speaks wire version {0}, this one speaks {WIRE_VERSION}")]
+    Version(u16),
+    /// It demands what this version does not know.
+    #[error("header demands extension {0}, which this version does not know")]
+    UnknownExtension(u16),
+    /// A field is over its limit.
+    #[error("header: {0} is over its limit")]
+    OverLimit(&'static str),
+    /// The policy's hash is not its sender's.
+    #[error("the policy does not hash to what its sender says: the peers read it differently")]
+    PolicyHash,
+}
+
+impl JobHeader {
+    /// The bytes of the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads and checks a header: version, extensions, limits, policy hash.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderFault> {
+        check_version(bytes)?;
+        let header: Self = decode(bytes)?;
+        check_extensions(&header.extensions)?;
+        if header.path.len() > usize::from(HOPS_MAX) || header.hops_left > HOPS_MAX {
+            return Err(HeaderFault::OverLimit("hops"));
+        }
+        if header.remaining_us > u64::try_from(DEADLINE_MAX.as_micros()).expect("an hour") {
+            return Err(HeaderFault::OverLimit("remaining time"));
+        }
+        if let Ask::Infer { inputs, outputs, .. } = &header.ask {
+            check_tensors(inputs)?;
+            if outputs.len() > TENSORS_MAX {
+                return Err(HeaderFault::OverLimit("outputs"));
+            }
+        }
+        if header.policy.hash() != header.policy_hash {
+            return Err(HeaderFault::PolicyHash);
+        }
+        Ok(header)
+    }
+
+    /// The time left.
+    pub fn remaining(&self) -> Duration {
+        Duration::from_micros(self.remaining_us)
+    }
+}
+
+impl AnswerHeader {
+    /// The bytes of the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads and checks a header: version, extensions, limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderFault> {
+        check_version(bytes)?;
+        let header: Self = decode(bytes)?;
+        check_extensions(&header.extensions)?;
+        if let Ok(done) = &header.outcome {
+            check_tensors(&done.outputs)?;
+        }
+        Ok(header)
+    }
+}
+
+/// The version stands first, so that it can be read when nothing after it can.
+fn check_version(bytes: &[u8]) -> Result<(), HeaderFault> {
+    let (version, _): (u16, _) = prefix(bytes)?;
+    if version == WIRE_VERSION { Ok(()) } else { Err(HeaderFault::Version(version)) }
+}
+
+/// The varint at the head of a structure.
+fn prefix(bytes: &[u8]) -> Result<(u16, usize), CodecError> {
+    let used = match bytes.first() {
+        Some(0..=250) => 1,
+        Some(251) => 3,
+        _ => return Err(CodecError::Malformed("no version".into())),
+    };
+    let head = bytes.get(..used).ok_or_else(|| CodecError::Malformed("no version".into()))?;
+    Ok((decode(head)?, used))
+}
+
+fn check_extensions(extensions: &[Extension]) -> Result<(), HeaderFault> {
+    if extensions.len() > EXTENSIONS_MAX {
+        return Err(HeaderFault::OverLimit("extensions"));
+    }
+    match Extension::first_unknown_critical(extensions) {
+        Some(tag) => Err(HeaderFault::UnknownExtension(tag)),
+        None => Ok(()),
+    }
+}
+
+fn check_tensors(tensors: &[TensorMeta]) -> Result<(), HeaderFault> {
+    if tensors.len() > TENSORS_MAX {
+        return Err(HeaderFault::OverLimit("tensors"));
+    }
+    let within =
+        |tensor: &TensorMeta| tensor.shape.len() <= RANK_MAX && tensor.name.len() <= NAME_BYTES_MAX;
+    if tensors.iter().all(within) { Ok(()) } else { Err(HeaderFault::OverLimit("a tensor")) }
+}
