@@ -3,7 +3,83 @@
 
 use serde::Serialize;
 
+use crate::advert::Device;
+use crate::charter::{Charter, CharterFault};
 use crate::codec::{Decode, Encode};
+use crate::id::Digest;
+use crate::policy::{Bounds, DeviceNeeds, Policy};
+use crate::time::Utc;
+
+/// Whether a peer of this standing may see the data of a job under `policy` that runs `bundle`.
+/// Every movement of data asks this one function: first hop, forward, retry, and the peer that
+/// receives.
+pub fn admit(
+    policy: &Policy,
+    bundle: Digest,
+    standing: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Rule> {
+    within(&policy.bounds, standing, utc)?;
+    permits_bundle(policy, bundle)
+}
+
+/// The gate for the entry itself: a job that constrains nothing runs on the node that it was
+/// submitted to also without a charter, since its data does not move.
+pub fn admit_entry(
+    policy: &Policy,
+    bundle: Digest,
+    standing: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Rule> {
+    if policy.bounds.is_unconstrained() {
+        return permits_bundle(policy, bundle);
+    }
+    admit(policy, bundle, standing, utc)
+}
+
+/// Whether a peer of this standing is within `bounds`: also asked of the peer that sends a job, by
+/// the one that receives it.
+pub fn within(
+    bounds: &Bounds,
+    standing: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Rule> {
+    let charter = match standing {
+        Ok(charter) => charter,
+        Err(CharterFault::Absent) => return Err(Rule::NoCharter),
+        Err(_) => return Err(Rule::CharterInvalid),
+    };
+    let signers = charter.authorities.iter();
+    let counted = signers.filter(|name| bounds.authorities.permits_value(name));
+    let counted = counted.count();
+    let rules = [
+        (charter.valid_at(utc), Rule::CharterExpired),
+        (bounds.locations.permits_place(&charter.location), Rule::Location),
+        (bounds.control.permits_place(&charter.control), Rule::Control),
+        (bounds.operators.permits_value(&charter.operator), Rule::Operator),
+        (counted > 0, Rule::Authority),
+        (counted >= usize::from(bounds.signatures_min), Rule::Signatures),
+        (bounds.data_classes.is_subset(&charter.data_classes), Rule::DataClass),
+    ];
+    match rules.into_iter().find(|(holds, _)| !holds) {
+        Some((_, rule)) => Err(rule),
+        None => Ok(()),
+    }
+}
+
+fn permits_bundle(policy: &Policy, bundle: Digest) -> Result<(), Rule> {
+    let permitted = policy.bundles.permits_value(&bundle);
+    if permitted { Ok(()) } else { Err(Rule::Bundle) }
+}
+
+/// Whether one of `devices` is what the job needs.
+pub fn fits(needs: &DeviceNeeds, devices: &[Device]) -> bool {
+    let fits = |device: &Device| {
+        needs.provider.as_ref().is_none_or(|provider| *provider == device.provider)
+            && needs.memory_mib_min.is_none_or(|mib| device.memory_total_mib >= mib)
+    };
+    *needs == DeviceNeeds::default() || devices.iter().any(fits)
+}
 
 /// The rule that keeps a peer out. The first that fails is named, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize)]

@@ -46,3 +46,9 @@ pub const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
 pub const ATTEMPTS_MAX: u8 = 8;
 /// Most optional or critical extensions on one frame or header.
 pub const EXTENSIONS_MAX: usize = 16;
+/// Bundles of one peer whose service times are remembered.
+pub const BUNDLES_MEASURED_MAX: usize = 256;
+/// Candidates that the planner compares for one job; beyond that it draws by capacity.
+pub const CANDIDATES_MAX: usize = 16;
+/// Gate verdicts that a snapshot remembers, by policy and bundle.
+pub const VERDICTS_MAX: usize = 256;

@@ -1,1 +1,211 @@
-//! What this peer has measured of the others.
+//! What this peer has measured of the others: round trips, speed, work in flight, failures. Fresh
+//! from pings and answers; never gossiped, since old load misleads (`plan` reads it).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::id::{Digest, PeerId};
+use crate::limits::{BUNDLES_MEASURED_MAX, PEERS_MAX};
+use crate::time::Mono;
+
+/// After a failure a peer gets no job for this long, doubled with each further failure…
+pub const AVOID_FIRST: Duration = Duration::from_secs(4);
+/// …up to this.
+pub const AVOID_MAX: Duration = Duration::from_secs(60);
+/// Work in flight that an answer reported is believed for this long.
+pub const REPORT_LIFETIME: Duration = Duration::from_secs(1);
+
+/// What an answer says of its executor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// From sending the job to its answer.
+    pub took: Duration,
+    /// Time that it waited there.
+    pub queue: Duration,
+    /// Time that it ran there.
+    pub service: Duration,
+    /// Rows that it ran.
+    pub rows: u32,
+    /// Jobs in flight there, this one not counted.
+    pub in_flight: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct PeerLoad {
+    rtt: Option<Duration>,
+    rtt_min: Option<Duration>,
+    failures: u32,
+    avoid_until: Mono,
+    bundles: BTreeMap<Digest, BundleLoad>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct BundleLoad {
+    outstanding: u32,
+    reported: u32,
+    reported_at: Mono,
+    service_per_row: Option<Duration>,
+}
+
+/// Measurements by peer. Bounded: a peer more than [`PEERS_MAX`] is not measured.
+#[derive(Clone, Debug, Default)]
+pub struct Loads {
+    peers: BTreeMap<PeerId, PeerLoad>,
+}
+
+/// What the planner reads of one peer and bundle.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Smoothed round trip, if measured.
+    pub rtt: Option<Duration>,
+    /// Jobs believed in flight.
+    pub in_flight: u32,
+    /// Measured service time of a row.
+    pub service_per_row: Option<Duration>,
+    /// No job goes there before this.
+    pub avoid_until: Mono,
+}
+
+impl Loads {
+    /// Nothing measured yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn peer(&mut self, peer: PeerId) -> Option<&mut PeerLoad> {
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
+            return None;
+        }
+        Some(self.peers.entry(peer).or_default())
+    }
+
+    fn bundle(&mut self, peer: PeerId, bundle: Digest) -> Option<&mut BundleLoad> {
+        let bundles = &mut self.peer(peer)?.bundles;
+        if bundles.len() >= BUNDLES_MEASURED_MAX && !bundles.contains_key(&bundle) {
+            // The measurements that cost least to lose: those of nothing in flight.
+            bundles.retain(|_, load| load.outstanding > 0);
+        }
+        Some(bundles.entry(bundle).or_default())
+    }
+
+    /// A round trip was measured: the peer lives, so it is forgiven.
+    pub fn measured_rtt(&mut self, peer: PeerId, rtt: Duration) {
+        if let Some(load) = self.peer(peer) {
+            // Jacobson's weight: one eighth for the newest.
+            load.rtt = Some(load.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+            load.rtt_min = Some(load.rtt_min.map_or(rtt, |old| old.min(rtt)));
+        }
+        self.heard(peer);
+    }
+
+    /// The peer answered something: it is not avoided any more.
+    pub fn heard(&mut self, peer: PeerId) {
+        if let Some(load) = self.peers.get_mut(&peer) {
+            load.failures = 0;
+            load.avoid_until = Mono::default();
+        }
+    }
+
+    /// The peer could not be reached, or lost a job: it is avoided at once.
+    pub fn failed(&mut self, peer: PeerId, now: Mono) {
+        if let Some(load) = self.peer(peer) {
+            let doubled = AVOID_FIRST * 2u32.saturating_pow(load.failures.min(8));
+            load.failures = load.failures.saturating_add(1);
+            load.avoid_until = now + doubled.min(AVOID_MAX);
+        }
+    }
+
+    /// A job goes to the peer.
+    pub fn began(&mut self, peer: PeerId, bundle: Digest) {
+        if let Some(load) = self.bundle(peer, bundle) {
+            load.outstanding += 1;
+        }
+    }
+
+    /// The job that went there is over, with or without an answer.
+    pub fn ended(&mut self, peer: PeerId, bundle: Digest) {
+        if let Some(load) = self.bundle(peer, bundle) {
+            load.outstanding = load.outstanding.saturating_sub(1);
+        }
+    }
+
+    /// An answer came and told of the peer's load.
+    pub fn answered(&mut self, peer: PeerId, bundle: Digest, report: Report, now: Mono) {
+        if let Some(load) = self.bundle(peer, bundle) {
+            let per_row = report.service / report.rows.max(1);
+            load.service_per_row =
+                Some(load.service_per_row.map_or(per_row, |old| (old * 7 + per_row) / 8));
+            load.reported = report.in_flight;
+            load.reported_at = now;
+        }
+        self.heard(peer);
+    }
+
+    /// The smoothed round trip to a peer.
+    pub fn rtt(&self, peer: PeerId) -> Option<Duration> {
+        self.peers.get(&peer)?.rtt
+    }
+
+    /// All that the planner wants of a peer and bundle.
+    pub fn read(&self, peer: PeerId, bundle: Digest, now: Mono) -> Load {
+        let Some(load) = self.peers.get(&peer) else { return Load::default() };
+        let jobs = load.bundles.get(&bundle).copied().unwrap_or_default();
+        let fresh = now.since(jobs.reported_at) < REPORT_LIFETIME;
+        let reported = if fresh { jobs.reported } else { 0 };
+        Load {
+            rtt: load.rtt,
+            in_flight: jobs.outstanding.max(reported),
+            service_per_row: jobs.service_per_row,
+            avoid_until: load.avoid_until,
+        }
+    }
+
+    /// Forgets peers that `known` does not know any more.
+    pub fn keep(&mut self, known: impl Fn(PeerId) -> bool) {
+        self.peers.retain(|peer, _| known(*peer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PeerId = PeerId([1; 32]);
+    const BUNDLE: Digest = Digest([2; 32]);
+
+    #[test]
+    fn a_peer_that_fails_is_avoided_at_once_and_forgiven_when_it_answers() {
+        let mut loads = Loads::new();
+        let now = Mono(1_000);
+        loads.failed(PEER, now);
+        assert!(loads.read(PEER, BUNDLE, now).avoid_until > now + Duration::from_secs(1));
+        loads.measured_rtt(PEER, Duration::from_millis(3));
+        assert!(loads.read(PEER, BUNDLE, now).avoid_until <= now);
+    }
+
+    #[test]
+    fn avoidance_doubles_and_has_an_end() {
+        let mut loads = Loads::new();
+        let now = Mono(0);
+        let mut before = Duration::ZERO;
+        for _ in 0..3 {
+            loads.failed(PEER, now);
+            let avoided = loads.read(PEER, BUNDLE, now).avoid_until.since(now);
+            assert!(avoided > before);
+            before = avoided;
+        }
+        (0..40).for_each(|_| loads.failed(PEER, now));
+        assert_eq!(loads.read(PEER, BUNDLE, now).avoid_until.since(now), AVOID_MAX);
+    }
+
+    #[test]
+    fn reported_load_grows_old() {
+        let mut loads = Loads::new();
+        let report = Report { in_flight: 9, ..Report::default() };
+        loads.answered(PEER, BUNDLE, report, Mono(0));
+        assert_eq!(loads.read(PEER, BUNDLE, Mono(1)).in_flight, 9);
+        assert_eq!(loads.read(PEER, BUNDLE, Mono(0) + REPORT_LIFETIME).in_flight, 0);
+        loads.began(PEER, BUNDLE);
+        assert_eq!(loads.read(PEER, BUNDLE, Mono(0) + REPORT_LIFETIME).in_flight, 1);
+    }
+}

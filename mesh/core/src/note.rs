@@ -1,1 +1,227 @@
-//! C2SP signed notes.
+//! C2SP signed notes (c2sp.org/signed-note): a text, a blank line, and signature lines
+//! `— NAME BASE64`, where the base64 holds a 4-byte key hash and an Ed25519 signature of the text.
+//!
+//! Keys have the text forms of Go's sumdb: `NAME+HASH+BASE64(0x01 ‖ public key)` to verify,
+//! `PRIVATE+KEY+NAME+HASH+BASE64(0x01 ‖ seed)` to sign.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::digest::{SHA256, digest};
+
+use crate::keys::{SigningKey, verify};
+
+/// The algorithm byte of Ed25519.
+const ED25519: u8 = 1;
+/// More signatures on one note are refused.
+const SIGNATURES_MAX: usize = 16;
+
+/// Why a note or a key is not one.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum NoteFault {
+    /// Not a note's form.
+    #[error("not a signed note: {0}")]
+    Malformed(&'static str),
+    /// Not a key's form.
+    #[error("not a key of the form {0}")]
+    Key(&'static str),
+    /// A signature by a known key does not verify: the text was changed.
+    #[error("the signature of `{0}` does not verify: the text was changed or the key is another's")]
+    Forged(String),
+}
+
+/// The public half of a signer: its name and key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifierKey {
+    /// The name that signature lines carry.
+    pub name: String,
+    /// Ed25519 public key.
+    pub key: [u8; 32],
+}
+
+/// A signer: a name and a private key.
+pub struct SignerKey {
+    name: String,
+    seed: [u8; 32],
+    key: SigningKey,
+}
+
+impl VerifierKey {
+    /// The 4 bytes that say which key a signature is of.
+    fn hash(&self) -> [u8; 4] {
+        let bytes = [self.name.as_bytes(), b"\n", &[ED25519], &self.key].concat();
+        digest(&SHA256, &bytes).as_ref()[..4].try_into().expect("four of 32 bytes")
+    }
+}
+
+impl fmt::Display for VerifierKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = BASE64.encode([&[ED25519], self.key.as_slice()].concat());
+        write!(f, "{}+{:08x}+{key}", self.name, u32::from_be_bytes(self.hash()))
+    }
+}
+
+impl FromStr for VerifierKey {
+    type Err = NoteFault;
+    fn from_str(text: &str) -> Result<Self, NoteFault> {
+        let fault = NoteFault::Key("NAME+HASH+BASE64 (as `hansa authority new` prints it)");
+        let mut parts = text.trim().splitn(3, '+');
+        let (Some(name), Some(hash), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(fault);
+        };
+        let key = key_bytes(key).ok_or(fault.clone())?;
+        let parsed = Self { name: name.into(), key };
+        let agrees = hash == format!("{:08x}", u32::from_be_bytes(parsed.hash()));
+        if agrees && is_name(name) { Ok(parsed) } else { Err(fault) }
+    }
+}
+
+impl SignerKey {
+    /// The signer `name` whose key follows from `seed`.
+    pub fn new(name: &str, seed: [u8; 32]) -> Result<Self, NoteFault> {
+        if !is_name(name) {
+            return Err(NoteFault::Malformed("a name is not empty and has no space and no +"));
+        }
+        Ok(Self { name: name.into(), key: SigningKey::from_seed(&seed), seed })
+    }
+
+    /// The public half.
+    pub fn verifier(&self) -> VerifierKey {
+        VerifierKey { name: self.name.clone(), key: self.key.public() }
+    }
+
+    /// The private text form. It is a secret.
+    pub fn secret_text(&self) -> String {
+        let seed = BASE64.encode([&[ED25519], self.seed.as_slice()].concat());
+        let hash = u32::from_be_bytes(self.verifier().hash());
+        format!("PRIVATE+KEY+{}+{hash:08x}+{seed}", self.name)
+    }
+
+    /// Reads the private text form.
+    pub fn from_secret_text(text: &str) -> Result<Self, NoteFault> {
+        let fault = NoteFault::Key("PRIVATE+KEY+NAME+HASH+BASE64");
+        let rest = text.trim().strip_prefix("PRIVATE+KEY+").ok_or(fault.clone())?;
+        let mut parts = rest.splitn(3, '+');
+        let (Some(name), Some(hash), Some(seed)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(fault);
+        };
+        let key = Self::new(name, key_bytes(seed).ok_or(fault.clone())?)?;
+        let agrees = hash == format!("{:08x}", u32::from_be_bytes(key.verifier().hash()));
+        if agrees { Ok(key) } else { Err(fault) }
+    }
+
+    /// Adds this signer's line to a note, or makes a note of a bare text.
+    pub fn sign(&self, note: &str) -> Result<String, NoteFault> {
+        let (text, lines) = split(note).unwrap_or((note, ""));
+        check_text(text)?;
+        let (hash, signature) = (self.verifier().hash(), self.key.sign(text.as_bytes()));
+        let signature = BASE64.encode([hash.as_slice(), &signature].concat());
+        let line = format!("— {} {signature}\n", self.name);
+        Ok(format!("{text}\n{lines}{line}"))
+    }
+}
+
+/// The text of `note` and the names of those of `known` whose signatures verify. Lines of unknown
+/// signers are passed over; a known signer's bad signature is an error.
+pub fn open<'a>(note: &'a str, known: &[VerifierKey]) -> Result<(&'a str, Vec<String>), NoteFault> {
+    let (text, lines) = split(note).ok_or(NoteFault::Malformed("it has no signature"))?;
+    check_text(text)?;
+    let mut signers = Vec::new();
+    for (count, line) in lines.lines().enumerate() {
+        if count >= SIGNATURES_MAX {
+            return Err(NoteFault::Malformed("it has too many signatures"));
+        }
+        let fault = NoteFault::Malformed("a signature line is not `— NAME BASE64`");
+        let (name, signature) =
+            line.strip_prefix("— ").and_then(|line| line.split_once(' ')).ok_or(fault.clone())?;
+        let signature = BASE64.decode(signature).map_err(|_| fault.clone())?;
+        if !is_name(name) || signature.len() < 5 {
+            return Err(fault);
+        }
+        let (hash, signature) = signature.split_at(4);
+        let Some(key) = known.iter().find(|key| key.name == name && key.hash() == hash) else {
+            continue;
+        };
+        if !verify(&key.key, text.as_bytes(), signature) {
+            return Err(NoteFault::Forged(name.into()));
+        }
+        if !signers.contains(&key.name) {
+            signers.push(key.name.clone());
+        }
+    }
+    Ok((text, signers))
+}
+
+/// Names of all signature lines, verified or not: for showing a note.
+pub fn signer_names(note: &str) -> Vec<String> {
+    let lines = split(note).map_or("", |(_, lines)| lines).lines();
+    let name = |line: &str| Some(line.strip_prefix("— ")?.split_once(' ')?.0.to_owned());
+    lines.filter_map(name).collect()
+}
+
+/// The text, its last newline included, and the signature lines.
+fn split(note: &str) -> Option<(&str, &str)> {
+    let at = note.rfind("\n\n")?;
+    let (text, lines) = (&note[..=at], &note[at + 2..]);
+    (lines.starts_with("— ") && lines.ends_with('\n')).then_some((text, lines))
+}
+
+fn check_text(text: &str) -> Result<(), NoteFault> {
+    if !text.ends_with('\n') {
+        return Err(NoteFault::Malformed("its text does not end with a newline"));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(NoteFault::Malformed("its text has control characters"));
+    }
+    Ok(())
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '+')
+}
+
+fn key_bytes(text: &str) -> Option<[u8; 32]> {
+    let bytes = BASE64.decode(text).ok()?;
+    let (algorithm, key) = bytes.split_first()?;
+    if *algorithm == ED25519 { key.try_into().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of Go's golang.org/x/mod/sumdb/note.
+    const KEY: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    const NOTE: &str = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n\n— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
+
+    #[test]
+    fn the_published_note_of_go_verifies() {
+        let key: VerifierKey = KEY.parse().unwrap();
+        assert_eq!(key.to_string(), KEY);
+        let (text, signers) = open(NOTE, &[key]).unwrap();
+        assert!(text.ends_with("problem is.\n"));
+        assert_eq!(signers, ["PeterNeumann"]);
+    }
+
+    #[test]
+    fn a_changed_byte_of_a_note_is_found() {
+        let key: VerifierKey = KEY.parse().unwrap();
+        let changed = NOTE.replace("answer", "Answer");
+        assert_eq!(open(&changed, &[key]), Err(NoteFault::Forged("PeterNeumann".into())));
+    }
+
+    #[test]
+    fn several_sign_one_text_and_unknown_signers_are_passed_over() {
+        let [a, b] = [("a", [1; 32]), ("b", [2; 32])].map(|(n, s)| SignerKey::new(n, s).unwrap());
+        let note = b.sign(&a.sign("text\n").unwrap()).unwrap();
+        let both = open(&note, &[a.verifier(), b.verifier()]).unwrap();
+        assert_eq!(both, ("text\n", vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(open(&note, &[b.verifier()]).unwrap().1, ["b"]);
+        let again = SignerKey::from_secret_text(&a.secret_text()).unwrap();
+        assert_eq!(again.verifier(), a.verifier());
+    }
+}

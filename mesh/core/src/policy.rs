@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::codec::{Decode, Encode, encode};
 use crate::id::Digest;
-use crate::place::Place;
+use crate::limits::{DEADLINE_MAX, HOPS_MAX, POLICY_VALUES_MAX};
+use crate::place::{Groups, Place};
 
 /// Values that are allowed and denied. Nothing passes an empty `allow`; `None` allows all that
 /// `deny` does not name.
@@ -42,8 +43,8 @@ pub struct Bounds {
     pub authorities: Clause<String>,
     /// How many permitted authorities must have signed it (0 and 1 both mean one).
     pub signatures_min: u8,
-    /// The class of the data, which the charter must name (absent: unclassified data).
-    pub data_class: Option<String>,
+    /// Classes of the data, each of which the charter must name (none: unclassified data).
+    pub data_classes: BTreeSet<String>,
 }
 
 /// How a job may be split over peers.
@@ -102,12 +103,324 @@ pub struct Policy {
     pub audit_fail_closed: bool,
 }
 
+impl<T: Ord> Clause<T> {
+    /// Whether a value passes: `allows` says whether a listed value covers it, `denies` whether a
+    /// listed value may mean it. The two differ where a value is known only roughly.
+    pub fn permits(&self, allows: impl Fn(&T) -> bool, denies: impl Fn(&T) -> bool) -> bool {
+        let allowed = self.allow.as_ref().is_none_or(|allow| allow.iter().any(allows));
+        allowed && !self.deny.iter().any(denies)
+    }
+
+    /// [`Clause::permits`] for values that are equal or not.
+    pub fn permits_value(&self, value: &T) -> bool {
+        self.permits(|listed| listed == value, |listed| listed == value)
+    }
+
+    fn values(&self) -> usize {
+        self.allow.as_ref().map_or(0, BTreeSet::len) + self.deny.len()
+    }
+}
+
+impl<T: Ord + Clone> Clause<T> {
+    /// What passes both. `meet` is the narrower of two listed values, if they overlap.
+    fn narrow(&self, other: &Self, meet: impl Fn(&T, &T) -> Option<T>) -> Self {
+        let allow = match (&self.allow, &other.allow) {
+            (None, allow) | (allow, None) => allow.clone(),
+            (Some(ours), Some(theirs)) => {
+                let pairs = ours.iter().flat_map(|own| theirs.iter().map(move |its| (own, its)));
+                Some(pairs.filter_map(|(own, its)| meet(own, its)).collect())
+            }
+        };
+        Self { allow, deny: self.deny.union(&other.deny).cloned().collect() }
+    }
+}
+
+impl Clause<Place> {
+    /// Whether a place passes. One that is known only as a country does not pass when one of its
+    /// parts is denied: it may lie there.
+    pub fn permits_place(&self, place: &Place) -> bool {
+        let allows = |listed: &Place| listed.covers(place);
+        self.permits(allows, |listed| listed.covers(place) || place.covers(listed))
+    }
+}
+
+fn meet_places(a: &Place, b: &Place) -> Option<Place> {
+    if a.covers(b) {
+        Some(b.clone())
+    } else if b.covers(a) {
+        Some(a.clone())
+    } else {
+        None
+    }
+}
+
+fn meet_equal<T: PartialEq + Clone>(a: &T, b: &T) -> Option<T> {
+    (a == b).then(|| a.clone())
+}
+
+impl Bounds {
+    /// What passes both: an intersection, so nothing widens.
+    pub fn narrow(&self, other: &Self) -> Self {
+        Self {
+            locations: self.locations.narrow(&other.locations, meet_places),
+            control: self.control.narrow(&other.control, meet_places),
+            operators: self.operators.narrow(&other.operators, meet_equal),
+            authorities: self.authorities.narrow(&other.authorities, meet_equal),
+            signatures_min: self.signatures_min.max(other.signatures_min),
+            data_classes: self.data_classes.union(&other.data_classes).cloned().collect(),
+        }
+    }
+
+    /// Whether every verified charter passes.
+    pub fn is_unconstrained(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Policy {
+    /// The first clause that this version cannot enforce, if the policy has one. A job that
+    /// carries one is refused, never run as if the clause were not there.
+    pub fn unsupported(&self) -> Option<&'static str> {
+        let clauses = [
+            (matches!(self.split, Split::Rows | Split::Stages), "split"),
+            (self.stages_max.is_some(), "stages_max"),
+            (self.purpose.is_some(), "purpose"),
+            (self.price_micros_max.is_some() || self.price_currency.is_some(), "max_price"),
+            (self.rtt_evidence, "rtt_evidence"),
+            (self.receipt_required, "receipt_required"),
+            (self.audit_fail_closed, "audit_fail_closed"),
+        ];
+        clauses.into_iter().find(|(present, _)| *present).map(|(_, clause)| clause)
+    }
+
+    /// The policy under `bounds` as well.
+    pub fn narrow(&self, bounds: &Bounds) -> Self {
+        Self { bounds: self.bounds.narrow(bounds), ..self.clone() }
+    }
+
+    /// Whether a policy off the wire is within its limits and names only places that exist.
+    pub fn is_well_formed(&self) -> bool {
+        let Bounds { locations, control, operators, authorities, data_classes, .. } = &self.bounds;
+        let places = [locations, control];
+        let names = [operators, authorities];
+        let listed = |clause: &&Clause<Place>| {
+            let allowed = clause.allow.iter().flatten();
+            allowed.chain(&clause.deny).all(Place::is_valid)
+        };
+        places.iter().all(|clause| clause.values() <= POLICY_VALUES_MAX)
+            && names.iter().all(|clause| clause.values() <= POLICY_VALUES_MAX)
+            && data_classes.len() <= POLICY_VALUES_MAX
+            && self.bundles.values() <= POLICY_VALUES_MAX
+            && places.iter().all(listed)
+            && self.hops_max.is_none_or(|hops| hops <= HOPS_MAX)
+    }
+
     /// The SHA-256 of the canonical bytes. Two policies are the same law exactly when these agree.
     pub fn hash(&self) -> Digest {
         Digest::of(&encode(self))
     }
 }
 
-/// The longest a job may take, from its arrival.
-pub type Deadline = Duration;
+/// What a request demands: the policy that travels, and how long it may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// The law.
+    pub policy: Policy,
+    /// Answer within this, from the request's arrival.
+    pub deadline: Option<Duration>,
+}
+
+/// Why a constraint is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// No such constraint.
+    #[error("unknown constraint `{key}`{hint}; known are {}", CONSTRAINTS.join(", "), hint = near(.key))]
+    Unknown {
+        /// As given.
+        key: String,
+    },
+    /// Present but empty.
+    #[error("constraint `{0}` is empty; leave it out to constrain nothing")]
+    Empty(String),
+    /// Not a value of that constraint.
+    #[error("constraint `{key}`: {reason}")]
+    Value {
+        /// Which.
+        key: String,
+        /// What is wrong and what is expected.
+        reason: String,
+    },
+}
+
+/// Every constraint, as a parameter of v2 names it. As a header: `Hansa-` and the name with dashes.
+pub const CONSTRAINTS: [&str; 8] = [
+    "locations",
+    "control",
+    "operators",
+    "data_class",
+    "deadline_ms",
+    "max_price",
+    "split",
+    "retention",
+];
+
+fn near(key: &str) -> String {
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    let similar = |known: &&&str| known.starts_with(&key) || key.starts_with(&known[..4]);
+    CONSTRAINTS
+        .iter()
+        .find(similar)
+        .map_or(String::new(), |known| format!(" (did you mean `{known}`?)"))
+}
+
+impl Demand {
+    /// Adds one constraint. `key` is one of [`CONSTRAINTS`]; lists are separated by commas, an
+    /// entry that starts with `!` is denied (`EU,!IE`).
+    pub fn set(&mut self, key: &str, value: &str, groups: &Groups) -> Result<(), ConstraintError> {
+        let key_error = || ConstraintError::Unknown { key: key.to_owned() };
+        let known = CONSTRAINTS.into_iter().find(|known| *known == key).ok_or_else(key_error)?;
+        let value = value.trim();
+        if value.is_empty() {
+            return Err(ConstraintError::Empty(key.to_owned()));
+        }
+        let fault = |reason: String| ConstraintError::Value { key: key.to_owned(), reason };
+        let places = || {
+            let expand = |name: &str| groups.expand(name).map_err(|error| fault(error.to_string()));
+            clause(key, value, expand)
+        };
+        let bounds = &mut self.policy.bounds;
+        match known {
+            "locations" => bounds.locations = places()?,
+            "control" => bounds.control = places()?,
+            "operators" => {
+                bounds.operators = clause(key, value, |name| Ok([name.to_owned()].into()))?;
+            }
+            "data_class" => {
+                let classes = clause(key, value, |name| Ok(BTreeSet::from([name.to_owned()])))?;
+                if !classes.deny.is_empty() {
+                    return Err(fault("a data class cannot be denied".into()));
+                }
+                bounds.data_classes = classes.allow.unwrap_or_default();
+            }
+            "deadline_ms" => {
+                let most = u64::try_from(DEADLINE_MAX.as_millis()).expect("an hour");
+                let ms = value.parse().ok().filter(|ms| (1..=most).contains(ms));
+                let expected =
+                    || fault(format!("`{value}` is not a number of ms from 1 to {most}"));
+                self.deadline = Some(Duration::from_millis(ms.ok_or_else(expected)?));
+            }
+            "max_price" => {
+                let (micros, currency) = price(value).ok_or_else(|| {
+                    fault(format!("`{value}` is not an amount and a currency, such as `0.02 EUR`"))
+                })?;
+                self.policy.price_micros_max = Some(micros);
+                self.policy.price_currency = Some(currency);
+            }
+            "split" => {
+                self.policy.split = match value {
+                    "auto" => Split::Auto,
+                    "never" => Split::Never,
+                    "rows" => Split::Rows,
+                    "stages" => Split::Stages,
+                    _ => {
+                        return Err(fault(format!("`{value}` is not auto, never, rows or stages")));
+                    }
+                }
+            }
+            _ => {
+                if value != "none" {
+                    return Err(fault(format!("`{value}` is not `none`, the only value there is")));
+                }
+                self.policy.retain_nothing = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A list of values, those with `!` denied.
+fn clause<T: Ord>(
+    key: &str,
+    value: &str,
+    expand: impl Fn(&str) -> Result<BTreeSet<T>, ConstraintError>,
+) -> Result<Clause<T>, ConstraintError> {
+    let (mut allow, mut deny) = (None::<BTreeSet<T>>, BTreeSet::new());
+    for entry in value.split(',').map(str::trim) {
+        match entry.strip_prefix('!').map_or((entry, false), |name| (name.trim(), true)) {
+            ("", _) => return Err(ConstraintError::Empty(format!("{key}: an entry of `{value}`"))),
+            (name, true) => deny.append(&mut expand(name)?),
+            (name, false) => allow.get_or_insert_default().append(&mut expand(name)?),
+        }
+    }
+    let clause = Clause { allow, deny };
+    if clause.values() > POLICY_VALUES_MAX {
+        let reason = format!("more than {POLICY_VALUES_MAX} values");
+        return Err(ConstraintError::Value { key: key.to_owned(), reason });
+    }
+    Ok(clause)
+}
+
+/// `0.02 EUR` in millionths.
+fn price(text: &str) -> Option<(u64, String)> {
+    let (amount, currency) = text.split_once(' ')?;
+    let is_code = currency.len() == 3 && currency.bytes().all(|b| b.is_ascii_uppercase());
+    let (whole, part) = amount.split_once('.').unwrap_or((amount, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if !is_code || whole.is_empty() || part.len() > 6 || !digits(whole) || !digits(part) {
+        return None;
+    }
+    let part: u64 = format!("{part:0<6}").parse().ok()?;
+    let whole: u64 = whole.parse().ok()?;
+    Some((whole.checked_mul(1_000_000)?.checked_add(part)?, currency.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(key: &str, value: &str) -> Result<Demand, ConstraintError> {
+        let eu = ["DE", "FR", "IE"].map(String::from).to_vec();
+        let groups = Groups::new([("EU".to_owned(), eu)].into()).unwrap();
+        let mut demand = Demand::default();
+        demand.set(key, value, &groups).map(|()| demand)
+    }
+
+    #[test]
+    fn groups_are_written_out_and_denials_kept_apart() {
+        let locations = demand("locations", "EU, CH,!IE").unwrap().policy.bounds.locations;
+        let names = |set: &BTreeSet<Place>| set.iter().map(Place::to_string).collect::<Vec<_>>();
+        assert_eq!(names(locations.allow.as_ref().unwrap()), ["CH", "DE", "FR", "IE"]);
+        assert_eq!(names(&locations.deny), ["IE"]);
+    }
+
+    #[test]
+    fn what_is_empty_or_not_understood_is_refused() {
+        for (key, value) in [
+            ("locations", ""),
+            ("locations", "  "),
+            ("locations", "DE,,FR"),
+            ("locations", "de"),
+            ("locations", "Europe"),
+            ("control", "UK"),
+            ("deadline_ms", "0"),
+            ("deadline_ms", "1.5"),
+            ("deadline_ms", "99999999999"),
+            ("split", "sometimes"),
+            ("retention", "30d"),
+            ("max_price", "EUR 1"),
+            ("location", "DE"),
+        ] {
+            assert!(demand(key, value).is_err(), "{key}={value}");
+        }
+        let hint = demand("location", "DE").unwrap_err().to_string();
+        assert!(hint.contains("did you mean `locations`"), "{hint}");
+    }
+
+    #[test]
+    fn a_price_is_understood_and_then_refused_by_name() {
+        let policy = demand("max_price", "0.02 EUR").unwrap().policy;
+        assert_eq!(policy.price_micros_max, Some(20_000));
+        assert_eq!(policy.unsupported(), Some("max_price"));
+        assert_eq!(demand("retention", "none").unwrap().policy.unsupported(), None);
+    }
+}

@@ -174,6 +174,9 @@ impl JobHeader {
                 return Err(HeaderFault::OverLimit("outputs"));
             }
         }
+        if !header.policy.is_well_formed() {
+            return Err(HeaderFault::OverLimit("the policy"));
+        }
         if header.policy.hash() != header.policy_hash {
             return Err(HeaderFault::PolicyHash);
         }

@@ -1,0 +1,65 @@
+//! `hansa peers`: the mesh as a peer sees it.
+
+use serde_json::Value;
+
+use super::{PeersArgs, out};
+use crate::client::Client;
+
+/// Runs the command.
+pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
+    let seen = Client::new(&args.via).get("/mesh/v1/peers")?;
+    if args.json {
+        out::json_line(&seen);
+    } else {
+        out::line(&table(&seen));
+    }
+    Ok(())
+}
+
+fn table(seen: &Value) -> String {
+    let peers = seen["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let titles = ["name", "state", "location", "control", "operator", "rtt", "devices", "models", "peer"];
+    out::table(&titles, peers.iter().map(row))
+}
+
+fn row(peer: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("–").to_owned();
+    let charter = &peer["charter"];
+    let location = match charter["fault"].as_str() {
+        Some(fault) => fault.to_owned(),
+        None if charter["valid"] == false => format!("{} (expired)", text(&charter["location"])),
+        None => text(&charter["location"]),
+    };
+    let state = if peer["me"] == true { "this peer".into() } else { text(&peer["liveness"]) };
+    let rtt = peer["rtt_ms"].as_f64().map_or("–".into(), |ms| format!("{ms:.1} ms"));
+    let id = text(&peer["peer_id"]);
+    vec![
+        text(&peer["name"]),
+        state,
+        location,
+        text(&charter["control"]),
+        text(&charter["operator"]),
+        rtt,
+        list(&peer["devices"], device),
+        list(&peer["models"], |model| format!("{}:{}", text(&model["name"]), text(&model["version"]))),
+        format!("…{}", &id[id.len().saturating_sub(6)..]),
+    ]
+}
+
+fn device(device: &Value) -> String {
+    let gib = |key: &str| device[key].as_f64().unwrap_or_default() / 1024.0;
+    let busy = device["utilisation_percent"].as_u64();
+    format!(
+        "{} {:.0}/{:.0} GiB free{}",
+        device["provider"].as_str().unwrap_or_default(),
+        gib("memory_free_mib"),
+        gib("memory_total_mib"),
+        busy.map_or(String::new(), |percent| format!(", {percent} % busy")),
+    )
+}
+
+fn list(values: &Value, show: impl Fn(&Value) -> String) -> String {
+    let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
+    let shown: Vec<String> = values.iter().map(show).collect();
+    if shown.is_empty() { "–".into() } else { shown.join("\n") }
+}

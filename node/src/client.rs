@@ -1,0 +1,184 @@
+//! The client side of the API, as the CLI and the demo use it: blocking HTTP with the Open
+//! Inference Protocol's binary tensors. Apps use clients of their own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hansa_runtime::tensor::{DType, Tensor};
+use serde_json::{Value, json};
+
+/// A connection pool to one node.
+#[derive(Clone)]
+pub struct Client {
+    agent: ureq::Agent,
+    url: String,
+}
+
+/// Why a request has no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answered.
+    #[error("{url} does not answer: {reason}; is a node running there? (--via URL names another)")]
+    Unreachable {
+        /// The node.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The node refused; its own words.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The whole body, if it was JSON.
+        body: Value,
+        /// Its `error`.
+        message: String,
+    },
+    /// The answer is not what the protocol says.
+    #[error("{url} answered something that is not the protocol: {reason}")]
+    Protocol {
+        /// The node.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What a job gave.
+#[derive(Debug)]
+pub struct Inferred {
+    /// The model's outputs.
+    pub outputs: Vec<Tensor>,
+    /// Name of the node that ran it.
+    pub executed_by: String,
+    /// Where that node stands; empty without a charter.
+    pub executed_in: String,
+    /// The node's own breakdown of the time.
+    pub server_timing: String,
+}
+
+/// Longest that a request may take when nothing else says.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest answer that is read.
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
+const JSON_LENGTH: &str = "inference-header-content-length";
+
+impl Client {
+    /// A client of the node at `url`.
+    pub fn new(url: &str) -> Self {
+        let url = url.trim_end_matches('/');
+        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .max_idle_connections_per_host(256)
+            .build();
+        Self { agent: config.into(), url }
+    }
+
+    /// Asks for JSON.
+    pub fn get(&self, path: &str) -> Result<Value, ClientError> {
+        let answer = self.agent.get(format!("{}{path}", self.url)).call();
+        let (status, _, body) = self.read(answer)?;
+        let body = self.parse(&body)?;
+        if status < 400 { Ok(body) } else { Err(refused(status, body)) }
+    }
+
+    /// Runs a model over `inputs`, with the constraints in `headers`.
+    pub fn infer(
+        &self,
+        model: &str,
+        inputs: &[Tensor],
+        headers: &[(String, String)],
+    ) -> Result<Inferred, ClientError> {
+        let described: Vec<Value> = inputs.iter().map(describe).collect();
+        let json = json!({"inputs": described, "parameters": {"binary_data_output": true}});
+        let mut body = json.to_string().into_bytes();
+        let json_length = body.len().to_string();
+        inputs.iter().for_each(|input| body.extend_from_slice(&input.data));
+        let url = format!("{}/v2/models/{}/infer", self.url, model.replace('@', "%40"));
+        let mut request = self.agent.post(url).header(JSON_LENGTH, json_length);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let (status, header, body) = self.read(request.send(&body[..]))?;
+        if status >= 400 {
+            return Err(refused(status, self.parse(&body)?));
+        }
+        let text = |name: &str| {
+            let value = header.get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let outputs = outputs(&body, text(JSON_LENGTH).parse().ok())
+            .map_err(|reason| ClientError::Protocol { url: self.url.clone(), reason })?;
+        Ok(Inferred {
+            outputs,
+            executed_by: text("hansa-executed-by"),
+            executed_in: text("hansa-executed-in"),
+            server_timing: text("server-timing"),
+        })
+    }
+
+    fn read(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<(u16, ureq::http::HeaderMap, Bytes), ClientError> {
+        let unreachable = |error: ureq::Error| ClientError::Unreachable {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        };
+        let mut answer = answer.map_err(unreachable)?;
+        let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = body.map_err(unreachable)?;
+        Ok((answer.status().as_u16(), answer.headers().clone(), body.into()))
+    }
+
+    fn parse(&self, body: &[u8]) -> Result<Value, ClientError> {
+        serde_json::from_slice(body).map_err(|error| ClientError::Protocol {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+fn refused(status: u16, body: Value) -> ClientError {
+    let message = match body["error"].as_str() {
+        Some(error) => error.to_owned(),
+        None => format!("HTTP {status}"),
+    };
+    ClientError::Refused { status, body, message }
+}
+
+fn describe(input: &Tensor) -> Value {
+    json!({
+        "name": input.name,
+        "shape": input.shape,
+        "datatype": input.dtype,
+        "parameters": {"binary_data_size": input.data.len()},
+    })
+}
+
+/// The tensors of an answer whose JSON part has `json_length` bytes.
+fn outputs(body: &Bytes, json_length: Option<usize>) -> Result<Vec<Tensor>, String> {
+    let length = json_length.unwrap_or(body.len());
+    let head = body.get(..length).ok_or("its JSON part is cut short")?;
+    let json: Value = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+    let mut rest = body.slice(length..);
+    let described = json["outputs"].as_array().ok_or("it has no outputs")?;
+    let mut tensors = Vec::with_capacity(described.len());
+    for output in described {
+        let name = output["name"].as_str().ok_or("an output has no name")?.to_owned();
+        let dtype: DType = output["datatype"]
+            .as_str()
+            .and_then(|name| name.parse().ok())
+            .ok_or("an output has no datatype")?;
+        let shape = output["shape"].as_array().ok_or("an output has no shape")?;
+        let shape = shape.iter().filter_map(Value::as_u64).collect();
+        let size = output["parameters"]["binary_data_size"].as_u64();
+        let size = size.and_then(|size| usize::try_from(size).ok());
+        let size = size.filter(|size| *size <= rest.len()).ok_or("an output is cut short")?;
+        tensors.push(Tensor { name, dtype, shape, data: rest.split_to(size) });
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,95 @@
+//! `hansa demo`: a mesh of five nodes in five jurisdictions on this machine, with real processes,
+//! real gossip, real models and charters, and the story that it tells.
+//!
+//! [`mesh`] starts and stops the nodes, [`story`] submits the jobs and kills a node, [`show`]
+//! prints what came of it.
+
+pub mod mesh;
+pub mod show;
+pub mod story;
+pub mod tasks;
+
+use serde::Serialize;
+
+use crate::cli::DemoArgs;
+
+/// A node of the demo, as its JSON names it.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeLine {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub peer_id: String,
+    /// Where its charter says it stands.
+    pub location: String,
+    /// Whose law reaches its operator.
+    pub control: String,
+    /// Address of its API.
+    pub http: String,
+}
+
+/// A job of the demo, as its JSON names it.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobLine {
+    /// Model.
+    pub model: String,
+    /// The entry: name of the node that it was submitted to.
+    pub via: String,
+    /// The constraints, as headers say them.
+    pub policy: String,
+    /// `ok`, `refused` or `error`.
+    pub outcome: &'static str,
+    /// Name of the node that ran it.
+    pub executed_by: Option<String>,
+    /// Where that node stands.
+    pub location: Option<String>,
+    /// From submission to answer.
+    pub latency_ms: f64,
+    /// What the model said, or the error.
+    pub top: String,
+}
+
+/// The node that was killed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Killed {
+    /// Its name.
+    pub node: String,
+    /// Jobs submitted and not answered when it was killed.
+    pub in_flight: usize,
+    /// How many of those were answered.
+    pub answered: usize,
+}
+
+/// All that the demo reports.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The mesh.
+    pub nodes: Vec<NodeLine>,
+    /// The scripted jobs.
+    pub jobs: Vec<JobLine>,
+    /// The killed node.
+    pub killed: Option<Killed>,
+    /// Jobs that ran where their policy forbids it; recomputed from the charters, not taken from
+    /// the nodes' word.
+    pub violations: usize,
+}
+
+/// Runs the demo.
+pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let say = show::Voice::new(args.json);
+    say.title();
+    let mesh = mesh::Mesh::start(&say)?;
+    say.nodes(&mesh);
+    let mut report =
+        Report { nodes: mesh.lines(), jobs: Vec::new(), killed: None, violations: 0 };
+    if args.keep {
+        say.report(&report);
+        say.kept(&mesh);
+        mesh.wait_until_interrupted();
+    } else {
+        story::tell(mesh, &say, &mut report)?;
+        say.totals(&report);
+        say.report(&report);
+    }
+    Ok(())
+}

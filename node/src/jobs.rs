@@ -1,0 +1,424 @@
+//! A job's way through a node: from the app or another peer into the air, to the engine here or
+//! to the next peer, and its one answer back.
+//!
+//! ```text
+//! api::infer ─► Node::infer ─► Flight ─┬─ run_here ─► Engine
+//! jobs::serve ──────┘                  └─ send ─────► data plane ─► jobs::serve of the next peer
+//! ```
+//!
+//! A peer that forwards a job is a client of the next peer: one protocol, one code path. What is
+//! decided, `hansa_core::flight` decides; this file moves tensors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hansa_core::flight::{Event, Flight, Step};
+use hansa_core::gate;
+use hansa_core::id::{Digest, JobId, PeerId};
+use hansa_core::limits::HOPS_DEFAULT;
+use hansa_core::plan::{Job, Refusal};
+use hansa_core::policy::Policy;
+use hansa_core::time::Mono;
+use hansa_core::wire::{
+    AnswerHeader, Ask, Done, JobHeader, TensorMeta, TraceContext, WIRE_VERSION,
+};
+use hansa_net::data::{Body, Call, CallError};
+use hansa_runtime::engine::{EngineError, Request};
+use hansa_runtime::tensor::{DType, Signature, Tensor};
+use tracing::Instrument;
+
+use crate::limits::*;
+use crate::node::{Hosted, Node};
+
+/// One job as the node holds it: what the core sees of it, and its payload.
+pub struct Order {
+    /// The core's part.
+    pub job: Job,
+    /// The tensors.
+    pub inputs: Vec<Tensor>,
+    /// Outputs wanted; empty means all.
+    pub outputs: Vec<String>,
+    /// Its trace.
+    pub trace: TraceContext,
+}
+
+/// What came of a job that ran.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who ran it.
+    pub executed_by: PeerId,
+    /// What the model gave.
+    pub outputs: Vec<Tensor>,
+    /// Time that it waited at the executor.
+    pub queue: Duration,
+    /// Time that it ran.
+    pub service: Duration,
+    /// Jobs of the bundle in flight at the executor.
+    pub in_flight: u32,
+}
+
+impl Node {
+    /// Keeps a job in the air until it has its one answer. Dropping the future cancels the job
+    /// wherever it is.
+    pub async fn infer(&self, order: &Order) -> Result<Answer, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let deadline = self.clock.instant(order.job.deadline).into();
+        match tokio::time::timeout_at(deadline, self.fly(order)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Refusal::Deadline),
+        }
+    }
+
+    async fn fly(&self, order: &Order) -> Result<Answer, Refusal> {
+        let mut flight = Flight::begin(order.job.clone());
+        let mut event = Event::Begin;
+        let mut answer = None;
+        loop {
+            let step = self.decide(&mut flight, event);
+            event = match step {
+                Step::RunLocal => match self.run_here(order).await {
+                    Ok(ran) => {
+                        answer = Some(ran);
+                        Event::Answered
+                    }
+                    Err(refusal) => Event::Refused { by: self.me, refusal },
+                },
+                Step::Send { to, .. } => match self.send(order, to).await {
+                    Ok(ran) => {
+                        answer = Some(ran);
+                        Event::Answered
+                    }
+                    Err(SendError::Refused(refusal)) => Event::Refused { by: to, refusal },
+                    Err(SendError::Lost(reason)) => {
+                        self.lost(to, &reason);
+                        Event::Lost { peer: to, reason }
+                    }
+                },
+                Step::Answer(Ok(())) => return Ok(answer.expect("an answered flight has run")),
+                Step::Answer(Err(refusal)) => return Err(refusal),
+            };
+        }
+    }
+}
+
+/// What became of a job that was sent on.
+enum SendError {
+    /// The peer answered that it will not, and why.
+    Refused(Refusal),
+    /// The peer or the way to it is gone.
+    Lost(String),
+}
+
+impl Node {
+    /// One decision of the core, against what is known at this moment.
+    fn decide(&self, flight: &mut Flight, event: Event) -> Step {
+        let (view, now) = (self.view(), self.clock.now());
+        flight.handle(now, event, &view, &self.loads(), &mut self.budget(), &self.send_bounds)
+    }
+
+    async fn run_here(&self, order: &Order) -> Result<Answer, Refusal> {
+        let stale = || Refusal::UnknownModel { model: order.job.bundle.to_string() };
+        let hosted = self.hosted(order.job.bundle).ok_or_else(stale)?;
+        let in_flight = hosted.engine.in_flight();
+        let request = Request {
+            inputs: order.inputs.clone(),
+            outputs: order.outputs.clone(),
+            deadline: Some(self.clock.instant(order.job.deadline)),
+        };
+        let response = hosted.engine.submit(request).map_err(refuse)?.await.map_err(refuse)?;
+        metrics::counter!("hansa_executed_total", "model" => hosted.name.clone()).increment(1);
+        metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
+            .record(response.service);
+        Ok(Answer {
+            executed_by: self.me,
+            outputs: response.outputs,
+            queue: response.queue,
+            service: response.service,
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Sends the job to `to`, as a client of that peer.
+    async fn send(&self, order: &Order, to: PeerId) -> Result<Answer, SendError> {
+        let ask = Ask::Infer {
+            bundle: order.job.bundle,
+            inputs: order.inputs.iter().map(meta).collect(),
+            outputs: order.outputs.clone(),
+        };
+        let body = order.inputs.iter().map(|input| input.data.clone()).collect();
+        let header = self.job_header(order, ask);
+        let sent = self.clock.now().mono;
+        let guard = InFlight::new(self, to, order.job.bundle);
+        let (done, mut body) = self.call(to, header, body).await?;
+        let mut outputs = Vec::with_capacity(done.outputs.len());
+        for meta in &done.outputs {
+            outputs.push(receive(meta, &mut body).await.map_err(SendError::Lost)?);
+        }
+        drop(guard);
+        let took = self.clock.now().mono.since(sent);
+        let report = Report {
+            took,
+            queue: Duration::from_micros(done.queue_us),
+            service: Duration::from_micros(done.service_us),
+            in_flight: done.in_flight,
+        };
+        self.loads().answered(to, order.job.bundle, report);
+        Ok(Answer {
+            executed_by: done.executed_by,
+            outputs,
+            queue: Duration::from_micros(done.queue_us),
+            service: Duration::from_micros(done.service_us),
+            in_flight: done.in_flight,
+        })
+    }
+}
+
+impl Node {
+    fn job_header(&self, order: &Order, ask: Ask) -> JobHeader {
+        let job = &order.job;
+        let remaining = job.deadline.since(self.clock.now().mono);
+        JobHeader {
+            version: WIRE_VERSION,
+            job: job.id,
+            path: job.path.iter().copied().chain([self.me]).collect(),
+            hops_left: job.hops_left.saturating_sub(1),
+            remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
+            policy_hash: job.policy.hash(),
+            policy: job.policy.clone(),
+            trace: order.trace,
+            ask,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// One call of the data plane, to its answer's header.
+    async fn call(
+        &self,
+        to: PeerId,
+        header: JobHeader,
+        body: Vec<Bytes>,
+    ) -> Result<(Done, Body), SendError> {
+        let lost = |error: CallError| SendError::Lost(error.to_string());
+        let data = self.data().ok_or_else(|| SendError::Lost("the data plane restarts".into()))?;
+        let view = self.view();
+        let entry = view.get(to).ok_or_else(|| SendError::Lost("it left the mesh".into()))?;
+        let addrs = &entry.record.advert.data_addrs;
+        let answer = data.call(to, addrs, header.encode().into(), body).await.map_err(lost)?;
+        let header = AnswerHeader::decode(&answer.header)
+            .map_err(|fault| SendError::Lost(format!("its answer is not understood: {fault}")))?;
+        match header.outcome {
+            Ok(done) => Ok((done, answer.body)),
+            Err(refusal) => Err(SendError::Refused(refusal)),
+        }
+    }
+
+    /// A peer could not be reached: the planner avoids it from now on, the directory finds out
+    /// whether it lives.
+    fn lost(&self, peer: PeerId, reason: &str) {
+        tracing::warn!(%peer, reason, "peer lost");
+        metrics::counter!("hansa_peers_lost_total").increment(1);
+        self.loads().failed(peer, self.clock.now().mono);
+        self.tell_peer(PeerMessage::Lost(peer));
+    }
+
+    /// The signature of a bundle: this node's own, or a holder's, kept for good.
+    pub async fn describe(&self, bundle: Digest) -> Result<Arc<Signature>, Refusal> {
+        if let Some(hosted) = self.hosted(bundle) {
+            return Ok(hosted.engine.signature().clone());
+        }
+        if let Some(signature) = self.signature(bundle) {
+            return Ok(signature);
+        }
+        let mut last = Refusal::UnknownModel { model: bundle.to_string() };
+        let view = self.view();
+        for holder in view.holders(bundle).filter(|holder| holder.record.advert.peer != self.me) {
+            match self.ask_signature(bundle, holder.record.advert.peer).await {
+                Ok(signature) => {
+                    self.keep_signature(bundle, signature.clone());
+                    return Ok(signature);
+                }
+                Err(SendError::Refused(refusal)) => last = refusal,
+                Err(SendError::Lost(reason)) => {
+                    self.lost(holder.record.advert.peer, &reason);
+                    last = Refusal::Failed { attempts: 1, last: reason };
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask_signature(
+        &self,
+        bundle: Digest,
+        holder: PeerId,
+    ) -> Result<Arc<Signature>, SendError> {
+        let job = Job {
+            id: self.draw_job(),
+            bundle,
+            policy: Policy::default(),
+            bytes: 0,
+            rows: 0,
+            deadline: self.clock.now().mono + DESCRIBE_TIMEOUT,
+            hops_left: 1,
+            path: Vec::new(),
+        };
+        let order =
+            Order { job, inputs: vec![], outputs: vec![], trace: TraceContext::default() };
+        let header = self.job_header(&order, Ask::Describe { bundle });
+        let asking = async {
+            let (done, mut body) = self.call(holder, header, Vec::new()).await?;
+            let length = usize::try_from(done.bytes).unwrap_or(usize::MAX);
+            if length > SIGNATURE_BYTES_MAX {
+                return Err(SendError::Lost("its signature is too large".into()));
+            }
+            let bytes = body.read(length).await.map_err(|e| SendError::Lost(e.to_string()))?;
+            let signature = serde_json::from_slice(&bytes);
+            signature.map(Arc::new).map_err(|error| SendError::Lost(error.to_string()))
+        };
+        let late = |_| SendError::Lost("it does not say the signature in time".into());
+        tokio::time::timeout(DESCRIBE_TIMEOUT, asking).await.map_err(late)?
+    }
+}
+
+/// Takes one call from another peer, to its answer.
+pub async fn serve(node: &Node, mut call: Call) {
+    let (job, outcome) = match JobHeader::decode(&call.header) {
+        Err(fault) => {
+            metrics::counter!("hansa_headers_refused_total").increment(1);
+            tracing::warn!(peer = %call.from, %fault, "job header refused");
+            (JobId([0; 16]), Err(Refusal::Malformed { reason: fault.to_string() }))
+        }
+        Ok(header) => {
+            let job = header.job;
+            let span = tracing::info_span!(
+                "serve", %job, from = %call.from, trace = %Hex(&header.trace.trace)
+            );
+            let cancelled = call.reply.cancelled();
+            tokio::select! {
+                outcome = answer_call(node, header, call.from, &mut call.body).instrument(span) => {
+                    (job, outcome)
+                }
+                () = cancelled => return, // The peer that sent the job does not want it any more.
+            }
+        }
+    };
+    let (outcome, parts) = match outcome {
+        Ok((done, parts)) => (Ok(done), parts),
+        Err(refusal) => (Err(refusal), Vec::new()),
+    };
+    let header = AnswerHeader { version: WIRE_VERSION, job, outcome, extensions: Vec::new() };
+    if let Err(error) = call.reply.send(header.encode().into(), parts).await {
+        tracing::debug!(%job, %error, "the answer could not be sent");
+    }
+}
+
+/// What a peer's job comes to: the gate first, before a byte of the payload is read.
+async fn answer_call(
+    node: &Node,
+    header: JobHeader,
+    from: PeerId,
+    body: &mut Body,
+) -> Result<(Done, Vec<Bytes>), Refusal> {
+    let sender = node.view().get(from).map(|entry| entry.record.clone());
+    let standing = match &sender {
+        Some(record) => &record.charter,
+        None => &Err(hansa_core::charter::CharterFault::Absent),
+    };
+    gate::serves(&node.serve, standing, node.clock.now().utc)
+        .map_err(|rule| Refusal::NotServed { rule })?;
+    let (bundle, metas, outputs) = match header.ask {
+        Ask::Infer { bundle, ref inputs, ref outputs } => (bundle, inputs.clone(), outputs.clone()),
+        Ask::Describe { bundle } => return describe_own(node, bundle),
+    };
+    let signature = node.describe(bundle).await?;
+    let bytes = metas.iter().map(|meta| meta.bytes).fold(0, u64::saturating_add);
+    if bytes > BODY_BYTES_MAX as u64 {
+        return Err(Refusal::BadInput {
+            reason: format!("inputs of {bytes} bytes; the limit is {BODY_BYTES_MAX}"),
+        });
+    }
+    let remaining = header.remaining();
+    let job = Job {
+        id: header.job,
+        bundle,
+        policy: header.policy,
+        bytes,
+        rows: rows(&metas),
+        deadline: node.clock.now().mono + remaining,
+        hops_left: header.hops_left,
+        path: header.path,
+    };
+    check(&signature, &metas, &outputs)?;
+    let reading = async {
+        let mut inputs = Vec::with_capacity(metas.len());
+        for meta in &metas {
+            inputs.push(receive(meta, body).await.map_err(|reason| Refusal::Malformed { reason })?);
+        }
+        Ok(inputs)
+    };
+    let inputs =
+        tokio::time::timeout(remaining, reading).await.map_err(|_| Refusal::Deadline)??;
+    let order = Order { job, inputs, outputs, trace: header.trace };
+    let answer = node.infer(&order).await?;
+    Ok((
+        Done {
+            executed_by: answer.executed_by,
+            outputs: answer.outputs.iter().map(meta).collect(),
+            bytes: 0,
+            queue_us: micros(answer.queue),
+            service_us: micros(answer.service),
+            in_flight: answer.in_flight,
+        },
+        answer.outputs.into_iter().map(|output| output.data).collect(),
+    ))
+}
+
+fn describe_own(node: &Node, bundle: Digest) -> Result<(Done, Vec<Bytes>), Refusal> {
+    let hosted = node.hosted(bundle);
+    let hosted = hosted.ok_or_else(|| Refusal::UnknownModel { model: bundle.to_string() })?;
+    let text = serde_json::to_vec(&**hosted.engine.signature()).expect("a signature is JSON");
+    let done = Done {
+        executed_by: node.me,
+        outputs: Vec::new(),
+        bytes: text.len() as u64,
+        queue_us: 0,
+        service_us: 0,
+        in_flight: 0,
+    };
+    Ok((done, vec![text.into()]))
+}
+
+/// The tensor that follows on a stream.
+async fn receive(meta: &TensorMeta, body: &mut Body) -> Result<Tensor, String> {
+    let dtype = DType::from_onnx_code(meta.dtype)
+        .ok_or_else(|| format!("tensor `{}` is of unknown type {}", meta.name, meta.dtype))?;
+    let length = usize::try_from(meta.bytes).ok().filter(|length| *length <= BODY_BYTES_MAX);
+    let length = length.ok_or_else(|| format!("tensor `{}` is too large", meta.name))?;
+    let data = body.read(length).await.map_err(|error| error.to_string())?;
+    Ok(Tensor { name: meta.name.clone(), dtype, shape: meta.shape.clone(), data })
+}
+
+fn meta(tensor: &Tensor) -> TensorMeta {
+    TensorMeta {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype.onnx_code(),
+        shape: tensor.shape.clone(),
+        bytes: tensor.data.len() as u64,
+    }
+}
+
+fn refuse(error: EngineError) -> Refusal {
+    match error {
+        EngineError::Full { .. } => Refusal::Busy { retry_after_ms: 1_000 },
+        EngineError::DeadlinePassed => Refusal::Deadline,
+        EngineError::Input(input) => Refusal::BadInput { reason: input.to_string() },
+        other => Refusal::Execution { reason: other.to_string() },
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,35 @@
+//! Every bound of the node in one place. The core's are in `hansa_core::limits`, the transports'
+//! in `hansa_net::limits`, the models' in `hansa_runtime::limits`.
+
+use std::time::Duration;
+
+/// Events from the network that wait in the peer actor's mailbox.
+pub const PEER_MAILBOX_MAX: usize = 256;
+/// Restarts that the supervisor grants…
+pub const RESTARTS_MAX: usize = 5;
+/// …within this time.
+pub const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// On SIGTERM, jobs in flight get this long to finish.
+pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How often devices are read anew.
+pub const DEVICES_EVERY: Duration = Duration::from_secs(30);
+/// An advert is signed anew when a device's free memory moved by more than this share of its total.
+pub const DEVICE_CHANGE_PERCENT: u32 = 10;
+/// Largest request body after decompression, and largest job on the data plane, in bytes.
+pub const BODY_BYTES_MAX: usize = 1 << 30;
+/// Open HTTP connections.
+pub const HTTP_CONNECTIONS_MAX: usize = 4_096;
+/// A client must have sent its request's headers within this time, also between requests.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// A body that stands still for this long is given up.
+pub const HTTP_BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A TLS handshake that takes longer is given up.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Signatures of other peers' bundles that are kept.
+pub const SIGNATURES_MAX: usize = 1_024;
+/// Largest encoded signature of a bundle, in bytes.
+pub const SIGNATURE_BYTES_MAX: usize = 1 << 20;
+/// Asking a holder for a signature may take this long.
+pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Jobs that wait or run on one model of this node; one more is refused as busy.
+pub const ENGINE_QUEUE_MAX: usize = 1_024;

@@ -1,0 +1,101 @@
+//! From the config's models and devices to engines and the advert's figures.
+
+use std::collections::BTreeMap;
+
+use hansa_core::advert::Device;
+use hansa_core::id::Digest;
+use hansa_runtime::Runtime;
+use hansa_runtime::bundle::Bundle;
+use hansa_runtime::devices;
+use hansa_runtime::engine::EngineConfig;
+use hansa_runtime::library::Library;
+
+use crate::limits::{DEVICE_CHANGE_PERCENT, ENGINE_QUEUE_MAX};
+use crate::node::{Hosted, Node};
+use crate::run::StartError;
+
+/// Loads ONNX Runtime and every model of the config. A node without models needs no ONNX Runtime
+/// and loads none.
+pub fn load(node: &Node) -> Result<BTreeMap<Digest, Hosted>, StartError> {
+    let config = &node.config;
+    if config.models.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let library = Library::find(&config.runtime.library)?;
+    let runtime = Runtime::load(&library)?;
+    let chosen = devices::select(&config.runtime.devices, &runtime)?;
+    let mut engines = BTreeMap::new();
+    for model in &config.models {
+        let fault = |reason: String| StartError::Model { name: model.name.clone(), reason };
+        let bundle = Bundle::open(&model.path).map_err(|error| fault(error.to_string()))?;
+        let digest = Digest(bundle.digest().0);
+        let engine_config = EngineConfig {
+            instances: model.instances,
+            threads: config.runtime.threads,
+            queue_max: ENGINE_QUEUE_MAX,
+            ..EngineConfig::default()
+        };
+        let engine = runtime
+            .engine(&bundle, &chosen[0], engine_config)
+            .map_err(|error| fault(error.to_string()))?;
+        tracing::info!(
+            model = model.name, version = model.version, bundle = %digest, device = ?chosen[0],
+            "model loaded"
+        );
+        let hosted =
+            Hosted { name: model.name.clone(), version: model.version.clone(), engine };
+        engines.insert(digest, hosted);
+    }
+    Ok(engines)
+}
+
+/// The machine's devices as they are at this moment.
+pub fn read_devices(node: &Node) -> Vec<Device> {
+    let _ = node;
+    devices::read().into_iter().map(advertised).collect()
+}
+
+fn advertised(device: devices::Device) -> Device {
+    Device {
+        provider: device.provider,
+        name: device.name,
+        id: device.id,
+        memory_total_mib: device.memory_total_mib,
+        memory_free_mib: device.memory_free_mib,
+        utilisation_percent: device.utilisation_percent,
+    }
+}
+
+/// Whether two readings differ so much that the mesh should hear: other devices, or free memory
+/// that moved by [`DEVICE_CHANGE_PERCENT`] of the total.
+pub fn differ(old: &[Device], new: &[Device]) -> bool {
+    let moved = |old: &Device, new: &Device| {
+        let by = old.memory_free_mib.abs_diff(new.memory_free_mib);
+        u64::from(by) * 100 > u64::from(new.memory_total_mib) * u64::from(DEVICE_CHANGE_PERCENT)
+    };
+    let same = |old: &Device, new: &Device| {
+        (&old.provider, &old.name, old.id, old.memory_total_mib)
+            == (&new.provider, &new.name, new.id, new.memory_total_mib)
+    };
+    old.len() != new.len() || old.iter().zip(new).any(|(o, n)| !same(o, n) || moved(o, n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mesh_hears_of_devices_only_when_it_matters() {
+        let device = |free| Device {
+            provider: "cpu".into(),
+            name: "x".into(),
+            id: 0,
+            memory_total_mib: 1_000,
+            memory_free_mib: free,
+            utilisation_percent: None,
+        };
+        assert!(!differ(&[device(500)], &[device(450)]));
+        assert!(differ(&[device(500)], &[device(350)]));
+        assert!(differ(&[], &[device(500)]));
+    }
+}

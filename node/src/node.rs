@@ -1,0 +1,191 @@
+//! What the parts of one running node share: its identity and law, the latest view, what it has
+//! measured, the engines it runs. Actors write it, jobs read it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use hansa_core::advert::{Advert, Device, Model, Version};
+use hansa_core::charter::{Charter, CharterFault, Trust};
+use hansa_core::flight::RetryBudget;
+use hansa_core::id::{Digest, JobId, PeerId};
+use hansa_core::keys::SigningKey;
+use hansa_core::loads::Loads;
+use hansa_core::policy::Bounds;
+use hansa_core::view::View;
+use hansa_net::control::{ControlConfig, ControlEvent, ControlHandle, ControlPlane};
+use hansa_net::data::DataPlane;
+use hansa_runtime::engine::Engine;
+use hansa_runtime::tensor::Signature;
+use ractor::ActorRef;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::actors::peer::PeerMessage;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::limits::SIGNATURES_MAX;
+use crate::run::StartError;
+
+/// A model that this node serves.
+#[derive(Clone)]
+pub struct Hosted {
+    /// What apps call it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The sessions that run it.
+    pub engine: Engine,
+}
+
+/// The running node.
+pub struct Node {
+    /// What the operator wrote.
+    pub config: Config,
+    /// The node's key.
+    pub key: Arc<SigningKey>,
+    /// Its seed, for the transports' certificates.
+    pub seed: [u8; 32],
+    /// Its id: the key's public half.
+    pub me: PeerId,
+    /// The authorities that it trusts.
+    pub trust: Trust,
+    /// The note of its own charter.
+    pub charter_note: Option<String>,
+    /// Its own standing.
+    pub charter: Result<Charter, CharterFault>,
+    /// Whom it serves.
+    pub serve: Bounds,
+    /// Where it sends.
+    pub send: Bounds,
+    /// Clocks.
+    pub clock: Clock,
+    /// Jobs in progress, of apps and of peers.
+    pub tasks: TaskTracker,
+    /// Set once, when the node stops taking jobs.
+    pub draining: watch::Sender<bool>,
+    view: ArcSwap<View>,
+    loads: Mutex<Loads>,
+    budget: Mutex<RetryBudget>,
+    engines: ArcSwap<BTreeMap<Digest, Hosted>>,
+    devices: ArcSwap<Vec<Device>>,
+    signatures: Mutex<BTreeMap<Digest, Arc<Signature>>>,
+    data: ArcSwapOption<DataPlane>,
+    peer: ArcSwapOption<ActorRef<PeerMessage>>,
+    random: SystemRandom,
+}
+
+impl Node {
+    /// The latest snapshot.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Makes `view` the one that jobs plan against.
+    pub fn publish_view(&self, view: Arc<View>) {
+        metrics::gauge!("hansa_peers").set(view.entries().len() as f64);
+        self.view.store(view);
+    }
+
+    /// What this node has measured of others; held for moments only.
+    pub fn loads(&self) -> MutexGuard<'_, Loads> {
+        self.loads.lock().expect("no holder panics")
+    }
+
+    /// What is left for retries; held for moments only.
+    pub fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().expect("no holder panics")
+    }
+
+    /// The engine of a bundle, if this node runs it.
+    pub fn hosted(&self, bundle: Digest) -> Option<Hosted> {
+        self.engines.load().get(&bundle).cloned()
+    }
+
+    /// All that this node runs.
+    pub fn engines(&self) -> Arc<BTreeMap<Digest, Hosted>> {
+        self.engines.load_full()
+    }
+
+    /// Replaces what this node runs, and tells the mesh.
+    pub fn set_engines(&self, engines: BTreeMap<Digest, Hosted>) {
+        self.engines.store(Arc::new(engines));
+        self.tell_peer(PeerMessage::Refresh);
+    }
+
+    /// Replaces what this node computes with, and tells the mesh.
+    pub fn set_devices(&self, devices: Vec<Device>) {
+        self.devices.store(Arc::new(devices));
+        self.tell_peer(PeerMessage::Refresh);
+    }
+
+    /// What this node computes with.
+    pub fn devices(&self) -> Arc<Vec<Device>> {
+        self.devices.load_full()
+    }
+
+    /// The data plane, unless it is being restarted.
+    pub fn data(&self) -> Option<Arc<DataPlane>> {
+        self.data.load_full()
+    }
+
+    /// Set by the actor that owns the endpoint.
+    pub fn set_data(&self, data: Option<DataPlane>) {
+        self.data.store(data.map(Arc::new));
+    }
+
+    /// Set by the actor that owns the directory.
+    pub fn set_peer(&self, peer: Option<ActorRef<PeerMessage>>) {
+        self.peer.store(peer.map(Arc::new));
+    }
+
+    /// The actor that owns the directory, unless it is being restarted.
+    pub fn peer(&self) -> Option<Arc<ActorRef<PeerMessage>>> {
+        self.peer.load_full()
+    }
+
+    /// Tells the directory's actor; a restarting one reads the node's state anew anyway.
+    pub fn tell_peer(&self, message: PeerMessage) {
+        if let Some(peer) = self.peer() {
+            let _ = peer.cast(message);
+        }
+    }
+
+    /// A kept signature of another peer's bundle.
+    pub fn signature(&self, bundle: Digest) -> Option<Arc<Signature>> {
+        self.signatures.lock().expect("no holder panics").get(&bundle).cloned()
+    }
+
+    /// Keeps a signature. Digests name content, so an entry never goes stale; a full cache starts
+    /// over.
+    pub fn keep_signature(&self, bundle: Digest, signature: Arc<Signature>) {
+        let mut kept = self.signatures.lock().expect("no holder panics");
+        if kept.len() >= SIGNATURES_MAX {
+            kept.clear();
+        }
+        kept.insert(bundle, signature);
+    }
+
+    /// Whether the node still takes jobs.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// A fresh job's id.
+    pub fn draw_job(&self) -> JobId {
+        JobId(self.draw())
+    }
+
+    /// A seed for a generator that need not be secret.
+    pub fn draw_seed(&self) -> u64 {
+        u64::from_le_bytes(self.draw())
+    }
+
+    /// Random bytes.
+    pub fn draw<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random.fill(&mut bytes).expect("the operating system gives random bytes");
+        bytes
+    }
+}
