@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::advert::Record;
+use crate::advert::{Record, Version};
 use crate::id::{Digest, PeerId};
 use crate::time::Mono;
 
@@ -65,6 +65,12 @@ impl View {
     /// Every known peer, by id.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Whether the advert of `peer` with this version, or a newer one, is known already, so that
+    /// verifying it again is needless.
+    pub fn holds(&self, peer: PeerId, version: Version) -> bool {
+        self.get(peer).is_some_and(|entry| entry.record.advert.version >= version)
     }
 
     /// The entry of one peer.
