@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::charter::{Charter, CharterFault, Trust};
-use crate::codec::{CodecError, Decode, Encode, decode, encode};
+use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode};
 use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
 use crate::limits::*;
@@ -109,7 +109,7 @@ pub struct SignedAdvert {
 }
 
 /// Why an advert is not taken.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AdvertFault {
     /// Larger than an advert may be.
     #[error("advert of {0} bytes, the limit is {ADVERT_BYTES_MAX}")]
@@ -187,6 +187,12 @@ impl SignedAdvert {
     /// Never: an advert has at least its peer.
     pub fn is_empty(&self) -> bool {
         self.body.is_empty()
+    }
+
+    /// Whose advert this says it is, and which: unverified, for deciding whether it is worth the
+    /// verification.
+    pub fn claim(&self) -> Result<(PeerId, Version), CodecError> {
+        decode_head(&self.body)
     }
 
     /// Checks everything that can be checked of an advert: size, limits, signature, time and, under

@@ -8,7 +8,7 @@ pub use bincode::{Decode, Encode};
 use crate::limits::FRAME_BYTES_MAX;
 
 /// Why bytes are not the structure that was asked for.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CodecError {
     /// Longer than the limit for any structure.
     #[error("{bytes} bytes, the limit is {FRAME_BYTES_MAX}")]
@@ -44,6 +44,14 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
         0 => Ok(value),
         rest => Err(CodecError::Trailing(rest)),
     }
+}
+
+/// Decodes the structure at the head of `bytes` and leaves what follows unread.
+pub fn decode_head<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let config = bincode::config::standard().with_limit::<{ 16 * FRAME_BYTES_MAX }>();
+    let (value, _) = bincode::decode_from_slice(bytes, config)
+        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    Ok(value)
 }
 
 #[cfg(test)]

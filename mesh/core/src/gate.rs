@@ -117,6 +117,13 @@ pub enum Rule {
     Tried,
 }
 
+impl Rule {
+    /// Whether the rule speaks of the moment, not of what is permitted: later it may hold.
+    pub fn is_of_the_moment(self) -> bool {
+        matches!(self, Rule::Unreachable | Rule::Visited | Rule::Tried)
+    }
+}
+
 impl std::fmt::Display for Rule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

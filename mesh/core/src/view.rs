@@ -1,13 +1,14 @@
 //! What a peer knows of the mesh at one moment: an immutable snapshot, shared by all jobs that
 //! plan while it holds.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::advert::Record;
+use crate::advert::{Record, Version};
+use crate::holders::{Holders, Permitted};
 use crate::id::{Digest, PeerId};
+use crate::policy::Policy;
 use crate::time::Mono;
 
 /// Whether a peer answers.
@@ -38,22 +39,14 @@ pub struct Entry {
 pub struct View {
     me: PeerId,
     entries: Vec<Entry>,
-    holders: BTreeMap<Digest, Vec<u32>>,
+    holders: Arc<Holders>,
 }
 
 impl View {
     /// A snapshot of `entries`, which are put in order. Down peers stay visible but hold nothing.
     pub fn new(me: PeerId, mut entries: Vec<Entry>) -> Self {
         entries.sort_by_key(|entry| entry.record.advert.peer);
-        let mut holders: BTreeMap<Digest, Vec<u32>> = BTreeMap::new();
-        for (index, entry) in (0..).zip(&entries) {
-            for model in &entry.record.advert.models {
-                let peers = holders.entry(model.bundle).or_default();
-                if entry.liveness != Liveness::Down && peers.last() != Some(&index) {
-                    peers.push(index);
-                }
-            }
-        }
+        let holders = Arc::new(Holders::new(&entries));
         Self { me, entries, holders }
     }
 
@@ -67,9 +60,31 @@ impl View {
         &self.entries
     }
 
+    /// Whether the advert of `peer` with this version, or a newer one, is known already, so that
+    /// verifying it again is needless.
+    pub fn holds(&self, peer: PeerId, version: Version) -> bool {
+        self.get(peer).is_some_and(|entry| entry.record.advert.version >= version)
+    }
+
     /// The entry of one peer.
     pub fn get(&self, peer: PeerId) -> Option<&Entry> {
         let found = self.entries.binary_search_by_key(&peer, |entry| entry.record.advert.peer);
         Some(&self.entries[found.ok()?])
+    }
+
+    /// Live holders of a bundle, this peer among them.
+    pub fn holders(&self, bundle: Digest) -> impl Iterator<Item = &Entry> {
+        self.holders.of(bundle).iter().map(|offer| &self.entries[offer.entry as usize])
+    }
+
+    /// The index by name and bundle.
+    pub(crate) fn index(&self) -> &Holders {
+        &self.holders
+    }
+
+    /// The live peers, others than this, that `policy` (whose hash is `law`) permits to run
+    /// `bundle`.
+    pub(crate) fn permitted(&self, policy: &Policy, law: Digest, bundle: Digest) -> Arc<Permitted> {
+        self.holders.permitted(&self.entries, self.me, policy, law, bundle)
     }
 }

@@ -1,1 +1,0 @@
-//! Membership by gossip.

@@ -1,0 +1,507 @@
+//! Membership: which peers there are, what they have and whether they answer.
+//!
+//! Signed adverts spread as rumours ([`rumour`]: pushed for the first hops, then announced and
+//! pulled) and are reconciled by anti-entropy ([`reconcile`]: a fingerprint first, then digests, and
+//! only differences travel). Peers probe each other and accuse those that do not answer ([`swim`]).
+//! All of it is one machine without IO: [`Directory::handle`] takes what happened and says what to
+//! do; [`Directory::view`] is the immutable snapshot that jobs plan with.
+//!
+//! Left out until the simulator needs them: a partial view, shards and a fingerprint tree.
+
+mod claim;
+mod farewell;
+mod members;
+mod message;
+mod pace;
+mod params;
+mod reconcile;
+mod rumour;
+mod swim;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
+pub use message::{COLD, FrameFault, Held, Message, News, Rumour, Standing, Talk};
+pub use params::Params;
+
+use crate::advert::{Advert, AdvertFault, Record, Version};
+use crate::charter::Trust;
+use crate::codec::encode;
+use crate::id::{Digest, PeerId};
+use crate::keys::SigningKey;
+use crate::limits::*;
+use crate::rng::{Rng, mix};
+use crate::time::{Mono, Now};
+use crate::view::{Entry, Liveness, View};
+use members::Members;
+use pace::{Allowance, Timer, Timers};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A moment named by [`Output::WakeAt`] has come.
+    Tick,
+    /// A message came, read by [`Message::open`], over the authenticated connection of `from`.
+    Message {
+        /// Who sent it.
+        from: PeerId,
+        /// What it says.
+        message: Message,
+    },
+    /// A connection to a peer is up, whoever dialled.
+    Connected {
+        /// Which.
+        peer: PeerId,
+    },
+    /// The last connection to a peer is gone.
+    Disconnected {
+        /// Which.
+        peer: PeerId,
+    },
+    /// A message or a job did not get through to a peer: it is probed at once.
+    Unreachable {
+        /// Which.
+        peer: PeerId,
+    },
+    /// This peer has something new to say of itself. Peer, version and date are filled in here.
+    Publish(Box<Advert>),
+    /// This peer leaves. It says so and is silent from then on.
+    Leave,
+}
+
+/// What the host is to do, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// Deliver a message; dial first if there is no connection, and report
+    /// [`Input::Unreachable`] when that fails.
+    Send {
+        /// To whom.
+        to: PeerId,
+        /// What.
+        message: Message,
+    },
+    /// A connection to the peer is needed, and these are its control addresses.
+    Dial {
+        /// Which peer.
+        peer: PeerId,
+        /// Multiaddrs.
+        addrs: Vec<String>,
+    },
+    /// Call with [`Input::Tick`] at this time. It replaces earlier ones.
+    WakeAt(Mono),
+    /// A round trip was measured, to the peer itself and back.
+    Rtt {
+        /// To whom.
+        peer: PeerId,
+        /// How long.
+        rtt: Duration,
+    },
+    /// [`Directory::view`] has news.
+    ViewChanged,
+    /// For logs and metrics.
+    Event(Event),
+}
+
+/// What an operator may want to know.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This peer signed a new advert.
+    Published {
+        /// Its version.
+        version: Version,
+    },
+    /// What this peer wants to say of itself does not fit an advert; the last one stands.
+    PublishRefused {
+        /// Why.
+        fault: AdvertFault,
+    },
+    /// A peer is new here, or came back after it had left.
+    PeerJoined {
+        /// Which.
+        peer: PeerId,
+        /// Its first version here.
+        version: Version,
+    },
+    /// A known peer has a newer advert.
+    PeerUpdated {
+        /// Which.
+        peer: PeerId,
+        /// Its new version.
+        version: Version,
+    },
+    /// A peer is suspected.
+    PeerSuspect {
+        /// Which.
+        peer: PeerId,
+        /// How many accuse it, this peer perhaps included.
+        accusers: usize,
+    },
+    /// A suspected or down peer answers again.
+    PeerAlive {
+        /// Which.
+        peer: PeerId,
+    },
+    /// A peer is believed dead.
+    PeerDown {
+        /// Which.
+        peer: PeerId,
+    },
+    /// A peer would be declared down, but too many are: perhaps it is this peer that is cut off.
+    DownWithheld {
+        /// Which.
+        peer: PeerId,
+    },
+    /// A peer left by its own word.
+    PeerLeft {
+        /// Which.
+        peer: PeerId,
+    },
+    /// A peer was down, or silent, for so long that it was dropped.
+    PeerDropped {
+        /// Which.
+        peer: PeerId,
+    },
+    /// An advert was not taken.
+    AdvertRefused {
+        /// Who brought it.
+        from: PeerId,
+        /// Why.
+        reason: Refused,
+    },
+    /// This peer refuted an accusation of itself.
+    Refuted {
+        /// Whose.
+        accuser: PeerId,
+    },
+    /// The host called so late that open probes and suspicions mean nothing; they start anew.
+    Stalled {
+        /// How late.
+        late: Duration,
+    },
+}
+
+/// Why a directory does not take an advert.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It does not verify here.
+    #[error(transparent)]
+    Fault(#[from] AdvertFault),
+    /// Its subject published too often; a later one is taken.
+    #[error("{0} publishes more often than one may")]
+    TooOften(PeerId),
+    /// There is no room for one more peer.
+    #[error("the directory is full ({PEERS_MAX} peers)")]
+    Full,
+}
+
+/// A late call makes what was awaited meanwhile meaningless when it is later than this.
+const STALL_MAX: Duration = Duration::from_secs(1);
+/// How often what has lapsed is swept out.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Tombstones stand until no advert that they bury can verify any more: the longest life, with
+/// both clocks wrong.
+const GRAVE_RETENTION: Duration =
+    Duration::from_secs(ADVERT_LIFETIME.as_secs() + 2 * CLOCK_SKEW_MAX.as_secs());
+/// A peer that needs it is dialled, rebuked or given a large answer so often.
+const COURTESY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The machine. One for each peer, fed by its host.
+pub struct Directory {
+    me: PeerId,
+    key: Arc<SigningKey>,
+    trust: Arc<Trust>,
+    params: Params,
+    rng: Rng,
+    secret: u64,
+    nonces: u64,
+    own: Arc<Record>,
+    /// What the next own advert says.
+    content: Advert,
+    publish_wanted: bool,
+    publications: Allowance,
+    members: Members,
+    connected: BTreeSet<PeerId>,
+    probes: BTreeMap<u64, swim::Probe>,
+    probe_order: Vec<PeerId>,
+    hot: rumour::Hot,
+    lazy: BTreeMap<PeerId, rumour::Announcement>,
+    pulls: BTreeMap<PeerId, (Version, Mono)>,
+    timers: Timers,
+    wake: Option<Mono>,
+    view: Arc<View>,
+    view_built: Mono,
+    view_stale: bool,
+    left: bool,
+}
+
+impl Directory {
+    /// The directory of the peer that holds `key`, which knows only itself. `own` is what it says
+    /// of itself; peer, version and date are filled in here, the boot epoch from `now`. `seed`
+    /// must be a secret of this boot: nonces follow from it.
+    ///
+    /// # Errors
+    /// When `own` does not fit an advert.
+    pub fn new(
+        key: Arc<SigningKey>,
+        own: Advert,
+        trust: Arc<Trust>,
+        seed: u64,
+        now: Now,
+        params: Params,
+    ) -> Result<Self, AdvertFault> {
+        let me = key.peer_id();
+        let version = Version { epoch: now.utc.0, sequence: 0 };
+        let content = Advert { peer: me, version, issued: now.utc, ..own };
+        let own = content.sign(&key).verify(&trust, now)?;
+        let mut directory = Self {
+            me,
+            view: Arc::new(View::new(me, vec![own_entry(&own, now.mono)])),
+            own,
+            content,
+            key,
+            trust,
+            rng: Rng::new(mix(seed)),
+            secret: seed,
+            nonces: 0,
+            publish_wanted: false,
+            publications: Allowance::default(),
+            members: Members::default(),
+            connected: BTreeSet::new(),
+            probes: BTreeMap::new(),
+            probe_order: Vec::new(),
+            hot: rumour::Hot::default(),
+            lazy: BTreeMap::new(),
+            pulls: BTreeMap::new(),
+            timers: Timers::default(),
+            wake: None,
+            view_built: now.mono,
+            view_stale: false,
+            left: false,
+            params,
+        };
+        directory.start_timers(now.mono);
+        Ok(directory)
+    }
+
+    /// This peer.
+    pub fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// The latest snapshot.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+
+    /// This peer's own record.
+    pub fn own(&self) -> &Arc<Record> {
+        &self.own
+    }
+
+    /// Takes one input and appends what is to be done. Whatever has fallen due is done as well.
+    pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        if self.left {
+            return;
+        }
+        self.forgive_stall(now.mono, out);
+        match input {
+            Input::Tick => {}
+            Input::Message { from, message } => self.take_message(now, from, message, out),
+            Input::Connected { peer } => {
+                self.connected.insert(peer);
+                self.greet(now.mono, peer, out);
+            }
+            Input::Disconnected { peer } => {
+                self.connected.remove(&peer);
+                self.doubt(now.mono, peer, out);
+            }
+            Input::Unreachable { peer } => self.doubt(now.mono, peer, out),
+            Input::Publish(advert) => {
+                self.content = *advert;
+                self.want_publication(now.mono);
+            }
+            Input::Leave => return self.leave(now, out),
+        }
+        while let Some(timer) = self.timers.pop_due(now.mono) {
+            self.fire(now, timer, out);
+        }
+        self.spread_hot(now.mono, out);
+        self.refresh_view(now.mono, out);
+        let next = self.timers.next();
+        if next != self.wake {
+            self.wake = next;
+            out.extend(next.map(Output::WakeAt));
+        }
+    }
+
+    fn take_message(&mut self, now: Now, from: PeerId, message: Message, out: &mut Vec<Output>) {
+        if from == self.me {
+            return;
+        }
+        for fault in message.refused {
+            out.push(Output::Event(Event::AdvertRefused { from, reason: fault.into() }));
+        }
+        for Rumour { hops, record } in message.news.records {
+            self.take_record(now, from, record, hops, out);
+        }
+        for leave in message.news.leaves {
+            self.take_leave(now, from, leave, out);
+        }
+        for accusation in message.news.accusations {
+            self.take_accusation(now, from, accusation, out);
+        }
+        match message.talk {
+            Talk::News => {}
+            Talk::Ping { nonce } => self.send(now.mono, from, Talk::Pong { nonce }, out),
+            Talk::Pong { nonce } => self.take_pong(now.mono, from, nonce, out),
+            Talk::PingFor { peer, nonce } => self.ping_for(now.mono, from, peer, nonce, out),
+            Talk::Summary { greeting, count, salt, fingerprint } => {
+                if fingerprint != self.fingerprint(salt) {
+                    self.answer_summary(now.mono, from, greeting, count, out);
+                }
+            }
+            Talk::Digest { after, until, held } => {
+                self.answer_digest(now, from, (after, until), &held, out);
+            }
+            Talk::Announce { held } => self.take_announcement(now.mono, from, &held, out),
+            Talk::Pull { held } => self.answer_pull(now, from, &held, out),
+        }
+        self.rebuke(now, from, out);
+    }
+
+    fn fire(&mut self, now: Now, timer: Timer, out: &mut Vec<Output>) {
+        match timer {
+            Timer::Probe => self.probe_next(now.mono, out),
+            Timer::PingTimeout(nonce) => self.ask_helpers(now.mono, nonce, out),
+            Timer::ProbeEnd(nonce) => self.end_probe(now, nonce, out),
+            Timer::Suspicion(peer) => self.end_suspicion(now.mono, peer, out),
+            Timer::Lazy => self.announce(now.mono, out),
+            Timer::Reconcile => self.reconcile(now.mono, out),
+            Timer::Publish => {
+                if self.publish_wanted {
+                    self.publish(now, out);
+                }
+            }
+            Timer::Refresh => {
+                self.want_publication(now.mono);
+                self.timers.set(now.mono + self.params.advert_refresh, Timer::Refresh);
+            }
+            Timer::View => self.refresh_view(now.mono, out),
+            Timer::Sweep => self.sweep(now.mono, out),
+        }
+    }
+
+    fn start_timers(&mut self, now: Mono) {
+        // Peers that start together are spread over the intervals.
+        let mut within = |interval: Duration| interval.mul_f64(self.rng.unit());
+        let starts = [
+            (within(self.params.probe_interval), Timer::Probe),
+            (within(self.params.reconcile_interval), Timer::Reconcile),
+            (self.params.advert_refresh.mul_f64(0.9), Timer::Refresh),
+            (SWEEP_INTERVAL, Timer::Sweep),
+        ];
+        for (delay, timer) in starts {
+            self.timers.set(now + delay, timer);
+        }
+    }
+
+    /// Signs a new advert as soon as this peer's own pace permits. It is half of what others take,
+    /// so that no honest peer is ever over their limit.
+    fn want_publication(&mut self, now: Mono) {
+        self.publish_wanted = true;
+        let at = self.publications.ready_at(self.publish_interval(), self.publish_burst());
+        self.timers.set(at.max(now), Timer::Publish);
+    }
+
+    fn publish(&mut self, now: Now, out: &mut Vec<Output>) {
+        if !self.publications.take(now.mono, self.publish_interval(), self.publish_burst()) {
+            return self.want_publication(now.mono);
+        }
+        self.publish_wanted = false;
+        let Version { epoch, sequence } = self.own.advert.version;
+        let version = Version { epoch, sequence: sequence + 1 };
+        self.publish_as(now, version, out);
+    }
+
+    fn publish_as(&mut self, now: Now, version: Version, out: &mut Vec<Output>) {
+        let content = self.content.clone();
+        let advert = Advert { peer: self.me, version, issued: now.utc, ..content };
+        match advert.sign(&self.key).verify(&self.trust, now) {
+            Ok(own) => {
+                self.own = own;
+                self.view_stale = true;
+                self.hot.push_record(Arc::clone(&self.own), 0, self.me);
+                out.push(Output::Event(Event::Published { version }));
+            }
+            Err(fault) => {
+                self.content = self.own.advert.clone();
+                out.push(Output::Event(Event::PublishRefused { fault }));
+            }
+        }
+    }
+
+    fn publish_interval(&self) -> Duration {
+        2 * self.params.advert_interval
+    }
+
+    fn publish_burst(&self) -> u32 {
+        (self.params.advert_burst / 2).max(1)
+    }
+
+    /// Queues nothing: a message is sent now, after a dial if the peer is known to need one.
+    fn send(&mut self, now: Mono, to: PeerId, talk: Talk, out: &mut Vec<Output>) {
+        self.send_message(now, to, Message::of(talk), out);
+    }
+
+    fn send_news(&mut self, now: Mono, to: PeerId, news: News, out: &mut Vec<Output>) {
+        for news in news.parcels() {
+            let message = Message { talk: Talk::News, news, refused: Vec::new() };
+            self.send_message(now, to, message, out);
+        }
+    }
+
+    fn send_message(&mut self, now: Mono, to: PeerId, message: Message, out: &mut Vec<Output>) {
+        if !self.connected.contains(&to)
+            && let Some(member) = self.members.get_mut(to)
+            && !member.record.advert.control_addrs.is_empty()
+            && member.dials.take(now, COURTESY_INTERVAL, 1)
+        {
+            let addrs = member.record.advert.control_addrs.clone();
+            out.push(Output::Dial { peer: to, addrs });
+        }
+        out.push(Output::Send { to, message });
+    }
+
+    /// A number that an adversary cannot guess.
+    fn nonce(&mut self) -> u64 {
+        self.nonces += 1;
+        let Digest(bytes) = Digest::of(&encode(&(self.secret, self.nonces)));
+        u64::from_le_bytes(bytes[..8].try_into().expect("eight of 32 bytes"))
+    }
+
+    fn refresh_view(&mut self, now: Mono, out: &mut Vec<Output>) {
+        if !self.view_stale {
+            return;
+        }
+        let due = self.view_built + self.params.view_interval;
+        if now < due {
+            return self.timers.set(due, Timer::View);
+        }
+        let others = self.members.iter().map(|(_, member)| Entry {
+            record: Arc::clone(&member.record),
+            liveness: member.liveness(),
+            since: member.since,
+        });
+        let own = own_entry(&self.own, self.view.get(self.me).map_or(now, |entry| entry.since));
+        self.view = Arc::new(View::new(self.me, others.chain([own]).collect()));
+        self.view_built = now;
+        self.view_stale = false;
+        out.push(Output::ViewChanged);
+    }
+}
+
+fn own_entry(own: &Arc<Record>, since: Mono) -> Entry {
+    Entry { record: Arc::clone(own), liveness: Liveness::Alive, since }
+}

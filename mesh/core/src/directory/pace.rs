@@ -1,0 +1,93 @@
+//! Pacing: a token bucket and the queue of deadlines.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::id::PeerId;
+use crate::time::Mono;
+
+/// A token bucket kept as one instant: when it would be full again (GCRA).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Allowance {
+    full_at: Mono,
+}
+
+impl Allowance {
+    /// When the next token is there.
+    pub(super) fn ready_at(&self, interval: Duration, burst: u32) -> Mono {
+        self.full_at - interval * (burst - 1)
+    }
+
+    /// Takes a token if there is one.
+    pub(super) fn take(&mut self, now: Mono, interval: Duration, burst: u32) -> bool {
+        if now < self.ready_at(interval, burst) {
+            return false;
+        }
+        self.full_at = self.full_at.max(now) + interval;
+        true
+    }
+}
+
+/// What falls due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// The next peer is probed.
+    Probe,
+    /// A ping was not answered in time.
+    PingTimeout(u64),
+    /// Nor were its helpers.
+    ProbeEnd(u64),
+    /// A suspect had its time to refute.
+    Suspicion(PeerId),
+    /// Announcements go out.
+    Lazy,
+    /// The directory is reconciled with some peer.
+    Reconcile,
+    /// A wanted publication may go out.
+    Publish,
+    /// The own advert grows old.
+    Refresh,
+    /// The view may be published.
+    View,
+    /// What has lapsed is swept out.
+    Sweep,
+}
+
+/// Deadlines, the earliest first. One that became moot is recognised when it falls due.
+#[derive(Debug, Default)]
+pub(super) struct Timers(BTreeSet<(Mono, Timer)>);
+
+impl Timers {
+    pub(super) fn set(&mut self, at: Mono, timer: Timer) {
+        self.0.insert((at, timer));
+    }
+
+    pub(super) fn next(&self) -> Option<Mono> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn pop_due(&mut self, now: Mono) -> Option<Timer> {
+        if self.next()? > now {
+            return None;
+        }
+        self.0.pop_first().map(|(_, timer)| timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_one_each_interval() {
+        let second = Duration::from_secs(1);
+        let mut allowance = Allowance::default();
+        let now = Mono(10_000_000_000);
+        let passed = (0..10).filter(|_| allowance.take(now, second, 3)).count();
+        assert_eq!(passed, 3);
+        assert_eq!(allowance.ready_at(second, 3), now + second);
+        assert!(!allowance.take(now + second / 2, second, 3));
+        assert!(allowance.take(now + second, second, 3));
+        assert!(!allowance.take(now + second, second, 3));
+    }
+}

@@ -1,0 +1,154 @@
+//! Why a job would go where it goes: every peer gated out with its reason, the rest ranked with
+//! their cost terms. A full scan, written only when somebody asks.
+
+use serde::Serialize;
+
+use crate::gate::Rule;
+use crate::holders::standing_text;
+use crate::id::{Digest, PeerId};
+use crate::loads::Loads;
+use crate::place::Place;
+use crate::plan::{Cost, Job, Plan, admit_here, admit_there, cost, cost_there, plan};
+use crate::time::Now;
+use crate::view::{Entry, View};
+
+/// A plan and its reasons.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The bundle that was meant.
+    pub bundle: Digest,
+    /// What would be done.
+    pub plan: Choice,
+    /// Ranked peers first, then those that are gated out.
+    pub peers: Vec<PeerReason>,
+}
+
+/// What would be done.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Choice {
+    /// It runs here.
+    Local,
+    /// It goes there.
+    Forward {
+        /// Name of the peer.
+        to: String,
+        /// Its id.
+        peer_id: PeerId,
+    },
+    /// It is refused.
+    Refuse {
+        /// Why.
+        refusal: String,
+    },
+}
+
+/// One peer of an explanation.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerReason {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub peer_id: PeerId,
+    /// Where its charter says it stands.
+    pub location: Option<Place>,
+    /// Under whose law.
+    pub control: Option<Place>,
+    /// From 1; absent when gated out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// Its cost terms, in µs; absent when gated out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_us: Option<CostUs>,
+    /// Why it is gated out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gated_out: Option<Reason>,
+}
+
+/// [`Cost`] in µs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct CostUs {
+    /// What is ranked by.
+    pub total: u64,
+    /// Round trip.
+    pub rtt: u64,
+    /// Transfer of the inputs.
+    pub transfer: u64,
+    /// Expected wait.
+    pub wait: u64,
+    /// Expected service.
+    pub service: u64,
+}
+
+/// The rule that keeps a peer out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reason {
+    /// Which.
+    pub rule: Rule,
+    /// In words, with what was found.
+    pub detail: String,
+}
+
+impl From<Cost> for CostUs {
+    fn from(cost: Cost) -> Self {
+        let us = |term: std::time::Duration| u64::try_from(term.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            total: us(cost.total()),
+            rtt: us(cost.rtt),
+            transfer: us(cost.transfer),
+            wait: us(cost.wait),
+            service: us(cost.service),
+        }
+    }
+}
+
+/// Explains what [`plan`] does with `job`.
+pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
+    let mut peers: Vec<PeerReason> =
+        view.entries().iter().map(|entry| reason(now, view, loads, job, entry)).collect();
+    // By cost, and the gated out (who have none) last, each group by name.
+    peers.sort_by(|a, b| {
+        let key = |peer: &PeerReason| (peer.cost_us.is_none(), peer.cost_us);
+        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+    });
+    let ranked = peers.iter_mut().filter(|peer| peer.cost_us.is_some());
+    for (rank, peer) in (1..).zip(ranked) {
+        peer.rank = Some(rank);
+    }
+    let choice = match plan(now, view, loads, job, &[]) {
+        Plan::Local => Choice::Local,
+        Plan::Forward { to, .. } => {
+            let name = view.get(to).map(|entry| entry.record.advert.name.clone());
+            Choice::Forward { to: name.unwrap_or_default(), peer_id: to }
+        }
+        Plan::Refuse(refusal) => Choice::Refuse { refusal: refusal.to_string() },
+    };
+    Explanation { bundle: job.bundle, plan: choice, peers }
+}
+
+fn reason(now: Now, view: &View, loads: &Loads, job: &Job, entry: &Entry) -> PeerReason {
+    let (advert, charter) = (&entry.record.advert, entry.record.charter.as_ref().ok());
+    let verdict = if advert.peer == view.me() {
+        admit_here(now, entry, job, &[])
+            .map(|()| cost(now, entry, loads, job, std::time::Duration::ZERO))
+    } else {
+        admit_there(now, entry, loads, job, &[]).map(|()| cost_there(now, entry, loads, job))
+    };
+    let detail = |rule: Rule| {
+        let found = match rule {
+            Rule::NotHeld | Rule::Device | Rule::Bundle => String::new(),
+            Rule::Unreachable | Rule::Visited | Rule::Tried => String::new(),
+            _ => format!(" ({})", standing_text(&entry.record.charter)),
+        };
+        format!("{rule}{found}")
+    };
+    PeerReason {
+        name: advert.name.clone(),
+        peer_id: advert.peer,
+        location: charter.map(|charter| charter.location.clone()),
+        control: charter.map(|charter| charter.control.clone()),
+        rank: None,
+        cost_us: verdict.ok().map(CostUs::from),
+        gated_out: verdict.err().map(|rule| Reason { rule, detail: detail(rule) }),
+    }
+}

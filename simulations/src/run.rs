@@ -1,0 +1,216 @@
+//! Lets a scenario happen under one seed and judges what came of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hansa_core::advert::Version;
+use hansa_core::directory::{Event, Params};
+use hansa_core::id::PeerId;
+use hansa_core::rng::{Rng, mix};
+use hansa_core::time::Mono;
+use serde::Serialize;
+
+use crate::links::Quality;
+use crate::scenario::Scenario;
+use crate::world::World;
+
+/// A verdict of death is not false when the peer was out of reach a moment ago.
+const CUT_GRACE: Duration = Duration::from_secs(30);
+
+/// What came of one run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The seed, from which all of it follows.
+    pub seed: u64,
+    /// Hash over all events.
+    pub hash: String,
+    /// From an advert's publication until another peer has it, over all such pairs.
+    pub dissemination_ms: Quantiles,
+    /// From a peer's death until another peer believes it, over all such pairs.
+    pub detection_ms: Quantiles,
+    /// Verdicts of death on peers that lived and could be reached.
+    pub false_downs: usize,
+    /// Peers believed in at the end although they are dead, over all pairs.
+    pub ghosts: usize,
+    /// Whether at the end all peers had the same, true view.
+    pub converged: bool,
+    /// Frames that a peer could not read.
+    pub unreadable: usize,
+    /// Messages carried.
+    pub messages: u64,
+    /// Bytes carried.
+    pub bytes: u64,
+}
+
+/// How a figure is spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Quantiles {
+    /// How many were measured.
+    pub count: usize,
+    /// Half are at most this.
+    pub p50: u64,
+    /// 99 of 100 are at most this.
+    pub p99: u64,
+    /// All are at most this.
+    pub max: u64,
+}
+
+impl Outcome {
+    /// What went wrong, in words; nothing when all is well.
+    pub fn complaints(&self) -> Vec<String> {
+        let checks = [
+            (self.converged, "the views did not converge".to_owned()),
+            (self.ghosts == 0, format!("{} ghosts are believed in", self.ghosts)),
+            (self.false_downs == 0, format!("{} false verdicts of death", self.false_downs)),
+            (self.unreadable == 0, format!("{} frames could not be read", self.unreadable)),
+        ];
+        checks.into_iter().filter(|(well, _)| !well).map(|(_, complaint)| complaint).collect()
+    }
+}
+
+impl Quantiles {
+    fn of(mut values: Vec<u64>) -> Self {
+        values.sort_unstable();
+        let at = |percent: usize| {
+            let rank = (values.len() * percent).div_ceil(100).max(1);
+            values.get(rank - 1).copied().unwrap_or_default()
+        };
+        Self { count: values.len(), p50: at(50), p99: at(99), max: at(100) }
+    }
+}
+
+/// What happens to the world from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Act {
+    Start { host: usize },
+    Publish,
+    Cut { share_millis: usize, lasting: Duration },
+    Kill { share_millis: usize, restart_after: Option<Duration> },
+}
+
+/// Runs `scenario` under `seed`.
+pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
+    let ms = Duration::from_millis;
+    let [shortest, longest] = scenario.links.latency_ms;
+    let quality = Quality {
+        latency: (ms(shortest), ms(longest)),
+        jitter: ms(scenario.links.jitter_ms),
+        loss: scenario.links.loss,
+    };
+    let mut world = World::new(seed, scenario.peers, quality, Params::default());
+    let mut rng = Rng::new(mix(seed ^ 0xac75));
+    let mut acts = script(scenario);
+    while let Some((at, act)) = acts.pop_first() {
+        world.run_until(at);
+        match act {
+            Act::Start { host } => {
+                // Whoever comes back asks the first peer that is up, as the first joiners did.
+                let bootstrap = world.up().first().copied();
+                world.start(host, bootstrap);
+            }
+            Act::Publish => {
+                let up = world.up();
+                let host = up[rng.below(up.len())];
+                world.publish(host, &format!("node-{host}-at-{}", at.0));
+            }
+            Act::Cut { share_millis, lasting } => {
+                let side = draw(&mut rng, &world.up(), share_millis, scenario.peers);
+                world.cut(side, lasting);
+            }
+            Act::Kill { share_millis, restart_after } => {
+                for host in draw(&mut rng, &world.up(), share_millis, scenario.peers) {
+                    world.kill(host);
+                    if let Some(after) = restart_after {
+                        acts.insert((at + after, Act::Start { host }));
+                    }
+                }
+            }
+        }
+    }
+    world.run_until(Mono(0) + scenario.duration());
+    judge(&world, seed)
+}
+
+fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
+    let mut acts = BTreeSet::new();
+    let join = Duration::from_millis(scenario.join_within_ms);
+    let seconds = |s: u64| Mono(0) + Duration::from_secs(s);
+    let millis = |share: f64| (0..=1_000).rfind(|m| f64::from(*m) <= share * 1_000.0).unwrap_or(0);
+    for host in 0..scenario.peers {
+        let part = u32::try_from(host).expect("few peers");
+        let at = Mono(0) + join * part / u32::try_from(scenario.peers).expect("few peers");
+        acts.insert((at, Act::Start { host }));
+    }
+    if let Some(every) = scenario.publish_every_ms {
+        let every = Duration::from_millis(every);
+        let mut at = Mono(0) + join + Duration::from_secs(5);
+        while at < seconds(scenario.seconds) {
+            acts.insert((at, Act::Publish));
+            at = at + every;
+        }
+    }
+    for part in &scenario.partition {
+        let lasting = Duration::from_secs(part.until_s - part.from_s);
+        let share_millis = usize::try_from(millis(part.share)).expect("a share");
+        acts.insert((seconds(part.from_s), Act::Cut { share_millis, lasting }));
+    }
+    for kill in &scenario.kill {
+        let share_millis = usize::try_from(millis(kill.share)).expect("a share");
+        let restart_after = kill.restart_after_s.map(Duration::from_secs);
+        acts.insert((seconds(kill.at_s), Act::Kill { share_millis, restart_after }));
+    }
+    acts
+}
+
+/// Draws a share of all `peers` from those that are `up`, rounded to the nearest.
+fn draw(rng: &mut Rng, up: &[usize], share_millis: usize, peers: usize) -> BTreeSet<usize> {
+    let count = ((peers * share_millis + 500) / 1_000).min(up.len());
+    let mut drawn = BTreeSet::new();
+    while drawn.len() < count {
+        drawn.insert(up[rng.below(up.len())]);
+    }
+    drawn
+}
+
+fn judge(world: &World, seed: u64) -> Outcome {
+    let mut published: BTreeMap<(PeerId, Version), Mono> = BTreeMap::new();
+    let mut dissemination = Vec::new();
+    let mut detection = Vec::new();
+    let mut false_downs = 0;
+    for observation in world.observations() {
+        let (at, host) = (observation.at, observation.peer);
+        let millis = |since: Mono| u64::try_from(at.since(since).as_millis()).expect("a short run");
+        match &observation.event {
+            Event::Published { version } => {
+                published.insert((world.id(host), *version), at);
+            }
+            Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
+                if let Some(since) = published.get(&(*peer, *version)) {
+                    dissemination.push(millis(*since));
+                }
+            }
+            Event::PeerDown { peer } => {
+                let subject = world.host_of(*peer);
+                match world.died(subject, at) {
+                    Some(died) => detection.push(millis(died)),
+                    None if world.links().was_cut(host, subject, at - CUT_GRACE, at) => {}
+                    None => false_downs += 1,
+                }
+            }
+            _ => {}
+        }
+    }
+    let traffic = world.traffic();
+    Outcome {
+        seed,
+        hash: world.hash().to_string(),
+        dissemination_ms: Quantiles::of(dissemination),
+        detection_ms: Quantiles::of(detection),
+        false_downs,
+        ghosts: world.ghosts().len(),
+        converged: world.converged(),
+        unreadable: world.faults().len(),
+        messages: traffic.messages,
+        bytes: traffic.bytes,
+    }
+}
