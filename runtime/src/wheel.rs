@@ -132,6 +132,16 @@ pub fn fetch(
     folder: &str,
     progress: Progress,
 ) -> Result<PathBuf, FetchError> {
+    fetch_with(Path::new("python3"), wheel, cache, folder, progress)
+}
+
+fn fetch_with(
+    python: &Path,
+    wheel: &Wheel,
+    cache: &Path,
+    folder: &str,
+    progress: Progress,
+) -> Result<PathBuf, FetchError> {
     if let Some(dir) = installed(wheel, cache, folder) {
         return Ok(dir);
     }
@@ -155,7 +165,7 @@ pub fn fetch(
     for path in [&downloads, &members] {
         fs::create_dir_all(path).map_err(at(path))?;
     }
-    let file = download(wheel, &downloads, progress)?;
+    let file = download(python, wheel, &downloads, progress)?;
     let found = sha256_file(&file).map_err(at(&file))?;
     if found != wheel.sha256 {
         remove_dir(&partial)?;
@@ -186,9 +196,14 @@ pub fn installed(wheel: &Wheel, cache: &Path, folder: &str) -> Option<PathBuf> {
     whole.then_some(dir)
 }
 
-fn download(wheel: &Wheel, into: &Path, progress: Progress) -> Result<PathBuf, FetchError> {
+fn download(
+    python: &Path,
+    wheel: &Wheel,
+    into: &Path,
+    progress: Progress,
+) -> Result<PathBuf, FetchError> {
     let package = wheel.name;
-    let probe = Command::new("python3")
+    let probe = Command::new(python)
         .args(["-m", "pip", "--version"])
         .stdin(Stdio::null())
         .output()
@@ -197,7 +212,7 @@ fn download(wheel: &Wheel, into: &Path, progress: Progress) -> Result<PathBuf, F
         return Err(FetchError::NoPip { package });
     }
     let pure = wheel.platforms == ["any"];
-    let mut pip = Command::new("python3");
+    let mut pip = Command::new(python);
     pip.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:"])
         .args(["--disable-pip-version-check", "--no-input", "--python-version", "3.12"])
         .args(["--implementation", if pure { "py" } else { "cp" }])
@@ -289,4 +304,134 @@ fn remove_dir(path: &Path) -> Result<(), FetchError> {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
     let path = path.to_owned();
     move |source| FetchError::Io { path, source }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    use std::thread;
+
+    use super::*;
+
+    const MEMBERS: &[(&str, &str)] = &[("package/a.bin", "a.bin"), ("package/b.txt", "b.txt")];
+
+    /// A folder with a wheel and a `python3` that brings it instead of the network, noting how
+    /// often it did.
+    struct Bench {
+        dir: tempfile::TempDir,
+        wheel: Wheel,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("the.whl");
+            let mut archive = zip::ZipWriter::new(File::create(&file).unwrap());
+            for (path, _) in MEMBERS {
+                let options = zip::write::SimpleFileOptions::default();
+                archive.start_file(*path, options).unwrap();
+                archive.write_all(&path.as_bytes().repeat(1_000)).unwrap();
+            }
+            archive.finish().unwrap();
+            let sha256 = sha256_file(&file).unwrap().leak();
+            let wheel = Wheel {
+                name: "package",
+                version: "1.0",
+                platforms: &["any"],
+                sha256,
+                members: MEMBERS,
+            };
+            Self { dir, wheel }
+        }
+
+        fn python(&self, script: &str) -> PathBuf {
+            let path = self.dir.path().join("python3");
+            fs::write(&path, format!("#!/bin/sh\nhere=$(dirname \"$0\")\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        }
+
+        fn bringing(&self) -> PathBuf {
+            self.python(
+                "[ \"$3\" = --version ] && exit 0\necho x >> $here/calls\n\
+                 while [ \"$1\" != --dest ]; do shift; done\ncp $here/the.whl \"$2\"",
+            )
+        }
+
+        fn fetch(&self, python: &Path) -> Result<PathBuf, FetchError> {
+            let cache = self.dir.path().join("cache");
+            fetch_with(python, &self.wheel, &cache, "things/1.0", Progress::Quiet)
+        }
+
+        fn calls(&self) -> usize {
+            fs::read(self.dir.path().join("calls")).map_or(0, |calls| calls.len() / 2)
+        }
+    }
+
+    #[test]
+    fn concurrent_calls_fetch_once_and_leave_nothing_else() {
+        let bench = Bench::new();
+        let python = bench.bringing();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| bench.fetch(&python).unwrap());
+            }
+        });
+        assert_eq!(bench.calls(), 1);
+        let dir = bench.fetch(&python).unwrap();
+        assert_eq!(fs::read(dir.join("b.txt")).unwrap(), b"package/b.txt".repeat(1_000));
+        let mut left: Vec<_> = fs::read_dir(dir.parent().unwrap())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["1.0", "1.0.installed", "1.0.lock"]);
+    }
+
+    #[test]
+    fn a_damaged_folder_is_fetched_again() {
+        let bench = Bench::new();
+        let python = bench.bringing();
+        let dir = bench.fetch(&python).unwrap();
+        fs::write(dir.join("a.bin"), b"short").unwrap();
+        bench.fetch(&python).unwrap();
+        assert_eq!(fs::read(dir.join("a.bin")).unwrap(), b"package/a.bin".repeat(1_000));
+        fs::remove_dir_all(&dir).unwrap();
+        bench.fetch(&python).unwrap();
+        assert_eq!(bench.calls(), 3);
+    }
+
+    #[test]
+    fn another_wheel_than_the_pinned_is_not_used() {
+        let mut bench = Bench::new();
+        bench.wheel.sha256 = "00";
+        let python = bench.bringing();
+        let error = bench.fetch(&python).unwrap_err();
+        assert!(matches!(error, FetchError::Digest { pinned: "00", .. }), "{error}");
+        assert!(!bench.dir.path().join("cache/things/1.0").exists());
+    }
+
+    #[test]
+    fn a_missing_member_is_named() {
+        let mut bench = Bench::new();
+        bench.wheel.members = &[("package/c", "c")];
+        let error = bench.fetch(&bench.bringing()).unwrap_err();
+        assert!(matches!(error, FetchError::Unpack { member: "package/c", .. }), "{error}");
+    }
+
+    #[test]
+    fn without_python_pip_or_network_the_error_says_what_to_do() {
+        let bench = Bench::new();
+        let error = bench.fetch(&bench.dir.path().join("none")).unwrap_err();
+        assert!(matches!(error, FetchError::NoPython { .. }), "{error}");
+        let error = bench.fetch(&bench.python("exit 1")).unwrap_err();
+        assert!(error.to_string().contains("apt install python3-pip"), "{error}");
+        // The machine's real pip, cut off from every index.
+        let python =
+            bench.python("export PIP_NO_INDEX=1 PIP_FIND_LINKS=$here/none; exec python3 \"$@\"");
+        let error = bench.fetch(&python).unwrap_err();
+        assert!(matches!(error, FetchError::Network { .. }), "{error}");
+        assert!(error.to_string().contains("No matching distribution"), "{error}");
+    }
 }
