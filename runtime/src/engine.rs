@@ -329,13 +329,12 @@ impl Shared {
     fn serve(&self, index: usize, mut session: Session) {
         let allocator = Allocator::default();
         let slot = &self.slots[index];
-        let mut last = None;
-        while let Some((id, job)) = self.queue.next(last) {
+        while let Some((id, job)) = self.queue.next() {
             let Job { request, submitted, answer } = job;
             let started = Instant::now();
             let mut reply = None;
             let begun = slot.set(Some(id));
-            last = Some(if answer.is_closed() {
+            let outcome = if answer.is_closed() {
                 Outcome::Dropped
             } else if request.deadline.is_some_and(|deadline| deadline <= started) {
                 reply = Some(Err(EngineError::DeadlinePassed));
@@ -352,11 +351,12 @@ impl Shared {
                 let queue = started.duration_since(submitted);
                 reply = Some(ran.map(|outputs| Response { outputs, queue, service }));
                 outcome
-            });
+            };
             // Before the answer: who has it may submit again and must not find a stopped slot.
             if let Err(error) = slot.set(None) {
                 tracing::warn!(%error, "run options could not be reset");
             }
+            self.queue.finish(outcome);
             if let Some(reply) = reply {
                 let _ = answer.send(reply);
             }

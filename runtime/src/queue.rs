@@ -96,13 +96,17 @@ impl<J> Queue<J> {
         Ok(id)
     }
 
-    /// Reports the last job, if any, and waits for the next; `None` once the queue is closed.
-    pub(crate) fn next(&self, last: Option<Outcome>) -> Option<(u64, J)> {
+    /// Notes how a job came out. Before it is answered: who has the answer and asks how the
+    /// engine is doing finds his job done.
+    pub(crate) fn finish(&self, outcome: Outcome) {
         let mut state = self.lock();
-        if let Some(last) = last {
-            state.running -= 1;
-            state.report(last);
-        }
+        state.running -= 1;
+        state.report(outcome);
+    }
+
+    /// Waits for the next job; `None` once the queue is closed.
+    pub(crate) fn next(&self) -> Option<(u64, J)> {
+        let mut state = self.lock();
         loop {
             if state.closed {
                 return None;
@@ -193,10 +197,13 @@ mod tests {
         assert_eq!(queue.remove(first), Some('a'));
         assert_eq!(queue.remove(first), None);
         queue.push('d').unwrap();
-        assert_eq!(queue.next(None).map(|job| job.1), Some('b'));
+        assert_eq!(queue.next().map(|job| job.1), Some('b'));
         assert_eq!(queue.close(), ['d']);
         assert_eq!(queue.push('e'), Err(Refused::Closed));
-        assert_eq!(queue.next(Some(Outcome::Failed)), None);
+        queue.finish(Outcome::Failed);
+        assert_eq!(queue.next(), None);
+        let load = queue.load();
+        assert_eq!((load.running, load.failed, load.dropped), (0, 1, 1));
     }
 
     #[test]
@@ -204,7 +211,7 @@ mod tests {
         let queue = Queue::new(0, 1);
         queue.push('a').unwrap();
         assert_eq!(queue.push('b'), Err(Refused::Full { queued: 1 }));
-        queue.next(None).unwrap();
+        queue.next().unwrap();
         assert_eq!(queue.push('b'), Err(Refused::Full { queued: 0 }));
     }
 

@@ -118,9 +118,7 @@ impl<'a> Model<'a> {
                     LoadError::Device { device: device.to_string(), said }
                 }
                 // An operator that no schema knows comes as a failure like any other.
-                _ if said.contains("is not a registered function/op") => {
-                    LoadError::Operator { path, said }
-                }
+                _ if said.contains("No Op registered for") => LoadError::Operator { path, said },
                 _ => LoadError::Model { path, said },
             }
         })
