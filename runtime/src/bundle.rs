@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use ring::digest::{Context, SHA256, digest};
+use ring::digest::{SHA256, digest};
 
 use crate::limits::*;
 use crate::scan::{self, ScanError};
@@ -80,8 +80,7 @@ impl Manifest {
 
     /// The bundle's digest.
     pub fn digest(&self) -> BundleDigest {
-        let digest = digest(&SHA256, &self.encode());
-        BundleDigest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        BundleDigest(sha256(&self.encode()))
     }
 
     /// Size of all files together.
@@ -290,6 +289,9 @@ fn walk(
 /// Chunks that one thread hashes before it takes more.
 const RUN_CHUNKS: u64 = 64;
 
+/// Index of a run and the hashes of its chunks.
+type HashedRun = (usize, Vec<[u8; 32]>);
+
 /// Hashes all files, a run of chunks at a time, on all cores: memory stays at one chunk a thread.
 fn hash(found: &[Found]) -> Result<Manifest, BundleError> {
     let run_bytes = RUN_CHUNKS * CHUNK_BYTES as u64;
@@ -301,7 +303,7 @@ fn hash(found: &[Found]) -> Result<Manifest, BundleError> {
         })
         .collect();
     let next = AtomicUsize::new(0);
-    let work = || -> Result<Vec<(usize, Vec<[u8; 32]>)>, BundleError> {
+    let work = || -> Result<Vec<HashedRun>, BundleError> {
         let mut done = Vec::new();
         let mut buffer = vec![0; CHUNK_BYTES];
         while let Some((run, &(file, offset))) =
@@ -365,9 +367,7 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, BundleError> {
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    context.update(bytes);
-    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 fn check(path: &Path, what: &'static str, value: u64, limit: u64) -> Result<(), BundleError> {

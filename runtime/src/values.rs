@@ -125,7 +125,8 @@ fn aligned(bytes: &Bytes, size: usize) -> Bytes {
     copy.freeze().slice(padding..)
 }
 
-/// An output that is handed out where ONNX Runtime wrote it.
+/// An output that is handed out where ONNX Runtime wrote it. Keeps the session's memory until it
+/// is dropped, also when the engine is unloaded first.
 struct InPlace {
     value: DynTensor,
     bytes: usize,
@@ -175,8 +176,10 @@ fn bytes(value: DynTensor, inputs: &[Input]) -> ort::Result<Bytes> {
         return Ok(Bytes::new());
     }
     let start = value.data_ptr().addr();
-    let lent =
-        inputs.iter().any(|input| input.bytes.as_ptr_range().contains(&(start as *const u8)));
+    let lent = inputs.iter().any(|input| {
+        let from = input.bytes.as_ptr().addr();
+        (from..from + input.bytes.len()).contains(&start)
+    });
     let owner = InPlace { value, bytes };
     if bytes < OUTPUT_IN_PLACE_BYTES_MIN || lent {
         return Ok(Bytes::copy_from_slice(owner.as_ref()));
