@@ -1,3 +1,28 @@
 //! ONNX Runtime behind a small border: devices, bundles, sessions. Knows no peers.
+//!
+//! [`library`] finds or fetches the shared library, [`runtime`] loads it, [`devices`] says what
+//! there is to compute with, [`bundle`] puts a model's files under one digest, [`scan`] refuses
+//! those that ONNX Runtime should never see, and an [`engine`] runs the rest. [`tensor`] and
+//! [`mod@check`] are what travels and whether it fits.
 
+pub mod bundle;
+pub mod cache;
+pub mod check;
+pub mod devices;
+pub mod engine;
+pub mod library;
+pub mod limits;
+mod machine;
+pub mod models;
+mod nvml;
+mod protobuf;
+mod queue;
+pub mod runtime;
+pub mod scan;
+mod session;
 pub mod tensor;
+mod values;
+pub mod wheel;
+
+pub use queue::Load;
+pub use session::LoadError;

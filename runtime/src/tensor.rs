@@ -184,4 +184,30 @@ pub enum InputError {
         /// The limit.
         limit: u64,
     },
+    /// All inputs together are larger than a request may be.
+    #[error("the inputs take {bytes} bytes together, the limit is {limit}")]
+    RequestTooLarge {
+        /// All inputs, saturated.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// More inputs or outputs than a request may name.
+    #[error("{given} tensors are named, the limit is {limit}")]
+    TooMany {
+        /// The request's.
+        given: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// An element that its type does not have.
+    #[error("element {element} of input `{name}`: {problem}")]
+    BadElement {
+        /// The input.
+        name: String,
+        /// Its index.
+        element: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }

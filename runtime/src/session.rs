@@ -1,0 +1,192 @@
+//! A bundle becomes a session of ONNX Runtime: scanned, loaded onto a device, its signature read.
+
+use ort::ErrorCode;
+use ort::ep;
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+use ort::value::{Outlet, ValueType};
+
+use crate::bundle::{Bundle, BundleError};
+use crate::devices::{Device, Provider};
+use crate::limits::{RANK_MAX, TENSORS_MAX};
+use crate::runtime::Runtime;
+use crate::scan::{ScanError, scan};
+use crate::tensor::{Signature, TensorSpec};
+use crate::values;
+
+/// Where ONNX Runtime looks for external data of a model that it is given as bytes.
+const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+/// Why a model is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files are not what they were.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The scan refused it.
+    #[error("{path}: {source}", path = path.display())]
+    Scan {
+        /// The ONNX file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: ScanError,
+    },
+    /// ONNX Runtime does not know one of its operators, or not in this version or type.
+    #[error("{path} uses an operator that this ONNX Runtime does not have: {said}", path = path.display())]
+    Operator {
+        /// The ONNX file.
+        path: std::path::PathBuf,
+        /// ONNX Runtime's word.
+        said: String,
+    },
+    /// ONNX Runtime refuses the graph.
+    #[error("ONNX Runtime refuses {path}: {said}", path = path.display())]
+    Model {
+        /// The ONNX file.
+        path: std::path::PathBuf,
+        /// ONNX Runtime's word.
+        said: String,
+    },
+    /// The device cannot be used.
+    #[error("device {device} cannot be used: {said}")]
+    Device {
+        /// Provider and index.
+        device: String,
+        /// What is wrong.
+        said: String,
+    },
+    /// An input or output that no tensor can be.
+    #[error("{path}: `{name}` is of type {kind}, and only tensors of the Open Inference Protocol's datatypes can be served", path = path.display())]
+    Signature {
+        /// The ONNX file.
+        path: std::path::PathBuf,
+        /// The input or output.
+        name: String,
+        /// ONNX Runtime's name of its type.
+        kind: String,
+    },
+    /// An option is out of range.
+    #[error("{what} is {value}; it must be 1 to {limit}")]
+    Config {
+        /// The option.
+        what: &'static str,
+        /// As given.
+        value: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// The system gives no more threads.
+    #[error("no thread for an instance: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A bundle's ONNX file, scanned: the bytes that sessions are made from.
+pub(crate) struct Model<'a> {
+    bundle: &'a Bundle,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Model<'a> {
+    pub(crate) fn read(bundle: &'a Bundle) -> Result<Self, LoadError> {
+        let bytes = bundle.read_model()?;
+        // Plain names only: files in folders of the bundle cannot be external data.
+        let files = bundle.manifest.files.iter();
+        let files = files.map(|(path, entry)| (path.as_str(), entry.bytes)).collect();
+        let path = || bundle.model_path().to_owned();
+        let scanned = scan(&bytes, &files);
+        let seen = scanned.map_err(|source| LoadError::Scan { path: path(), source })?;
+        tracing::debug!(digest = %bundle.digest, nodes = seen.nodes, "model scanned");
+        Ok(Self { bundle, bytes })
+    }
+
+    pub(crate) fn session(
+        &self,
+        runtime: &Runtime,
+        device: &Device,
+        threads: usize,
+    ) -> Result<Session, LoadError> {
+        let options = self.options(runtime, device, threads);
+        let mut options = options.map_err(|error| LoadError::Device {
+            device: device.to_string(),
+            said: error.to_string(),
+        })?;
+        options.commit_from_memory(&self.bytes).map_err(|error| {
+            let (path, said) = (self.bundle.model_path().to_owned(), error.to_string());
+            match error.code() {
+                ErrorCode::NotImplemented => LoadError::Operator { path, said },
+                ErrorCode::ExecutionProviderFailure => {
+                    LoadError::Device { device: device.to_string(), said }
+                }
+                // An operator that no schema knows comes as a failure like any other.
+                _ if said.contains("No Op registered for") => LoadError::Operator { path, said },
+                _ => LoadError::Model { path, said },
+            }
+        })
+    }
+
+    fn options(
+        &self,
+        runtime: &Runtime,
+        device: &Device,
+        threads: usize,
+    ) -> ort::Result<SessionBuilder> {
+        let folder = self.bundle.dir().to_string_lossy();
+        let options = Session::builder(runtime.environment())?
+            .with_intra_threads(threads)?
+            .with_inter_threads(1)?
+            // A node that waits must not burn a core.
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?
+            // One pattern is kept for every combination of input shapes that ever came, without
+            // bound: apps choose shapes, so an app could fill the memory.
+            .with_memory_pattern(false)?
+            .with_config_entry(EXTERNAL_FOLDER, folder)?;
+        let cpu = ep::CPU::default().with_arena_allocator(true).build();
+        let providers = match device.provider {
+            Provider::Cpu => vec![cpu],
+            Provider::Cuda => {
+                let id = i32::try_from(device.id).unwrap_or(i32::MAX);
+                let mut cuda = ep::CUDA::default().with_device_id(id);
+                if let Some(mib) = device.memory_limit_mib {
+                    cuda = cuda.with_memory_limit(mib as usize * 1024 * 1024);
+                }
+                // Never a silent fall back to the CPU.
+                vec![cuda.build().error_on_failure(), cpu]
+            }
+        };
+        Ok(options.with_execution_providers(providers)?)
+    }
+
+    pub(crate) fn signature(&self, session: &Session) -> Result<Signature, LoadError> {
+        let specs = |outlets: &[Outlet]| -> Result<Vec<TensorSpec>, LoadError> {
+            outlets.iter().map(|outlet| self.spec(outlet)).collect()
+        };
+        let signature =
+            Signature { inputs: specs(session.inputs())?, outputs: specs(session.outputs())? };
+        for tensors in [&signature.inputs, &signature.outputs] {
+            if tensors.len() > TENSORS_MAX {
+                let what = "the number of the model's inputs or outputs";
+                return Err(LoadError::Config { what, value: tensors.len(), limit: TENSORS_MAX });
+            }
+        }
+        Ok(signature)
+    }
+
+    fn spec(&self, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
+        let known = match outlet.dtype() {
+            ValueType::Tensor { ty, shape, .. } if shape.len() <= RANK_MAX => {
+                values::dtype(*ty).map(|datatype| (datatype, values::dims(shape)))
+            }
+            _ => None,
+        };
+        let name = outlet.name().to_owned();
+        match known {
+            Some((datatype, shape)) => Ok(TensorSpec { name, datatype, shape }),
+            None => Err(LoadError::Signature {
+                path: self.bundle.model_path().to_owned(),
+                name,
+                kind: outlet.dtype().to_string(),
+            }),
+        }
+    }
+}
