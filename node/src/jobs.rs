@@ -16,20 +16,22 @@ use bytes::Bytes;
 use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::gate;
 use hansa_core::id::{Digest, JobId, PeerId};
-use hansa_core::limits::HOPS_DEFAULT;
+use hansa_core::loads::Report;
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::policy::Policy;
-use hansa_core::time::Mono;
 use hansa_core::wire::{
     AnswerHeader, Ask, Done, JobHeader, TensorMeta, TraceContext, WIRE_VERSION,
 };
 use hansa_net::data::{Body, Call, CallError};
-use hansa_runtime::engine::{EngineError, Request};
-use hansa_runtime::tensor::{DType, Signature, Tensor};
+use hansa_runtime::check::{Head, InputLimits};
+use hansa_runtime::engine::{EngineError, Request, SubmitError};
+use hansa_runtime::tensor::{DType, InputError, Signature, Tensor};
 use tracing::Instrument;
 
+use crate::actors::peer::PeerMessage;
+use crate::api::trace::Hex;
 use crate::limits::*;
-use crate::node::{Hosted, Node};
+use crate::node::Node;
 
 /// One job as the node holds it: what the core sees of it, and its payload.
 pub struct Order {
@@ -116,19 +118,20 @@ impl Node {
     /// One decision of the core, against what is known at this moment.
     fn decide(&self, flight: &mut Flight, event: Event) -> Step {
         let (view, now) = (self.view(), self.clock.now());
-        flight.handle(now, event, &view, &self.loads(), &mut self.budget(), &self.send_bounds)
+        flight.handle(now, event, &view, &self.loads(), &mut self.budget())
     }
 
     async fn run_here(&self, order: &Order) -> Result<Answer, Refusal> {
-        let stale = || Refusal::UnknownModel { model: order.job.bundle.to_string() };
-        let hosted = self.hosted(order.job.bundle).ok_or_else(stale)?;
-        let in_flight = hosted.engine.in_flight();
+        let bundle = order.job.bundle;
+        let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
+        let load = hosted.engine.load_now();
+        let _counted = Outstanding::count(self, self.me, bundle);
         let request = Request {
             inputs: order.inputs.clone(),
             outputs: order.outputs.clone(),
             deadline: Some(self.clock.instant(order.job.deadline)),
         };
-        let response = hosted.engine.submit(request).map_err(refuse)?.await.map_err(refuse)?;
+        let response = hosted.engine.submit(request).map_err(not_taken)?.await.map_err(failed)?;
         metrics::counter!("hansa_executed_total", "model" => hosted.name.clone()).increment(1);
         metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
             .record(response.service);
@@ -137,7 +140,7 @@ impl Node {
             outputs: response.outputs,
             queue: response.queue,
             service: response.service,
-            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
         })
     }
 
@@ -151,21 +154,21 @@ impl Node {
         let body = order.inputs.iter().map(|input| input.data.clone()).collect();
         let header = self.job_header(order, ask);
         let sent = self.clock.now().mono;
-        let guard = InFlight::new(self, to, order.job.bundle);
+        let _counted = Outstanding::count(self, to, order.job.bundle);
         let (done, mut body) = self.call(to, header, body).await?;
         let mut outputs = Vec::with_capacity(done.outputs.len());
         for meta in &done.outputs {
             outputs.push(receive(meta, &mut body).await.map_err(SendError::Lost)?);
         }
-        drop(guard);
-        let took = self.clock.now().mono.since(sent);
+        let now = self.clock.now().mono;
         let report = Report {
-            took,
+            took: now.since(sent),
+            rows: order.job.rows,
             queue: Duration::from_micros(done.queue_us),
             service: Duration::from_micros(done.service_us),
             in_flight: done.in_flight,
         };
-        self.loads().answered(to, order.job.bundle, report);
+        self.loads().answered(to, order.job.bundle, report, now);
         Ok(Answer {
             executed_by: done.executed_by,
             outputs,
@@ -186,8 +189,8 @@ impl Node {
             path: job.path.iter().copied().chain([self.me]).collect(),
             hops_left: job.hops_left.saturating_sub(1),
             remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
-            policy_hash: job.policy.hash(),
-            policy: job.policy.clone(),
+            policy_hash: job.onward_law,
+            policy: job.onward.clone(),
             trace: order.trace,
             ask,
             extensions: Vec::new(),
@@ -227,12 +230,12 @@ impl Node {
     /// The signature of a bundle: this node's own, or a holder's, kept for good.
     pub async fn describe(&self, bundle: Digest) -> Result<Arc<Signature>, Refusal> {
         if let Some(hosted) = self.hosted(bundle) {
-            return Ok(hosted.engine.signature().clone());
+            return Ok(hosted.signature);
         }
         if let Some(signature) = self.signature(bundle) {
             return Ok(signature);
         }
-        let mut last = Refusal::UnknownModel { model: bundle.to_string() };
+        let mut last = gone(bundle);
         let view = self.view();
         for holder in view.holders(bundle).filter(|holder| holder.record.advert.peer != self.me) {
             match self.ask_signature(bundle, holder.record.advert.peer).await {
@@ -255,16 +258,8 @@ impl Node {
         bundle: Digest,
         holder: PeerId,
     ) -> Result<Arc<Signature>, SendError> {
-        let job = Job {
-            id: self.draw_job(),
-            bundle,
-            policy: Policy::default(),
-            bytes: 0,
-            rows: 0,
-            deadline: self.clock.now().mono + DESCRIBE_TIMEOUT,
-            hops_left: 1,
-            path: Vec::new(),
-        };
+        let deadline = self.clock.now().mono + DESCRIBE_TIMEOUT;
+        let job = Job::new(self.draw_job(), bundle, Policy::default(), &self.send, deadline);
         let order =
             Order { job, inputs: vec![], outputs: vec![], trace: TraceContext::default() };
         let header = self.job_header(&order, Ask::Describe { bundle });
@@ -274,7 +269,7 @@ impl Node {
             if length > SIGNATURE_BYTES_MAX {
                 return Err(SendError::Lost("its signature is too large".into()));
             }
-            let bytes = body.read(length).await.map_err(|e| SendError::Lost(e.to_string()))?;
+            let bytes = body.read_exact(length).await.map_err(|e| SendError::Lost(e.to_string()))?;
             let signature = serde_json::from_slice(&bytes);
             signature.map(Arc::new).map_err(|error| SendError::Lost(error.to_string()))
         };
@@ -327,7 +322,7 @@ async fn answer_call(
         Some(record) => &record.charter,
         None => &Err(hansa_core::charter::CharterFault::Absent),
     };
-    gate::serves(&node.serve, standing, node.clock.now().utc)
+    gate::within(&node.serve, standing, node.clock.now().utc)
         .map_err(|rule| Refusal::NotServed { rule })?;
     let (bundle, metas, outputs) = match header.ask {
         Ask::Infer { bundle, ref inputs, ref outputs } => (bundle, inputs.clone(), outputs.clone()),
@@ -336,20 +331,17 @@ async fn answer_call(
     let signature = node.describe(bundle).await?;
     let bytes = metas.iter().map(|meta| meta.bytes).fold(0, u64::saturating_add);
     if bytes > BODY_BYTES_MAX as u64 {
-        return Err(Refusal::BadInput {
-            reason: format!("inputs of {bytes} bytes; the limit is {BODY_BYTES_MAX}"),
-        });
+        let reason = format!("inputs of {bytes} bytes; the limit is {BODY_BYTES_MAX}");
+        return Err(Refusal::BadInput { reason });
     }
     let remaining = header.remaining();
+    let deadline = node.clock.now().mono + remaining;
     let job = Job {
-        id: header.job,
-        bundle,
-        policy: header.policy,
         bytes,
-        rows: rows(&metas),
-        deadline: node.clock.now().mono + remaining,
+        rows: rows(metas.first().map(|meta| meta.shape.as_slice())),
         hops_left: header.hops_left,
         path: header.path,
+        ..Job::new(header.job, bundle, header.policy, &node.send, deadline)
     };
     check(&signature, &metas, &outputs)?;
     let reading = async {
@@ -378,8 +370,8 @@ async fn answer_call(
 
 fn describe_own(node: &Node, bundle: Digest) -> Result<(Done, Vec<Bytes>), Refusal> {
     let hosted = node.hosted(bundle);
-    let hosted = hosted.ok_or_else(|| Refusal::UnknownModel { model: bundle.to_string() })?;
-    let text = serde_json::to_vec(&**hosted.engine.signature()).expect("a signature is JSON");
+    let hosted = hosted.ok_or_else(|| gone(bundle))?;
+    let text = serde_json::to_vec(&*hosted.signature).expect("a signature is JSON");
     let done = Done {
         executed_by: node.me,
         outputs: Vec::new(),
@@ -397,7 +389,7 @@ async fn receive(meta: &TensorMeta, body: &mut Body) -> Result<Tensor, String> {
         .ok_or_else(|| format!("tensor `{}` is of unknown type {}", meta.name, meta.dtype))?;
     let length = usize::try_from(meta.bytes).ok().filter(|length| *length <= BODY_BYTES_MAX);
     let length = length.ok_or_else(|| format!("tensor `{}` is too large", meta.name))?;
-    let data = body.read(length).await.map_err(|error| error.to_string())?;
+    let data = body.read_exact(length).await.map_err(|error| error.to_string())?;
     Ok(Tensor { name: meta.name.clone(), dtype, shape: meta.shape.clone(), data })
 }
 
@@ -410,12 +402,68 @@ fn meta(tensor: &Tensor) -> TensorMeta {
     }
 }
 
-fn refuse(error: EngineError) -> Refusal {
+/// Whether tensors of these descriptions fit the model; asked before their bytes are taken in.
+fn check(signature: &Signature, metas: &[TensorMeta], outputs: &[String]) -> Result<(), Refusal> {
+    let bad = |error: InputError| Refusal::BadInput { reason: error.to_string() };
+    let head = |meta: &'_ TensorMeta| {
+        let code = meta.dtype.to_string();
+        DType::from_onnx_code(meta.dtype).ok_or(InputError::UnknownDType(code))
+    };
+    let dtypes: Result<Vec<DType>, _> = metas.iter().map(head).collect();
+    let heads = metas.iter().zip(dtypes.map_err(bad)?).map(|(meta, dtype)| Head {
+        name: &meta.name,
+        dtype,
+        shape: &meta.shape,
+        bytes: meta.bytes,
+    });
+    signature.check(heads, outputs, &InputLimits::default()).map_err(bad)
+}
+
+/// Rows of a batch: the first dimension of the first input.
+pub fn rows(shape: Option<&[u64]>) -> u32 {
+    let first = shape.and_then(|shape| shape.first()).copied().unwrap_or(1);
+    u32::try_from(first.max(1)).unwrap_or(u32::MAX)
+}
+
+/// This node does not hold the bundle (any more).
+fn gone(bundle: Digest) -> Refusal {
+    Refusal::UnknownModel { model: bundle.to_string(), hint: String::new() }
+}
+
+/// Counts a job as outstanding at a peer for as long as it lives.
+struct Outstanding<'a> {
+    node: &'a Node,
+    peer: PeerId,
+    bundle: Digest,
+}
+
+impl<'a> Outstanding<'a> {
+    fn count(node: &'a Node, peer: PeerId, bundle: Digest) -> Self {
+        node.loads().began(peer, bundle);
+        Self { node, peer, bundle }
+    }
+}
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.node.loads().ended(self.peer, self.bundle);
+    }
+}
+
+fn not_taken(error: SubmitError) -> Refusal {
     match error {
-        EngineError::Full { .. } => Refusal::Busy { retry_after_ms: 1_000 },
+        SubmitError::Full { .. } => Refusal::Busy { retry_after_ms: BUSY_RETRY_MS },
+        SubmitError::Input(input) => Refusal::BadInput { reason: input.to_string() },
+        SubmitError::Closed => Refusal::Draining,
+    }
+}
+
+fn failed(error: EngineError) -> Refusal {
+    match error {
         EngineError::DeadlinePassed => Refusal::Deadline,
-        EngineError::Input(input) => Refusal::BadInput { reason: input.to_string() },
-        other => Refusal::Execution { reason: other.to_string() },
+        EngineError::Refused { said } => Refusal::BadInput { reason: said },
+        EngineError::Failed { said } => Refusal::Execution { reason: said },
+        EngineError::Closed => Refusal::Draining,
     }
 }
 

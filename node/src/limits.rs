@@ -33,3 +33,5 @@ pub const SIGNATURE_BYTES_MAX: usize = 1 << 20;
 pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Jobs that wait or run on one model of this node; one more is refused as busy.
 pub const ENGINE_QUEUE_MAX: usize = 1_024;
+/// A client that finds a model busy is told to come back after this, in ms.
+pub const BUSY_RETRY_MS: u32 = 1_000;

@@ -1,63 +1,77 @@
 //! From the config's models and devices to engines and the advert's figures.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hansa_core::advert::Device;
 use hansa_core::id::Digest;
-use hansa_runtime::Runtime;
 use hansa_runtime::bundle::Bundle;
-use hansa_runtime::devices;
+use hansa_runtime::devices::{self, DeviceSpec, Devices};
 use hansa_runtime::engine::EngineConfig;
-use hansa_runtime::library::Library;
+use hansa_runtime::library::{Library, LibraryError};
+use hansa_runtime::runtime::Runtime;
 
 use crate::limits::{DEVICE_CHANGE_PERCENT, ENGINE_QUEUE_MAX};
 use crate::node::{Hosted, Node};
 use crate::run::StartError;
 
-/// Loads ONNX Runtime and every model of the config. A node without models needs no ONNX Runtime
-/// and loads none.
-pub fn load(node: &Node) -> Result<BTreeMap<Digest, Hosted>, StartError> {
+/// What the engine actor owns: the devices, once ONNX Runtime is loaded.
+pub type Owned = Option<Devices>;
+
+/// Loads ONNX Runtime and every model of the config. A node without models and without a wish for
+/// devices loads ONNX Runtime only if it is there already, to say what capacity it has.
+pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError> {
     let config = &node.config;
-    if config.models.is_empty() {
-        return Ok(BTreeMap::new());
+    let needed = !config.models.is_empty() || config.runtime.devices != DeviceSpec::Auto;
+    let library = match Library::find(&config.runtime.library) {
+        Err(LibraryError::NotInstalled) if !needed => return Ok((None, BTreeMap::new())),
+        other => other?,
+    };
+    if !needed {
+        return Ok((None, BTreeMap::new()));
     }
-    let library = Library::find(&config.runtime.library)?;
     let runtime = Runtime::load(&library)?;
-    let chosen = devices::select(&config.runtime.devices, &runtime)?;
+    let devices = Devices::discover(&runtime);
+    let chosen = devices.select(&config.runtime.devices)?;
     let mut engines = BTreeMap::new();
     for model in &config.models {
         let fault = |reason: String| StartError::Model { name: model.name.clone(), reason };
         let bundle = Bundle::open(&model.path).map_err(|error| fault(error.to_string()))?;
-        let digest = Digest(bundle.digest().0);
+        let digest = Digest(bundle.digest.0);
         let engine_config = EngineConfig {
             instances: model.instances,
             threads: config.runtime.threads,
-            queue_max: ENGINE_QUEUE_MAX,
+            queue: ENGINE_QUEUE_MAX,
             ..EngineConfig::default()
         };
+        let device = chosen.first().ok_or_else(|| fault("no device".into()))?;
         let engine = runtime
-            .engine(&bundle, &chosen[0], engine_config)
+            .engine(&bundle, device, &engine_config)
             .map_err(|error| fault(error.to_string()))?;
         tracing::info!(
-            model = model.name, version = model.version, bundle = %digest, device = ?chosen[0],
-            "model loaded"
+            model = model.name, version = model.version, bundle = %digest, %device, "model loaded"
         );
-        let hosted =
-            Hosted { name: model.name.clone(), version: model.version.clone(), engine };
+        let hosted = Hosted {
+            name: model.name.clone(),
+            version: model.version.clone(),
+            signature: Arc::new(engine.signature().clone()),
+            engine: Arc::new(engine),
+        };
         engines.insert(digest, hosted);
     }
-    Ok(engines)
+    Ok((Some(devices), engines))
 }
 
 /// The machine's devices as they are at this moment.
-pub fn read_devices(node: &Node) -> Vec<Device> {
-    let _ = node;
-    devices::read().into_iter().map(advertised).collect()
+pub fn read_devices(owned: &mut Owned) -> Vec<Device> {
+    let Some(devices) = owned else { return Vec::new() };
+    devices.refresh();
+    devices.list().iter().cloned().map(advertised).collect()
 }
 
 fn advertised(device: devices::Device) -> Device {
     Device {
-        provider: device.provider,
+        provider: device.provider.to_string(),
         name: device.name,
         id: device.id,
         memory_total_mib: device.memory_total_mib,

@@ -2,31 +2,32 @@
 //! measured, the engines it runs. Actors write it, jobs read it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use hansa_core::advert::{Advert, Device, Model, Version};
+use hansa_core::advert::Device;
 use hansa_core::charter::{Charter, CharterFault, Trust};
 use hansa_core::flight::RetryBudget;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
+use hansa_core::place::Groups;
 use hansa_core::policy::Bounds;
 use hansa_core::view::View;
-use hansa_net::control::{ControlConfig, ControlEvent, ControlHandle, ControlPlane};
 use hansa_net::data::DataPlane;
 use hansa_runtime::engine::Engine;
 use hansa_runtime::tensor::Signature;
+use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::ActorRef;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::peer::PeerMessage;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::SIGNATURES_MAX;
-use crate::run::StartError;
 
 /// A model that this node serves.
 #[derive(Clone)]
@@ -36,7 +37,9 @@ pub struct Hosted {
     /// Its version.
     pub version: String,
     /// The sessions that run it.
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
+    /// What it takes and gives.
+    pub signature: Arc<Signature>,
 }
 
 /// The running node.
@@ -50,7 +53,7 @@ pub struct Node {
     /// Its id: the key's public half.
     pub me: PeerId,
     /// The authorities that it trusts.
-    pub trust: Trust,
+    pub trust: Arc<Trust>,
     /// The note of its own charter.
     pub charter_note: Option<String>,
     /// Its own standing.
@@ -59,21 +62,26 @@ pub struct Node {
     pub serve: Bounds,
     /// Where it sends.
     pub send: Bounds,
+    /// Groups of places that requests may name.
+    pub groups: Groups,
     /// Clocks.
     pub clock: Clock,
     /// Jobs in progress, of apps and of peers.
     pub tasks: TaskTracker,
     /// Set once, when the node stops taking jobs.
     pub draining: watch::Sender<bool>,
-    view: ArcSwap<View>,
-    loads: Mutex<Loads>,
-    budget: Mutex<RetryBudget>,
-    engines: ArcSwap<BTreeMap<Digest, Hosted>>,
-    devices: ArcSwap<Vec<Device>>,
-    signatures: Mutex<BTreeMap<Digest, Arc<Signature>>>,
-    data: ArcSwapOption<DataPlane>,
-    peer: ArcSwapOption<ActorRef<PeerMessage>>,
-    random: SystemRandom,
+    /// Where metrics are read.
+    pub metrics: PrometheusHandle,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) loads: Mutex<Loads>,
+    pub(crate) budget: Mutex<RetryBudget>,
+    pub(crate) engines: ArcSwap<BTreeMap<Digest, Hosted>>,
+    pub(crate) devices: ArcSwap<Vec<Device>>,
+    pub(crate) signatures: Mutex<BTreeMap<Digest, Arc<Signature>>>,
+    pub(crate) data: ArcSwapOption<DataPlane>,
+    pub(crate) peer: ArcSwapOption<ActorRef<PeerMessage>>,
+    pub(crate) http: OnceLock<SocketAddr>,
+    pub(crate) random: SystemRandom,
 }
 
 impl Node {
@@ -167,7 +175,35 @@ impl Node {
         kept.insert(bundle, signature);
     }
 
-    /// Whether the node still takes jobs.
+    /// What `peer` is called and where it stands, as far as the view knows.
+    pub fn name_of(&self, peer: PeerId) -> (String, Option<String>) {
+        match self.view().get(peer) {
+            None => (peer.to_string(), None),
+            Some(entry) => {
+                let charter = entry.record.charter.as_ref().ok();
+                let place = charter.map(|charter| charter.location.to_string());
+                (entry.record.advert.name.clone(), place)
+            }
+        }
+    }
+
+    /// Brings gauges up to date that nothing else counts.
+    pub fn record_gauges(&self) {
+        metrics::gauge!("hansa_jobs_in_progress").set(self.tasks.len() as f64);
+        for hosted in self.engines().values() {
+            let load = hosted.engine.load_now();
+            let model = hosted.name.clone();
+            metrics::gauge!("hansa_engine_running", "model" => model.clone()).set(load.running as f64);
+            metrics::gauge!("hansa_engine_queued", "model" => model).set(load.queued as f64);
+        }
+        for device in &*self.devices() {
+            let labels = [("provider", device.provider.clone()), ("id", device.id.to_string())];
+            let free = f64::from(device.memory_free_mib) * 1_048_576.0;
+            metrics::gauge!("hansa_device_memory_free_bytes", &labels).set(free);
+        }
+    }
+
+    /// Whether the node takes no more jobs.
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }

@@ -1,9 +1,11 @@
 //! `hansa run`: a node from its config to its last answer.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::{Actor, SpawnErr};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +50,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// The key file.
+    #[error("[identity] key_file: {0}")]
+    Identity(String),
     /// A file that cannot be read or written.
     #[error("{path}: {source}")]
     File {
@@ -63,7 +68,12 @@ pub enum StartError {
 
 impl StartError {
     /// What an actor's start failed with, typed again where it was typed.
-    pub fn from_spawn(error: SpawnErr) -> Self {
+    pub(crate) fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Self::File { path, source }
+    }
+
+    pub(crate) fn from_spawn(error: SpawnErr) -> Self {
         match error {
             SpawnErr::StartupFailed(inner) => match inner.downcast::<StartError>() {
                 Ok(start) => *start,
@@ -77,12 +87,15 @@ impl StartError {
 /// Runs a node until it is told to stop (SIGTERM, SIGINT, or, with `until_stdin_ends`, the end of
 /// its standard input), then drains: it takes no new job, answers those in progress, leaves the
 /// mesh.
-pub async fn run(config: Config, until_stdin_ends: bool) -> Result<(), StartError> {
-    let node = Node::new(config)?;
+pub async fn run(
+    config: Config,
+    metrics: PrometheusHandle,
+    until_stdin_ends: bool,
+) -> Result<(), StartError> {
+    let node = Node::new(config, metrics)?;
     let (supervisor, mut ended) = Actor::spawn(None, Supervisor, node.clone())
         .await
         .map_err(StartError::from_spawn)?;
-    node.write_addresses()?;
     tracing::info!(name = node.config.node.name, peer = %node.me, "ready");
     tokio::select! {
         () = told_to_stop(until_stdin_ends) => {}

@@ -1,13 +1,18 @@
 //! Owns the data plane's endpoint: takes in jobs from other peers, each in a task of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use hansa_net::data::DataPlane;
+use hansa_net::data::{Call, DataPlane};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::jobs;
 use crate::node::Node;
+
+/// Answers that are being sent have this long to leave.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Owns the data endpoint.
 pub struct Data;
@@ -18,6 +23,8 @@ pub struct DataArgs {
     pub node: Arc<Node>,
     /// The bound endpoint.
     pub endpoint: DataPlane,
+    /// What it is asked.
+    pub calls: mpsc::Receiver<Call>,
 }
 
 /// The endpoint takes no more jobs.
@@ -38,13 +45,13 @@ impl Actor for Data {
     async fn pre_start(
         &self,
         myself: ActorRef<AcceptEnded>,
-        DataArgs { node, endpoint }: DataArgs,
+        DataArgs { node, endpoint, mut calls }: DataArgs,
     ) -> Result<DataState, ActorProcessingErr> {
         node.set_data(Some(endpoint.clone()));
-        let (serving, calls) = (node.clone(), endpoint.clone());
+        let serving = node.clone();
         let accepting = tokio::spawn(async move {
             // The endpoint bounds how many calls are open; each ends with its deadline.
-            while let Some(call) = calls.accept().await {
+            while let Some(call) = calls.recv().await {
                 let node = serving.clone();
                 serving.tasks.spawn(async move { jobs::serve(&node, call).await });
             }
@@ -69,7 +76,7 @@ impl Actor for Data {
     ) -> Result<(), ActorProcessingErr> {
         state.accepting.abort();
         state.node.set_data(None);
-        state.endpoint.close().await;
+        state.endpoint.drain(GOODBYE).await;
         Ok(())
     }
 }

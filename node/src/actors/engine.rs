@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::peer::PeerMessage;
 use crate::limits::DEVICES_EVERY;
 use crate::models;
 use crate::node::Node;
@@ -12,47 +13,56 @@ use crate::node::Node;
 /// Owns the engines.
 pub struct Engines;
 
+/// The devices and the node that they serve.
+pub struct EnginesState {
+    node: Arc<Node>,
+    devices: models::Owned,
+}
+
 /// Time to read the devices anew.
 pub struct ReadDevices;
 
 impl Actor for Engines {
     type Msg = ReadDevices;
-    type State = Arc<Node>;
+    type State = EnginesState;
     type Arguments = Arc<Node>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<ReadDevices>,
         node: Arc<Node>,
-    ) -> Result<Arc<Node>, ActorProcessingErr> {
+    ) -> Result<EnginesState, ActorProcessingErr> {
         let loading = node.clone();
         // Loading models takes seconds and blocks.
-        let engines = tokio::task::spawn_blocking(move || models::load(&loading)).await??;
-        node.set_devices(models::read_devices(&node));
+        let loaded = tokio::task::spawn_blocking(move || models::load(&loading)).await?;
+        let (mut devices, engines) = loaded?;
+        node.set_devices(models::read_devices(&mut devices));
         node.set_engines(engines);
         myself.send_interval(DEVICES_EVERY, || ReadDevices);
-        Ok(node)
+        Ok(EnginesState { node, devices })
     }
 
     async fn handle(
         &self,
         _: ActorRef<ReadDevices>,
         ReadDevices: ReadDevices,
-        node: &mut Arc<Node>,
+        state: &mut EnginesState,
     ) -> Result<(), ActorProcessingErr> {
-        let fresh = models::read_devices(node);
-        if models::differ(&node.devices(), &fresh) {
-            node.set_devices(fresh);
+        let fresh = models::read_devices(&mut state.devices);
+        if models::differ(&state.node.devices(), &fresh) {
+            state.node.set_devices(fresh);
         }
+        // Service times move too; the advert is signed anew only if it says something else.
+        state.node.tell_peer(PeerMessage::Refresh);
         Ok(())
     }
 
     async fn post_stop(
         &self,
         _: ActorRef<ReadDevices>,
-        node: &mut Arc<Node>,
+        state: &mut EnginesState,
     ) -> Result<(), ActorProcessingErr> {
-        node.set_engines(Default::default());
+        state.node.set_engines(Default::default());
         Ok(())
     }
 }

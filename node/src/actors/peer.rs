@@ -2,6 +2,7 @@
 //!
 //! The mirror image of the simulator's world: the same `handle`, the same outputs, other hands.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use hansa_core::advert::Advert;
 use hansa_core::directory::{Directory, Event, Input, Message, Output, Params};
 use hansa_core::id::PeerId;
 use hansa_net::control::ControlHandle;
+use hansa_net::data::DataPlane;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
@@ -24,8 +26,8 @@ pub struct PeerArgs {
     pub node: Arc<Node>,
     /// Where frames leave.
     pub control: ControlHandle,
-    /// What the peer says of itself at first.
-    pub own: Advert,
+    /// The data plane, whose addresses the advert names.
+    pub data: DataPlane,
 }
 
 /// What the network says, verified.
@@ -43,8 +45,8 @@ pub enum NetworkEvent {
     Disconnected(PeerId),
     /// A frame could not be delivered.
     Unreachable(PeerId),
-    /// The control plane listens on one more address.
-    Listening(String),
+    /// The control plane listens on other addresses than before.
+    Listening,
 }
 
 /// What the actor is told.
@@ -71,7 +73,9 @@ pub struct PeerState {
     node: Arc<Node>,
     directory: Directory,
     control: ControlHandle,
+    data: DataPlane,
     own: Advert,
+    connected: BTreeSet<PeerId>,
     outputs: Vec<Output>,
     alarm: Option<JoinHandle<()>>,
 }
@@ -86,15 +90,24 @@ impl Actor for Peer {
         myself: ActorRef<PeerMessage>,
         args: PeerArgs,
     ) -> Result<PeerState, ActorProcessingErr> {
-        let PeerArgs { node, control, own } = args;
-        let key = node.key.clone();
+        let PeerArgs { node, control, data } = args;
+        let own = node.advert(&control, &data);
+        let (key, trust, now) = (node.key.clone(), node.trust.clone(), node.clock.now());
         let seed = node.draw_seed();
-        let now = node.clock.now();
-        let directory = Directory::new(key, own.clone(), seed, now, Params::default());
+        let directory =
+            Directory::new(key, own.clone(), trust, seed, now, Params::default())?;
         node.publish_view(directory.view());
         node.set_peer(Some(myself.clone()));
-        let outputs = Vec::new();
-        let mut state = PeerState { node, directory, control, own, outputs, alarm: None };
+        let mut state = PeerState {
+            node,
+            directory,
+            control,
+            data,
+            own,
+            connected: BTreeSet::new(),
+            outputs: Vec::new(),
+            alarm: None,
+        };
         state.feed(&myself, Input::Tick);
         Ok(state)
     }
@@ -110,19 +123,23 @@ impl Actor for Peer {
                 NetworkEvent::Message { from, message } => {
                     state.feed(&myself, Input::Message { from, message });
                 }
-                NetworkEvent::Connected(peer) => state.feed(&myself, Input::Connected { peer }),
+                NetworkEvent::Connected(peer) => {
+                    state.connected.insert(peer);
+                    state.feed(&myself, Input::Connected { peer });
+                }
                 NetworkEvent::Disconnected(peer) => {
+                    state.connected.remove(&peer);
                     state.feed(&myself, Input::Disconnected { peer });
                 }
                 NetworkEvent::Unreachable(peer) => state.feed(&myself, Input::Unreachable { peer }),
-                NetworkEvent::Listening(_) => state.publish(&myself),
+                NetworkEvent::Listening => state.publish(&myself),
             },
             PeerMessage::Tick => state.feed(&myself, Input::Tick),
             PeerMessage::Lost(peer) => state.feed(&myself, Input::Unreachable { peer }),
             PeerMessage::Refresh => state.publish(&myself),
             PeerMessage::Leave(reply) => {
                 state.feed(&myself, Input::Leave);
-                state.control.flush(LEAVE_FLUSH).await;
+                tokio::time::sleep(LEAVE_FLUSH).await;
                 let _ = reply.send(());
             }
         }
@@ -142,8 +159,8 @@ impl Actor for Peer {
     }
 }
 
-/// A goodbye that has not left by then is not waited for.
-const LEAVE_FLUSH: Duration = Duration::from_millis(300);
+/// What is queued on the control plane leaves within this.
+const LEAVE_FLUSH: Duration = Duration::from_millis(150);
 
 impl PeerState {
     /// One step: the input goes in, the outputs are done.
@@ -158,17 +175,33 @@ impl PeerState {
 
     /// Signs the node's content anew if it changed.
     fn publish(&mut self, myself: &ActorRef<PeerMessage>) {
-        let own = self.node.advert(&self.control);
+        let own = self.node.advert(&self.control, &self.data);
         if own != self.own {
             self.own = own.clone();
-            self.feed(myself, Input::Publish(own));
+            self.feed(myself, Input::Publish(Box::new(own)));
         }
+    }
+
+    /// Hands a message to the control plane, with the peer's addresses if it must dial.
+    fn send(&mut self, to: PeerId, message: Message) {
+        let bytes = message.encode();
+        metrics::counter!("hansa_gossip_bytes_total", "direction" => "out")
+            .increment(bytes.len() as u64);
+        if !self.connected.contains(&to)
+            && let Some(entry) = self.directory.view().get(to)
+        {
+            let _ = self.control.learn(to, entry.record.advert.control_addrs.clone());
+        }
+        let _ = self.control.send(to, bytes.into());
     }
 
     fn perform(&mut self, myself: &ActorRef<PeerMessage>, output: Output) {
         match output {
-            Output::Send { to, frame } => self.control.send(to, frame.encode().into()),
-            Output::Dial { peer, addrs } => self.control.dial(peer, addrs),
+            Output::Send { to, message } => self.send(to, message),
+            Output::Dial { peer, addrs } => {
+                // The control plane counts what it cannot take; gossip repairs what is lost.
+                let _ = self.control.dial(peer, addrs);
+            }
             Output::WakeAt(at) => {
                 let delay = at.since(self.node.clock.now().mono);
                 let myself = myself.clone();
@@ -189,6 +222,29 @@ impl PeerState {
 
 /// Membership events for logs and metrics.
 fn report(event: &Event) {
-    metrics::counter!("hansa_membership_events_total", "event" => event.name()).increment(1);
-    tracing::info!(event = event.name(), "{event}");
+    let name = match event {
+        Event::Published { .. } => "published",
+        Event::PublishRefused { .. } => "publish_refused",
+        Event::PeerJoined { .. } => "joined",
+        Event::PeerUpdated { .. } => "updated",
+        Event::PeerSuspect { .. } => "suspect",
+        Event::PeerAlive { .. } => "alive",
+        Event::PeerDown { .. } => "down",
+        Event::DownWithheld { .. } => "down_withheld",
+        Event::PeerLeft { .. } => "left",
+        Event::PeerDropped { .. } => "dropped",
+        Event::AdvertRefused { .. } => "advert_refused",
+        Event::Refuted { .. } => "refuted",
+        Event::Stalled { .. } => "stalled",
+    };
+    metrics::counter!("hansa_membership_events_total", "event" => name).increment(1);
+    match event {
+        Event::PublishRefused { .. } | Event::AdvertRefused { .. } | Event::PeerDown { .. } => {
+            tracing::warn!(?event, "membership");
+        }
+        Event::Published { .. } | Event::PeerUpdated { .. } => {
+            tracing::debug!(?event, "membership");
+        }
+        _ => tracing::info!(?event, "membership"),
+    }
 }

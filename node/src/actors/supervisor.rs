@@ -87,8 +87,8 @@ impl Actor for Supervisor {
         let root = myself.get_cell();
         // Engines before the mesh: the first advert already names the models.
         let engine = start_engine(&node, &root).await?;
-        let mesh = start_mesh(&node, &root).await?;
         let api = start_api(&node, &root).await?;
+        let mesh = start_mesh(&node, &root).await?;
         Ok(Children {
             node,
             mesh: Some(mesh),
@@ -192,19 +192,19 @@ async fn start_api(node: &Arc<Node>, root: &ActorCell) -> Result<ActorCell, Star
 /// Opens both planes, then starts the actors that own them.
 async fn start_mesh(node: &Arc<Node>, root: &ActorCell) -> Result<Mesh, StartError> {
     let (control, events) = node.open_control().await?;
-    let endpoint = node.open_data()?;
-    let own = node.advert(&control, &endpoint);
+    let (data, calls) = node.open_data()?;
     let spawn = StartError::from_spawn;
-    let args = peer::PeerArgs { node: node.clone(), control: control.clone(), own };
+    let args = data::DataArgs { node: node.clone(), endpoint: data.clone(), calls };
+    let (serving, _) =
+        Actor::spawn_linked(None, data::Data, args, root.clone()).await.map_err(spawn)?;
+    let args = peer::PeerArgs { node: node.clone(), control: control.clone(), data };
     let (peer, _) =
         Actor::spawn_linked(None, peer::Peer, args, root.clone()).await.map_err(spawn)?;
+    node.write_addresses(&control)?;
     let args = swarm::SwarmArgs { node: node.clone(), control, events, peer: peer.clone() };
     let (swarm, _) =
         Actor::spawn_linked(None, swarm::Swarm, args, root.clone()).await.map_err(spawn)?;
-    let args = data::DataArgs { node: node.clone(), endpoint };
-    let (data, _) =
-        Actor::spawn_linked(None, data::Data, args, root.clone()).await.map_err(spawn)?;
-    Ok(Mesh { swarm: swarm.get_cell(), peer: peer.get_cell(), data: data.get_cell() })
+    Ok(Mesh { swarm: swarm.get_cell(), peer: peer.get_cell(), data: serving.get_cell() })
 }
 
 #[cfg(test)]

@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use hansa_core::charter::Trust;
-use hansa_core::directory::Frame;
+use hansa_core::directory::Message;
 use hansa_net::control::{ControlEvent, ControlHandle};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Semaphore, mpsc};
@@ -87,7 +86,7 @@ async fn pump(
 ) {
     let places = Arc::new(Semaphore::new(PEER_MAILBOX_MAX));
     while let Some(event) = events.recv().await {
-        let Some(event) = verify(&node.trust, node, event) else { continue };
+        let Some(event) = verify(node, event) else { continue };
         let Ok(permit) = places.clone().acquire_owned().await else { return };
         if peer.cast(PeerMessage::Network { event, _permit: permit }).is_err() {
             return;
@@ -96,13 +95,15 @@ async fn pump(
 }
 
 /// What of an event reaches the directory.
-fn verify(trust: &Trust, node: &Node, event: ControlEvent) -> Option<super::peer::NetworkEvent> {
+fn verify(node: &Node, event: ControlEvent) -> Option<super::peer::NetworkEvent> {
     use super::peer::NetworkEvent;
     Some(match event {
         ControlEvent::Frame { from, bytes } => {
             metrics::counter!("hansa_gossip_bytes_total", "direction" => "in")
                 .increment(bytes.len() as u64);
-            match Frame::open(&bytes, trust, node.clock.now()) {
+            let view = node.view();
+            let held = |peer, version| view.holds(peer, version);
+            match Message::open(&bytes, &node.trust, node.clock.now(), held) {
                 Ok(message) => NetworkEvent::Message { from, message },
                 Err(fault) => {
                     metrics::counter!("hansa_gossip_refused_total").increment(1);
@@ -124,6 +125,6 @@ fn verify(trust: &Trust, node: &Node, event: ControlEvent) -> Option<super::peer
             tracing::warn!(%peer, %reason, "peer refused");
             return None;
         }
-        ControlEvent::Listening { addr } => NetworkEvent::Listening(addr),
+        ControlEvent::Listening { .. } => NetworkEvent::Listening,
     })
 }

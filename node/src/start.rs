@@ -1,0 +1,201 @@
+//! From a config to a node that can be started: keys, law, planes, the advert.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use hansa_core::advert::{Advert, Model, Version};
+use hansa_core::charter::CharterFault;
+use hansa_core::flight::RetryBudget;
+use hansa_core::keys::SigningKey;
+use hansa_core::loads::Loads;
+use hansa_core::time::Utc;
+use hansa_core::view::View;
+use hansa_net::control::{ControlConfig, ControlEvent, ControlHandle, ControlPlane};
+use hansa_net::data::{Call, DataLimits, DataPlane};
+use metrics_exporter_prometheus::PrometheusHandle;
+use ring::rand::SystemRandom;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::node::Node;
+use crate::run::StartError;
+
+/// Where a running node says under which addresses it can be reached: `addresses.json` in its
+/// data folder, with `peer_id`, `http`, `control` and `data`.
+const ADDRESSES: &str = "addresses.json";
+
+impl Node {
+    /// A node that is not started. Reads its key and charter.
+    pub fn new(config: Config, metrics: PrometheusHandle) -> Result<Arc<Self>, StartError> {
+        let seed = config.read_seed().map_err(|error| StartError::Identity(error.to_string()))?;
+        let key = Arc::new(SigningKey::from_seed(&seed));
+        let me = key.peer_id();
+        let trust = Arc::new(config.trust());
+        let charter_note = match &config.identity.charter_file {
+            Some(path) => Some(std::fs::read_to_string(path).map_err(StartError::file(path))?),
+            None => None,
+        };
+        let charter = match &charter_note {
+            Some(note) => trust.verify(note, me),
+            None => Err(CharterFault::Absent),
+        };
+        match &charter {
+            Ok(charter) => tracing::info!(
+                location = %charter.location, control = %charter.control,
+                operator = charter.operator, serial = charter.serial, "charter"
+            ),
+            Err(fault) => tracing::info!(%fault, "jobs run on this node alone, unconstrained"),
+        }
+        Ok(Arc::new(Self {
+            key,
+            seed,
+            me,
+            trust,
+            charter_note,
+            charter,
+            serve: config.policy.serve.clone(),
+            send: config.policy.send.clone(),
+            groups: config.groups.clone(),
+            config,
+            clock: Clock::start(),
+            tasks: TaskTracker::new(),
+            draining: watch::Sender::new(false),
+            metrics,
+            view: ArcSwap::from_pointee(View::new(me, Vec::new())),
+            loads: Mutex::new(Loads::new()),
+            budget: Mutex::new(RetryBudget::default()),
+            engines: ArcSwap::from_pointee(BTreeMap::new()),
+            devices: ArcSwap::from_pointee(Vec::new()),
+            signatures: Mutex::new(BTreeMap::new()),
+            data: ArcSwapOption::empty(),
+            peer: ArcSwapOption::empty(),
+            http: OnceLock::new(),
+            random: SystemRandom::new(),
+        }))
+    }
+
+    /// Opens the control plane.
+    pub async fn open_control(
+        &self,
+    ) -> Result<(ControlHandle, mpsc::Receiver<ControlEvent>), StartError> {
+        let mesh = &self.config.mesh;
+        let config = ControlConfig {
+            listen: mesh.listen.clone(),
+            bootstrap: mesh.bootstrap.clone(),
+            mdns: mesh.mdns,
+            external: mesh.external.clone(),
+        };
+        Ok(ControlPlane::start(&self.seed, config).await?)
+    }
+
+    /// Opens the data plane.
+    pub fn open_data(&self) -> Result<(DataPlane, mpsc::Receiver<Call>), StartError> {
+        let addr = self.config.mesh.data_listen;
+        Ok(DataPlane::bind(&self.seed, addr, DataLimits::default())?)
+    }
+
+    /// What this node says of itself now. Peer, version and date are the directory's to fill in.
+    pub fn advert(&self, control: &ControlHandle, data: &DataPlane) -> Advert {
+        let mesh = &self.config.mesh;
+        let mut data_addrs = mesh.data_external.clone();
+        data_addrs.extend(data.addrs(control));
+        data_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
+        let mut control_addrs = control.addrs();
+        control_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
+        let mut models: Vec<Model> = Vec::new();
+        for (bundle, hosted) in &*self.engines() {
+            let load = hosted.engine.load_now();
+            models.push(Model {
+                name: hosted.name.clone(),
+                version: hosted.version.clone(),
+                bundle: *bundle,
+                slots: u16::try_from(load.instances).unwrap_or(u16::MAX),
+                service_us: coarse(load.service),
+            });
+        }
+        Advert {
+            peer: self.me,
+            version: Version::default(),
+            issued: Utc::default(),
+            name: self.config.node.name.clone(),
+            control_addrs,
+            data_addrs,
+            relays: Vec::new(),
+            charter: self.charter_note.clone(),
+            devices: (*self.devices()).clone(),
+            models,
+            price: None,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// The TLS of `[api] tls`, if it is configured.
+    pub fn tls_config(&self) -> Result<Option<Arc<rustls::ServerConfig>>, StartError> {
+        let Some(tls) = &self.config.api.tls else { return Ok(None) };
+        let fault = |what: String| StartError::Tls(what);
+        let read = |path: &std::path::Path| {
+            std::fs::read(path).map_err(|error| fault(format!("{}: {error}", path.display())))
+        };
+        let chain = CertificateDer::pem_slice_iter(&read(&tls.cert)?)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| fault(format!("{}: {error}", tls.cert.display())))?;
+        let key = PrivateKeyDer::from_pem_slice(&read(&tls.key)?)
+            .map_err(|error| fault(format!("{}: {error}", tls.key.display())))?;
+        // Two providers are linked, so one is named.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+            .map_err(|error| fault(error.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Some(Arc::new(config)))
+    }
+
+    /// The address of `[api] http`, or the one that was bound: a restart keeps the port.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http.get().copied().unwrap_or(self.config.api.http)
+    }
+
+    /// Set by the API when it is bound.
+    pub fn set_http(&self, addr: SocketAddr) {
+        let _ = self.http.set(addr);
+    }
+
+    /// Tells those who started this node on ports that the system picked where it listens.
+    pub fn write_addresses(&self, control: &ControlHandle) -> Result<(), StartError> {
+        let folder = &self.config.node.data_dir;
+        std::fs::create_dir_all(folder).map_err(StartError::file(folder))?;
+        let addr = |addr: String| format!("{addr}/p2p/{}", self.me);
+        let scheme = if self.config.api.tls.is_some() { "https" } else { "http" };
+        let addresses = json!({
+            "peer_id": self.me,
+            "http": format!("{scheme}://{}", self.http_address()),
+            "control": control.addrs().into_iter().map(addr).collect::<Vec<_>>(),
+            "data": self.data().map(|data| data.addrs(control)),
+        });
+        let path = folder.join(ADDRESSES);
+        let draft = folder.join("addresses.draft");
+        // Whole or not at all: somebody may be waiting to read it.
+        std::fs::write(&draft, addresses.to_string()).map_err(StartError::file(&draft))?;
+        std::fs::rename(&draft, &path).map_err(StartError::file(&path))
+    }
+
+    /// The node stops: what it said of its addresses is no longer true.
+    pub fn remove_addresses(&self) {
+        let _ = std::fs::remove_file(self.config.node.data_dir.join(ADDRESSES));
+    }
+}
+
+/// A service time in µs, rounded up to a power of two, so that an advert changes only when it
+/// matters.
+fn coarse(service: Option<std::time::Duration>) -> u32 {
+    let us = service.map_or(0, |service| u32::try_from(service.as_micros()).unwrap_or(u32::MAX));
+    if us == 0 { 0 } else { us.checked_next_power_of_two().unwrap_or(u32::MAX) }
+}
