@@ -1,0 +1,43 @@
+//! The Open Inference Protocol v2 with the binary tensor extension, as pure functions between
+//! bytes and tensors. No sockets, no node.
+
+mod demand;
+mod elements;
+mod error;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
+
+use hansa_core::plan::Resolved;
+use hansa_runtime::tensor::Signature;
+use serde_json::{Value, json};
+
+pub use demand::demand;
+pub use error::ApiError;
+pub use request::{InferRequest, OutputWanted, parse_infer};
+pub use response::{Rendered, check_wanted, render_infer, tensor_json};
+
+/// The header that says how much of a body is JSON.
+pub const JSON_LENGTH: &str = "inference-header-content-length";
+
+/// What `GET /v2` answers.
+pub fn server_metadata() -> Value {
+    json!({
+        "name": "hansa",
+        "version": env!("CARGO_PKG_VERSION"),
+        "extensions": ["binary_tensor_data"],
+    })
+}
+
+/// What `GET /v2/models/NAME` answers: the app's own name for the model, and what it means now.
+pub fn model_metadata(name: &str, resolved: &Resolved, signature: &Signature) -> Value {
+    json!({
+        "name": name,
+        "versions": [resolved.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": signature.inputs,
+        "outputs": signature.outputs,
+        "parameters": { "bundle": resolved.bundle },
+    })
+}

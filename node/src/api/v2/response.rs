@@ -1,0 +1,146 @@
+//! An answer as it becomes bytes: each output as JSON or, after the JSON, as its own bytes.
+//!
+//! What JSON cannot say is refused, never bent: FP16 and BF16 ([`check_wanted`], before anything
+//! runs), NaN, infinity and byte strings that are no text (only known afterwards).
+
+use axum::http::StatusCode;
+use bytes::Bytes;
+use hansa_runtime::tensor::{DType, Signature, Tensor};
+use serde_json::{Value, json};
+
+use super::elements;
+use super::error::ApiError;
+use super::request::{OutputWanted, check_bytes};
+
+/// An answer's body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// The value of `Inference-Header-Content-Length`; absent when all is JSON.
+    pub json_length: Option<usize>,
+    /// The JSON, then the binary outputs in its order.
+    pub parts: Vec<Bytes>,
+}
+
+/// Whether the outputs that are wanted can be answered in the form that is wanted: no output of
+/// the model is FP16 or BF16 and wanted as JSON, none is wanted twice.
+pub fn check_wanted(
+    signature: &Signature,
+    wanted: &[OutputWanted],
+    binary_default: bool,
+) -> Result<(), ApiError> {
+    for (index, output) in wanted.iter().enumerate() {
+        if wanted[..index].iter().any(|earlier| earlier.name == output.name) {
+            let message = format!("output `{}` is wanted twice", output.name);
+            return Err(ApiError::malformed(message));
+        }
+    }
+    for spec in &signature.outputs {
+        let is_wanted = wanted.is_empty() || wanted.iter().any(|output| output.name == spec.name);
+        if is_wanted && !is_binary(&spec.name, wanted, binary_default) {
+            check_json(&spec.name, spec.datatype)?;
+        }
+    }
+    Ok(())
+}
+
+/// Renders the answer to a request that wanted `wanted` (none: all, as the model gave them).
+pub fn render_infer(
+    model: &str,
+    version: &str,
+    id: Option<&str>,
+    outputs: Vec<Tensor>,
+    wanted: &[OutputWanted],
+    binary_default: bool,
+) -> Result<Rendered, ApiError> {
+    let mut head = json!({ "model_name": model, "model_version": version });
+    if let Some(id) = id {
+        head["id"] = id.into();
+    }
+    let mut json = head.to_string().into_bytes();
+    json.pop(); // The closing brace; the outputs go in before it.
+    json.extend_from_slice(b",\"outputs\":[");
+    let mut parts = Vec::new();
+    for (index, output) in ordered(outputs, wanted)?.into_iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        describe(&output, is_binary(&output.name, wanted, binary_default), &mut json)?;
+        if is_binary(&output.name, wanted, binary_default) {
+            parts.push(output.data);
+        }
+    }
+    json.extend_from_slice(b"]}");
+    let json_length = (!parts.is_empty()).then_some(json.len());
+    parts.insert(0, json.into());
+    Ok(Rendered { json_length, parts })
+}
+
+/// A tensor for people and programs: its first `most` elements, flat. Numbers that JSON lacks are
+/// strings.
+pub fn tensor_json(tensor: &Tensor, most: usize) -> Value {
+    json!({
+        "name": tensor.name,
+        "datatype": tensor.dtype,
+        "shape": tensor.shape,
+        "data": elements::shown(tensor, most),
+    })
+}
+
+fn is_binary(name: &str, wanted: &[OutputWanted], default: bool) -> bool {
+    let own = wanted.iter().find(|output| output.name == name).and_then(|output| output.binary);
+    own.unwrap_or(default)
+}
+
+/// The outputs in the order in which they were wanted.
+fn ordered(mut outputs: Vec<Tensor>, wanted: &[OutputWanted]) -> Result<Vec<Tensor>, ApiError> {
+    if wanted.is_empty() {
+        return Ok(outputs);
+    }
+    let mut take = |wanted: &OutputWanted| {
+        let found = outputs.iter().position(|output| output.name == wanted.name);
+        let missing = || broken(&wanted.name, "the executor did not give it");
+        found.map(|index| outputs.swap_remove(index)).ok_or_else(missing)
+    };
+    wanted.iter().map(&mut take).collect()
+}
+
+/// Appends one member of `outputs`.
+fn describe(output: &Tensor, binary: bool, json: &mut Vec<u8>) -> Result<(), ApiError> {
+    let Tensor { name, dtype, shape, data } = output;
+    // Tensors may come from another peer, and a client would take a wrong size for the protocol's
+    // breach by this node.
+    check_bytes(*dtype, shape, data).map_err(|reason| broken(name, &reason))?;
+    let mut head = json!({ "name": name, "datatype": dtype, "shape": shape });
+    if binary {
+        head["parameters"] = json!({ "binary_data_size": data.len() });
+        json.extend_from_slice(head.to_string().as_bytes());
+        return Ok(());
+    }
+    check_json(name, *dtype)?;
+    json.extend_from_slice(head.to_string().as_bytes());
+    json.pop();
+    json.extend_from_slice(b",\"data\":");
+    elements::write(output, json).map_err(|reason| no_json(name, reason))?;
+    json.push(b'}');
+    Ok(())
+}
+
+fn check_json(name: &str, dtype: DType) -> Result<(), ApiError> {
+    match dtype {
+        DType::Fp16 => Err(no_json(name, "is FP16, which has no form in JSON")),
+        DType::Bf16 => Err(no_json(name, "is BF16, which has no form in JSON")),
+        _ => Ok(()),
+    }
+}
+
+fn no_json(name: &str, reason: &str) -> ApiError {
+    let message = format!(
+        "output `{name}` {reason}; ask for binary outputs with the parameter \
+         \"binary_data_output\": true"
+    );
+    ApiError::new(StatusCode::BAD_REQUEST, "not_json", message)
+}
+
+fn broken(name: &str, reason: &str) -> ApiError {
+    ApiError::new(StatusCode::BAD_GATEWAY, "bad_answer", format!("output `{name}`: {reason}"))
+}

@@ -1,0 +1,1 @@
+//! Requests and answers as clients send and read them, and random ones.
