@@ -1,0 +1,270 @@
+//! One connection with one peer: how many calls are on it, its pulse, and the streams that the
+//! peer opens.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use hansa_core::id::PeerId;
+use quinn::{Connection, VarInt};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::call::{Call, Reply};
+use super::liveness::{Echoes, Pulses, Verdict};
+use super::stream::{Body, Sender};
+use super::{DataLimits, Shared};
+use crate::limits::*;
+
+const ASK: u8 = 1;
+const ANSWER: u8 = 2;
+
+/// A connection with a peer.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    pub(super) peer: PeerId,
+    /// Whether this node dialled.
+    pub(super) ours: bool,
+    pub(super) since: Instant,
+    calls: AtomicUsize,
+    /// When the last call ended, in ms after `since`.
+    used_ms: AtomicU64,
+    parked: AtomicBool,
+    wake: Notify,
+    retired: AtomicBool,
+    silent: OnceLock<Duration>,
+    echoes: Mutex<Echoes>,
+}
+
+/// One outstanding call, either way; the link pulses while there is one.
+#[derive(Debug)]
+pub(super) struct Busy {
+    link: Arc<Link>,
+    shared: Arc<Shared>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Link {
+    pub(super) fn new(connection: Connection, peer: PeerId, ours: bool) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            peer,
+            ours,
+            since: Instant::now(),
+            calls: AtomicUsize::new(0),
+            used_ms: AtomicU64::new(0),
+            parked: AtomicBool::new(false),
+            wake: Notify::new(),
+            retired: AtomicBool::new(false),
+            silent: OnceLock::new(),
+            echoes: Mutex::default(),
+        })
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    pub(super) fn close(&self, code: u32) {
+        self.connection.close(VarInt::from_u32(code), code::meaning(code.into()).as_bytes());
+    }
+
+    /// No new call begins here; when the last is done it closes.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.echoes.lock().expect("no holder panics").rtt()
+    }
+
+    /// For how long no call was on it; `None` while one is.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
+        (self.calls.load(Ordering::Relaxed) == 0).then(|| self.since.elapsed().saturating_sub(used))
+    }
+
+    /// Why a stream of this link died.
+    pub(super) fn why_lost(&self, error: &impl std::fmt::Display) -> String {
+        match self.silent.get() {
+            Some(silence) => format!("the peer was not heard for {} ms", silence.as_millis()),
+            None => error.to_string(),
+        }
+    }
+
+    fn echo(&self) {
+        let nonce = self.echoes.lock().expect("no holder panics").launch(Instant::now());
+        let _ = self.connection.send_datagram(datagram(ASK, nonce));
+    }
+
+    /// Answers the peer's echoes and, while calls are outstanding, watches that it lives.
+    pub(super) async fn watch(self: Arc<Self>) {
+        let mut pulses = Pulses::default();
+        self.echo();
+        loop {
+            let calm = self.idle().is_some_and(|idle| idle > PULSE_LINGER);
+            if calm && !self.retired.load(Ordering::Relaxed) {
+                self.parked.store(true, Ordering::SeqCst);
+                // A call that began before the flag was up has not woken us.
+                if self.calls.load(Ordering::SeqCst) == 0 && self.echo_until_woken().await.is_err()
+                {
+                    return;
+                }
+                self.parked.store(false, Ordering::SeqCst);
+                pulses.resume();
+            }
+            let began = Instant::now();
+            if self.echo_for(PULSE).await.is_err() {
+                return;
+            }
+            let calling = self.calls.load(Ordering::Relaxed) > 0;
+            if self.retired.load(Ordering::Relaxed) && self.idle().is_some_and(|t| t > RETIRED_IDLE)
+            {
+                return self.close(code::REPLACED);
+            }
+            let heard = frames_heard(&self.connection);
+            let rtt = self.rtt().unwrap_or(INITIAL_RTT);
+            match pulses.pulse(began.elapsed(), heard, calling, rtt) {
+                Verdict::Fine => {}
+                Verdict::Echo => self.echo(),
+                Verdict::Dead(silence) => {
+                    let _ = self.silent.set(silence);
+                    tracing::info!(peer = %self.peer, ?silence, "lost: not heard");
+                    return self.close(code::SILENT);
+                }
+            }
+        }
+    }
+
+    async fn echo_until_woken(&self) -> Result<(), quinn::ConnectionError> {
+        loop {
+            tokio::select! {
+                () = self.wake.notified() => return Ok(()),
+                datagram = self.connection.read_datagram() => self.take(&datagram?),
+            }
+        }
+    }
+
+    async fn echo_for(&self, time: Duration) -> Result<(), quinn::ConnectionError> {
+        let end = tokio::time::sleep(time);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return Ok(()),
+                datagram = self.connection.read_datagram() => self.take(&datagram?),
+            }
+        }
+    }
+
+    fn take(&self, datagram: &[u8]) {
+        let Some((kind, nonce)) = datagram.split_first() else { return };
+        let Ok(nonce) = nonce.try_into().map(u64::from_le_bytes) else { return };
+        match *kind {
+            ASK => {
+                let _ = self.connection.send_datagram(self::datagram(ANSWER, nonce));
+            }
+            ANSWER => {
+                self.echoes.lock().expect("no holder panics").land(nonce, Instant::now());
+            }
+            _ => {}
+        }
+    }
+
+    /// Hands the streams that the peer opens to the host, each as soon as its header is there.
+    pub(super) async fn serve(self: Arc<Self>, shared: Arc<Shared>, calls: mpsc::Sender<Call>) {
+        while let Ok((send, recv)) = self.connection.accept_bi().await {
+            let sender = Sender::new(send, code::UNANSWERED);
+            if shared.draining.load(Ordering::Relaxed) {
+                sender.reset(code::DRAINING);
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&shared.inbound).try_acquire_owned() else {
+                sender.reset(code::BUSY);
+                continue;
+            };
+            let busy = self.busy(&shared, Some(permit));
+            let calls = calls.clone();
+            let mut reading = receive(sender, recv, busy, calls).boxed();
+            // Most headers are here with the packet that opened the stream: no task for those.
+            if futures::poll!(&mut reading).is_pending() {
+                tokio::spawn(reading);
+            }
+        }
+    }
+
+    /// Notes a call, so that the link is watched.
+    pub(super) fn busy(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Busy {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+        shared.calls.fetch_add(1, Ordering::Relaxed);
+        Busy { link: Arc::clone(self), shared: Arc::clone(shared), _permit: permit }
+    }
+}
+
+/// Reads a stream's header and hands the call on; its own faults end this stream alone.
+async fn receive(sender: Sender, recv: quinn::RecvStream, busy: Busy, calls: mpsc::Sender<Call>) {
+    let limits = busy.limits();
+    let (header_timeout, body_stall) = (limits.header_timeout, limits.body_stall);
+    let (from, draining) = (busy.link.peer, Arc::clone(&busy.shared));
+    let mut body = Body::new(recv, Some(body_stall), busy);
+    let header = match tokio::time::timeout(header_timeout, body.header()).await {
+        Ok(Ok(header)) => header,
+        Ok(Err(error)) => {
+            tracing::debug!(peer = %from, %error, "stream refused");
+            return sender.reset(code::MALFORMED);
+        }
+        Err(_) => {
+            tracing::debug!(peer = %from, "stream refused: no header in time");
+            return sender.reset(code::STALLED);
+        }
+    };
+    let reply = Reply::new(sender, body.share_busy(), draining);
+    let _ = calls.send(Call { from, header, body, reply }).await;
+}
+
+impl Busy {
+    pub(super) fn limits(&self) -> &DataLimits {
+        &self.shared.limits
+    }
+
+    pub(super) fn why_lost(&self, error: &impl std::fmt::Display) -> String {
+        self.link.why_lost(error)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let used = u64::try_from(self.link.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.link.used_ms.store(used, Ordering::Relaxed);
+        self.link.calls.fetch_sub(1, Ordering::SeqCst);
+        if self.shared.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.calm.notify_waiters();
+        }
+    }
+}
+
+fn datagram(kind: u8, nonce: u64) -> Bytes {
+    let mut datagram = [kind; 9];
+    datagram[1..].copy_from_slice(&nonce.to_le_bytes());
+    Bytes::copy_from_slice(&datagram)
+}
+
+/// Authenticated frames that came in so far, of the kinds that a living peer sends.
+fn frames_heard(connection: &Connection) -> u64 {
+    let frames = connection.stats().frame_rx;
+    frames.acks + frames.stream + frames.datagram + frames.ping + frames.max_data
+}
+
+/// Inbound calls that may be open at once.
+pub(super) fn inbound_permits(limits: &DataLimits) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(limits.inbound_calls_max))
+}

@@ -1,0 +1,78 @@
+//! The settings of quinn: every default that is unsafe on a public port is replaced here, and the
+//! few that cost latency.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use libp2p::identity::Keypair;
+use quinn::congestion::CubicConfig;
+use quinn::{
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+    VarInt,
+};
+
+use super::{DataError, tls};
+use crate::limits::*;
+
+/// Binds the endpoint. That the port is taken is known here, not in a later log line.
+pub(super) fn bind(addr: SocketAddr, keypair: &Keypair) -> Result<quinn::Endpoint, DataError> {
+    let fault = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AddrInUse => DataError::AddressInUse { addr },
+        _ => DataError::Bind { addr, source },
+    };
+    let socket = UdpSocket::bind(addr).map_err(fault)?;
+    enlarge_buffers(&socket);
+    let mut endpoint = EndpointConfig::default();
+    endpoint.supported_versions(vec![1]);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new(endpoint, Some(server(keypair)), socket, runtime).map_err(fault)
+}
+
+/// What a dial uses: it also keeps the connection warm, so that only one side pays for that.
+pub(super) fn client(crypto: Arc<quinn::crypto::rustls::QuicClientConfig>) -> ClientConfig {
+    let mut transport = transport();
+    transport.keep_alive_interval(Some(DATA_KEEP_ALIVE));
+    let mut config = ClientConfig::new(crypto);
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+fn server(keypair: &Keypair) -> ServerConfig {
+    let mut config = ServerConfig::with_crypto(tls::server(keypair));
+    config
+        .transport_config(Arc::new(transport()))
+        .migration(false)
+        .max_incoming(HANDSHAKES_MAX)
+        .incoming_buffer_size(INCOMING_BYTES_MAX)
+        .incoming_buffer_size_total(INCOMING_TOTAL_BYTES_MAX);
+    config
+}
+
+fn transport() -> TransportConfig {
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW_BYTES);
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU_SEARCH_MAX);
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_CONNECTION_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .max_idle_timeout(Some(IdleTimeout::try_from(DATA_IDLE_MAX).expect("seconds fit")))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BYTES_MAX))
+        .datagram_send_buffer_size(DATAGRAM_BYTES_MAX)
+        .initial_rtt(INITIAL_RTT)
+        .mtu_discovery_config(Some(mtu))
+        .congestion_controller_factory(Arc::new(congestion))
+        .allow_spin(false);
+    transport
+}
+
+/// Best effort: the kernel caps what it grants, and a small buffer only costs throughput.
+fn enlarge_buffers(socket: &UdpSocket) {
+    let Ok(state) = quinn::udp::UdpSocketState::new(socket.into()) else { return };
+    let _ = state.set_recv_buffer_size(socket.into(), SOCKET_BUFFER_BYTES);
+    let _ = state.set_send_buffer_size(socket.into(), SOCKET_BUFFER_BYTES);
+}
