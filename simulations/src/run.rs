@@ -24,7 +24,8 @@ pub struct Outcome {
     pub seed: u64,
     /// Hash over all events.
     pub hash: String,
-    /// From an advert's publication until another peer has it, over all such pairs.
+    /// From an advert's publication until another peer has it, over all pairs of peers that were
+    /// up and not cut off all that time.
     pub dissemination_ms: Quantiles,
     /// From a peer's death until another peer believes it, over all such pairs.
     pub detection_ms: Quantiles,
@@ -185,8 +186,17 @@ fn judge(world: &World, seed: u64) -> Outcome {
                 published.insert((world.id(host), *version), at);
             }
             Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
-                if let Some(since) = published.get(&(*peer, *version)) {
-                    dissemination.push(millis(*since));
+                let subject = world.host_of(*peer);
+                match published.get(&(*peer, *version)) {
+                    // Who was off or cut off has it as soon as it can, which says nothing of how
+                    // fast news spread.
+                    Some(since)
+                        if world.was_up(host, *since, at)
+                            && !world.links().was_cut(host, subject, *since, at) =>
+                    {
+                        dissemination.push(millis(*since));
+                    }
+                    _ => {}
                 }
             }
             Event::PeerDown { peer } => {

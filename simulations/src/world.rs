@@ -174,6 +174,12 @@ impl World {
         self.hosts[host].directory.is_some()
     }
 
+    /// Whether a host was on from `since` to `until` without a break.
+    pub fn was_up(&self, host: usize, since: Mono, until: Mono) -> bool {
+        let mut lives = self.hosts[host].lives.iter();
+        lives.any(|(on, off)| *on <= since && off.is_none_or(|off| off > until))
+    }
+
     /// When a host went off, if it was off at `at`.
     pub fn died(&self, host: usize, at: Mono) -> Option<Mono> {
         let last = self.hosts[host].lives.iter().rfind(|(on, _)| *on <= at)?;
@@ -224,7 +230,10 @@ impl World {
             now,
             self.params.clone(),
         );
-        self.hosts[host].directory = Some(directory.expect("a small advert"));
+        let directory = directory.expect("a small advert");
+        let event = Event::Published { version: directory.own().advert.version };
+        self.observations.push(Observation { at: self.now, peer: host, event });
+        self.hosts[host].directory = Some(directory);
         self.feed(host, Input::Tick);
         if let Some(bootstrap) = bootstrap {
             self.dial(host, bootstrap);

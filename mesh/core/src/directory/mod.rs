@@ -8,10 +8,12 @@
 //!
 //! Left out until the simulator needs them: a partial view, shards and a fingerprint tree.
 
+mod border;
 mod claim;
 mod farewell;
 mod members;
 mod message;
+mod own;
 mod pace;
 mod params;
 mod reconcile;
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use border::{Event, Input, Output, Refused};
 pub use claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
 pub use message::{COLD, FrameFault, Held, Message, News, Rumour, Standing, Talk};
 pub use params::Params;
@@ -37,164 +40,6 @@ use crate::time::{Mono, Now};
 use crate::view::{Entry, Liveness, View};
 use members::Members;
 use pace::{Allowance, Timer, Timers};
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    /// A moment named by [`Output::WakeAt`] has come.
-    Tick,
-    /// A message came, read by [`Message::open`], over the authenticated connection of `from`.
-    Message {
-        /// Who sent it.
-        from: PeerId,
-        /// What it says.
-        message: Message,
-    },
-    /// A connection to a peer is up, whoever dialled.
-    Connected {
-        /// Which.
-        peer: PeerId,
-    },
-    /// The last connection to a peer is gone.
-    Disconnected {
-        /// Which.
-        peer: PeerId,
-    },
-    /// A message or a job did not get through to a peer: it is probed at once.
-    Unreachable {
-        /// Which.
-        peer: PeerId,
-    },
-    /// This peer has something new to say of itself. Peer, version and date are filled in here.
-    Publish(Box<Advert>),
-    /// This peer leaves. It says so and is silent from then on.
-    Leave,
-}
-
-/// What the host is to do, in this order.
-#[derive(Debug)]
-pub enum Output {
-    /// Deliver a message; dial first if there is no connection, and report
-    /// [`Input::Unreachable`] when that fails.
-    Send {
-        /// To whom.
-        to: PeerId,
-        /// What.
-        message: Message,
-    },
-    /// A connection to the peer is needed, and these are its control addresses.
-    Dial {
-        /// Which peer.
-        peer: PeerId,
-        /// Multiaddrs.
-        addrs: Vec<String>,
-    },
-    /// Call with [`Input::Tick`] at this time. It replaces earlier ones.
-    WakeAt(Mono),
-    /// A round trip was measured, to the peer itself and back.
-    Rtt {
-        /// To whom.
-        peer: PeerId,
-        /// How long.
-        rtt: Duration,
-    },
-    /// [`Directory::view`] has news.
-    ViewChanged,
-    /// For logs and metrics.
-    Event(Event),
-}
-
-/// What an operator may want to know.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// This peer signed a new advert.
-    Published {
-        /// Its version.
-        version: Version,
-    },
-    /// What this peer wants to say of itself does not fit an advert; the last one stands.
-    PublishRefused {
-        /// Why.
-        fault: AdvertFault,
-    },
-    /// A peer is new here, or came back after it had left.
-    PeerJoined {
-        /// Which.
-        peer: PeerId,
-        /// Its first version here.
-        version: Version,
-    },
-    /// A known peer has a newer advert.
-    PeerUpdated {
-        /// Which.
-        peer: PeerId,
-        /// Its new version.
-        version: Version,
-    },
-    /// A peer is suspected.
-    PeerSuspect {
-        /// Which.
-        peer: PeerId,
-        /// How many accuse it, this peer perhaps included.
-        accusers: usize,
-    },
-    /// A suspected or down peer answers again.
-    PeerAlive {
-        /// Which.
-        peer: PeerId,
-    },
-    /// A peer is believed dead.
-    PeerDown {
-        /// Which.
-        peer: PeerId,
-    },
-    /// A peer would be declared down, but too many are: perhaps it is this peer that is cut off.
-    DownWithheld {
-        /// Which.
-        peer: PeerId,
-    },
-    /// A peer left by its own word.
-    PeerLeft {
-        /// Which.
-        peer: PeerId,
-    },
-    /// A peer was down, or silent, for so long that it was dropped.
-    PeerDropped {
-        /// Which.
-        peer: PeerId,
-    },
-    /// An advert was not taken.
-    AdvertRefused {
-        /// Who brought it.
-        from: PeerId,
-        /// Why.
-        reason: Refused,
-    },
-    /// This peer refuted an accusation of itself.
-    Refuted {
-        /// Whose.
-        accuser: PeerId,
-    },
-    /// The host called so late that open probes and suspicions mean nothing; they start anew.
-    Stalled {
-        /// How late.
-        late: Duration,
-    },
-}
-
-/// Why a directory does not take an advert.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// It does not verify here.
-    #[error(transparent)]
-    Fault(#[from] AdvertFault),
-    /// Its subject published too often; a later one is taken.
-    #[error("{0} publishes more often than one may")]
-    TooOften(PeerId),
-    /// There is no room for one more peer.
-    #[error("the directory is full ({PEERS_MAX} peers)")]
-    Full,
-}
 
 /// A late call makes what was awaited meanwhile meaningless when it is later than this.
 const STALL_MAX: Duration = Duration::from_secs(1);
@@ -405,49 +250,6 @@ impl Directory {
         for (delay, timer) in starts {
             self.timers.set(now + delay, timer);
         }
-    }
-
-    /// Signs a new advert as soon as this peer's own pace permits. It is half of what others take,
-    /// so that no honest peer is ever over their limit.
-    fn want_publication(&mut self, now: Mono) {
-        self.publish_wanted = true;
-        let at = self.publications.ready_at(self.publish_interval(), self.publish_burst());
-        self.timers.set(at.max(now), Timer::Publish);
-    }
-
-    fn publish(&mut self, now: Now, out: &mut Vec<Output>) {
-        if !self.publications.take(now.mono, self.publish_interval(), self.publish_burst()) {
-            return self.want_publication(now.mono);
-        }
-        self.publish_wanted = false;
-        let Version { epoch, sequence } = self.own.advert.version;
-        let version = Version { epoch, sequence: sequence + 1 };
-        self.publish_as(now, version, out);
-    }
-
-    fn publish_as(&mut self, now: Now, version: Version, out: &mut Vec<Output>) {
-        let content = self.content.clone();
-        let advert = Advert { peer: self.me, version, issued: now.utc, ..content };
-        match advert.sign(&self.key).verify(&self.trust, now) {
-            Ok(own) => {
-                self.own = own;
-                self.view_stale = true;
-                self.hot.push_record(Arc::clone(&self.own), 0, self.me);
-                out.push(Output::Event(Event::Published { version }));
-            }
-            Err(fault) => {
-                self.content = self.own.advert.clone();
-                out.push(Output::Event(Event::PublishRefused { fault }));
-            }
-        }
-    }
-
-    fn publish_interval(&self) -> Duration {
-        2 * self.params.advert_interval
-    }
-
-    fn publish_burst(&self) -> u32 {
-        (self.params.advert_burst / 2).max(1)
     }
 
     /// Queues nothing: a message is sent now, after a dial if the peer is known to need one.

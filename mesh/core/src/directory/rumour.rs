@@ -34,18 +34,29 @@ impl Hot {
         self.leaves.push((leave, from));
     }
 
-    /// What of this is news to `peer`: not what it brought and not what it says of itself.
+    fn has_news_for(&self, peer: PeerId) -> bool {
+        self.records.iter().any(|(r, from)| is_news(peer, *from, r.record.advert.peer))
+            || self.accusations.iter().any(|(a, from)| is_news(peer, *from, a.claim().accuser))
+            || self.leaves.iter().any(|(l, from)| is_news(peer, *from, l.claim().peer))
+    }
+
     fn news_for(&self, peer: PeerId) -> News {
-        let fresh = |from: &PeerId, of: PeerId| *from != peer && of != peer;
-        let records = self.records.iter().filter(|(r, from)| fresh(from, r.record.advert.peer));
-        let accused = self.accusations.iter().filter(|(a, from)| fresh(from, a.claim().accuser));
-        let leaves = self.leaves.iter().filter(|(l, from)| fresh(from, l.claim().peer));
+        let records =
+            self.records.iter().filter(|(r, from)| is_news(peer, *from, r.record.advert.peer));
+        let accusations =
+            self.accusations.iter().filter(|(a, from)| is_news(peer, *from, a.claim().accuser));
+        let leaves = self.leaves.iter().filter(|(l, from)| is_news(peer, *from, l.claim().peer));
         News {
             records: records.map(|(rumour, _)| rumour.clone()).collect(),
-            accusations: accused.map(|(accusation, _)| accusation.clone()).collect(),
+            accusations: accusations.map(|(accusation, _)| accusation.clone()).collect(),
             leaves: leaves.map(|(leave, _)| leave.clone()).collect(),
         }
     }
+}
+
+/// What a peer brought or says of itself is no news to it.
+fn is_news(to: PeerId, from: PeerId, speaker: PeerId) -> bool {
+    to != from && to != speaker
 }
 
 /// A record that is still announced.
@@ -119,11 +130,11 @@ impl Directory {
     /// Sends out what was new during this call.
     pub(super) fn spread_hot(&mut self, now: Mono, out: &mut Vec<Output>) {
         let mut hot = std::mem::take(&mut self.hot);
-        let eager_hops = self.eager_hops();
+        // Where the first push reaches everybody there is nothing to push or announce after it.
         let few = self.members.live() <= self.params.fanout;
+        let eager_hops = if few { 1 } else { self.eager_hops() };
         hot.records.retain_mut(|(rumour, _)| {
             let eager = rumour.hops < eager_hops;
-            // Where the first push reaches everybody nothing is left to announce.
             if !eager && !few {
                 self.queue_announcement(now, &rumour.record);
             }
@@ -133,25 +144,38 @@ impl Directory {
         if hot.records.is_empty() && hot.accusations.is_empty() && hot.leaves.is_empty() {
             return;
         }
-        for peer in self.draw_reachable(self.params.fanout) {
+        for peer in self.draw_reachable(self.params.fanout, |peer| hot.has_news_for(peer)) {
             self.send_news(now, peer, hot.news_for(peer), out);
         }
     }
 
-    /// So many hops of pushing reach about a quarter of the mesh; the rest pulls.
+    /// So many hops of pushing reach about half of the mesh; the rest pulls.
     fn eager_hops(&self) -> u8 {
         let fanout = u32::try_from(self.params.fanout.max(2)).unwrap_or(u32::MAX);
         let live = u32::try_from(self.members.live() + 1).unwrap_or(u32::MAX);
-        u8::try_from(live.ilog(fanout)).unwrap_or(u8::MAX).clamp(1, self.params.eager_hops_max)
+        u8::try_from(live.ilog(fanout)).unwrap_or(u8::MAX).max(2).min(self.params.eager_hops_max)
     }
 
-    /// Peers that answer and to which there is a way.
-    fn draw_reachable(&mut self, count: usize) -> Vec<PeerId> {
+    /// Peers that answer and to which there is a way; suspects only where others are too few.
+    fn draw_reachable(&mut self, count: usize, fit: impl Fn(PeerId) -> bool) -> Vec<PeerId> {
         let connected = &self.connected;
-        self.members.draw(&mut self.rng, count, |peer, member| {
-            !member.is_down()
-                && (connected.contains(&peer) || !member.record.advert.control_addrs.is_empty())
-        })
+        let mut draw = |count: usize, suspects: bool| {
+            self.members.draw(&mut self.rng, count, |peer, member| {
+                let health = match member.health {
+                    Health::Alive => !suspects,
+                    Health::Suspect { .. } => suspects,
+                    Health::Down => false,
+                };
+                let way =
+                    connected.contains(&peer) || !member.record.advert.control_addrs.is_empty();
+                health && way && fit(peer)
+            })
+        };
+        let mut drawn = draw(count, false);
+        if drawn.len() < count {
+            drawn.extend(draw(count - drawn.len(), true));
+        }
+        drawn
     }
 
     fn queue_announcement(&mut self, now: Mono, record: &Record) {
@@ -179,7 +203,7 @@ impl Directory {
         if !self.lazy.is_empty() {
             self.timers.set(now + self.params.lazy_interval, Timer::Lazy);
         }
-        for peer in self.draw_reachable(self.params.lazy_fanout) {
+        for peer in self.draw_reachable(self.params.lazy_fanout, |_| true) {
             for held in held.chunks(FRAME_PEERS_MAX) {
                 self.send(now, peer, Talk::Announce { held: held.to_vec() }, out);
             }

@@ -1,14 +1,14 @@
-//! Whether peers answer: probes, accusations, suspicion, refutation, self-preservation.
+//! Whether peers answer: probes, accusations, suspicion, self-preservation.
 //! Leaves and tombstones are in [`super::farewell`].
 //!
 //! A peer's incarnation is the version of its advert: it refutes an accusation by signing a newer
-//! advert, which is news that spreads like any other.
+//! advert ([`super::own`]), which is news that spreads like any other.
 
 use std::time::Duration;
 
 use super::claim::{Accusation, Proven};
 use super::members::Health;
-use super::message::{COLD, Held, News, Rumour, Standing, Talk};
+use super::message::{Held, News, Standing, Talk};
 use super::pace::Timer;
 use super::{COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX};
 use crate::advert::Version;
@@ -255,31 +255,6 @@ impl Directory {
         self.members.set_health(peer, Health::Down, now);
         self.view_stale = true;
         out.push(Output::Event(Event::PeerDown { peer }));
-    }
-
-    /// Answers an accusation of this peer with a newer advert.
-    fn refute(&mut self, now: Now, accuser: PeerId, version: Version, out: &mut Vec<Output>) {
-        let own = self.own.advert.version;
-        if version > own {
-            return self.outbid(now, version, out);
-        }
-        if version < own {
-            // Refuted already; it has not heard.
-            let mut news = News::default();
-            news.records.push(Rumour { hops: COLD, record: self.own.clone() });
-            return self.send_news(now.mono, accuser, news, out);
-        }
-        if !self.publish_wanted {
-            out.push(Output::Event(Event::Refuted { accuser }));
-            self.want_publication(now.mono);
-        }
-    }
-
-    /// Others hold a version of this peer that it has not reached: its clock went back between two
-    /// boots. It goes on above.
-    pub(super) fn outbid(&mut self, now: Now, version: Version, out: &mut Vec<Output>) {
-        let version = Version { epoch: version.epoch.saturating_add(1), sequence: 0 };
-        self.publish_as(now, version, out);
     }
 
     /// Tells a peer that speaks while it is suspected, down or dropped what is held against it, so

@@ -1,0 +1,87 @@
+//! This peer's own advert: when it is signed anew, and how that refutes what others say of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message::{COLD, News, Rumour};
+use super::pace::Timer;
+use super::{Directory, Event, Output};
+use crate::advert::{Advert, Version};
+use crate::id::PeerId;
+use crate::time::{Mono, Now};
+
+impl Directory {
+    /// Signs a new advert as soon as this peer's own pace permits. It is half of what others take,
+    /// so that no honest peer is ever over their limit.
+    pub(super) fn want_publication(&mut self, now: Mono) {
+        self.publish_wanted = true;
+        let at = self.publications.ready_at(self.publish_interval(), self.publish_burst());
+        self.timers.set(at.max(now), Timer::Publish);
+    }
+
+    pub(super) fn publish(&mut self, now: Now, out: &mut Vec<Output>) {
+        if !self.publications.take(now.mono, self.publish_interval(), self.publish_burst()) {
+            return self.want_publication(now.mono);
+        }
+        self.publish_wanted = false;
+        let Version { epoch, sequence } = self.own.advert.version;
+        let version = Version { epoch, sequence: sequence + 1 };
+        self.publish_as(now, version, out);
+    }
+
+    pub(super) fn publish_as(&mut self, now: Now, version: Version, out: &mut Vec<Output>) {
+        let content = self.content.clone();
+        let advert = Advert { peer: self.me, version, issued: now.utc, ..content };
+        match advert.sign(&self.key).verify(&self.trust, now) {
+            Ok(own) => {
+                self.own = own;
+                self.view_stale = true;
+                self.hot.push_record(Arc::clone(&self.own), 0, self.me);
+                out.push(Output::Event(Event::Published { version }));
+            }
+            Err(fault) => {
+                self.content = self.own.advert.clone();
+                out.push(Output::Event(Event::PublishRefused { fault }));
+            }
+        }
+    }
+
+    fn publish_interval(&self) -> Duration {
+        2 * self.params.advert_interval
+    }
+
+    fn publish_burst(&self) -> u32 {
+        (self.params.advert_burst / 2).max(1)
+    }
+
+    /// Answers an accusation of this peer with a newer advert.
+    pub(super) fn refute(
+        &mut self,
+        now: Now,
+        accuser: PeerId,
+        version: Version,
+        out: &mut Vec<Output>,
+    ) {
+        let own = self.own.advert.version;
+        if version > own {
+            return self.outbid(now, version, out);
+        }
+        if version < own {
+            // Refuted already; it has not heard.
+            let mut news = News::default();
+            news.records.push(Rumour { hops: COLD, record: self.own.clone() });
+            return self.send_news(now.mono, accuser, news, out);
+        }
+        if !self.publish_wanted {
+            out.push(Output::Event(Event::Refuted { accuser }));
+            self.want_publication(now.mono);
+        }
+    }
+
+    /// Others hold a version of this peer that it has not reached: its clock went back between two
+    /// boots. It goes on above.
+    pub(super) fn outbid(&mut self, now: Now, version: Version, out: &mut Vec<Output>) {
+        let version = Version { epoch: version.epoch.saturating_add(1), sequence: 0 };
+        self.publish_as(now, version, out);
+    }
+}
