@@ -18,8 +18,8 @@ use crate::run::StartError;
 /// What the engine actor owns: the devices, once ONNX Runtime is loaded.
 pub type Owned = Option<Devices>;
 
-/// Loads ONNX Runtime and every model of the config. A node without models and without a wish for
-/// devices loads ONNX Runtime only if it is there already, to say what capacity it has.
+/// Loads ONNX Runtime and every model of the config. A node that names neither models nor devices
+/// may do without ONNX Runtime; it then advertises no device.
 pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError> {
     let config = &node.config;
     let needed = !config.models.is_empty() || config.runtime.devices != DeviceSpec::Auto;
@@ -27,9 +27,6 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
         Err(LibraryError::NotInstalled) if !needed => return Ok((None, BTreeMap::new())),
         other => other?,
     };
-    if !needed {
-        return Ok((None, BTreeMap::new()));
-    }
     let runtime = Runtime::load(&library)?;
     let devices = Devices::discover(&runtime);
     let chosen = devices.select(&config.runtime.devices)?;
