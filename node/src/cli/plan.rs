@@ -1,0 +1,108 @@
+//! `hansa plan`: what a node would do with a job, and why: every peer ranked with its cost terms, or
+//! gated out with the reason.
+
+use serde_json::Value;
+
+use super::{PlanArgs, out};
+use crate::client::Client;
+
+/// Terms of a cost, as the API names them, in the order in which a job meets them.
+const TERMS: [&str; 5] = ["rtt", "transfer", "wait", "service", "total"];
+
+/// Runs the command.
+pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let rows = args.rows.map_or(String::new(), |rows| format!("&rows={rows}"));
+    let model = args.model.replace('@', "%40");
+    let path = format!("/mesh/v1/plan?model={model}{}{rows}", args.policy.query());
+    let plan = Client::new(&args.via).get(&path)?;
+    if args.json {
+        out::json_line(&plan);
+    } else {
+        out::line(&table(&plan));
+    }
+    Ok(())
+}
+
+/// The plan for people: the decision, the ranked peers, the others with their reasons.
+pub fn table(plan: &Value) -> String {
+    let peers = plan["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut ranked: Vec<&Value> = peers.iter().filter(|peer| peer["rank"].is_u64()).collect();
+    ranked.sort_by_key(|peer| peer["rank"].as_u64());
+    let out: Vec<&Value> = peers.iter().filter(|peer| peer["gated_out"].is_object()).collect();
+    let mut parts = vec![decision(plan)];
+    if !ranked.is_empty() {
+        let terms = TERMS.map(|term| format!("{term} ms"));
+        let mut titles = vec!["rank", "peer", "location", "control"];
+        titles.extend(terms.iter().map(String::as_str));
+        parts.push(out::table(&titles, ranked.into_iter().map(ranked_row)));
+    }
+    if !out.is_empty() {
+        let titles = ["gated out", "location", "control", "rule", "why"];
+        parts.push(out::table(&titles, out.into_iter().map(gated_row)));
+    }
+    parts.join("\n\n")
+}
+
+fn decision(plan: &Value) -> String {
+    let (model, bundle, chosen) = (text(&plan["model"]), text(&plan["bundle"]), &plan["plan"]);
+    let what = match chosen["kind"].as_str() {
+        Some("local") => "runs here".to_owned(),
+        Some("forward") => format!("goes to {}", text(&chosen["to"])),
+        Some("refuse") => format!("is refused: {}", text(&chosen["refusal"])),
+        _ => chosen.to_string(),
+    };
+    format!("{model} ({bundle}) {what}")
+}
+
+fn ranked_row(peer: &Value) -> Vec<String> {
+    let cost = |term: &&str| match peer["cost_us"][*term].as_f64() {
+        Some(us) => format!("{:.2}", us / 1_000.0),
+        None => "–".into(),
+    };
+    let mut row = vec![peer["rank"].to_string()];
+    row.extend(["name", "location", "control"].map(|key| text(&peer[key])));
+    row.extend(TERMS.iter().map(cost));
+    row
+}
+
+fn gated_row(peer: &Value) -> Vec<String> {
+    let gated = &peer["gated_out"];
+    let mut row = ["name", "location", "control"].map(|key| text(&peer[key])).to_vec();
+    row.extend(["rule", "detail"].map(|key| text(&gated[key])));
+    row
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "–".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn ranked_peers_come_first_and_the_others_say_why_not() {
+        let cost = json!({"rtt": 900, "transfer": 40, "wait": 0, "service": 2500, "total": 3440});
+        let shown = table(&json!({
+            "model": "magika", "bundle": "sha256:ab", "plan": {"kind": "forward", "to": "berlin"},
+            "peers": [
+                {"name": "virginia", "location": "US", "control": "US",
+                 "gated_out": {"rule": "location", "detail": "US is not allowed"}},
+                {"name": "paris", "location": "FR", "control": "FR", "rank": 2, "cost_us": cost},
+                {"name": "berlin", "location": "DE", "control": "DE", "rank": 1, "cost_us": cost},
+            ],
+        }));
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[0], "magika (sha256:ab) goes to berlin");
+        let line = |word: &str| lines.iter().position(|line| line.contains(word)).unwrap();
+        assert!(line("rank") < line("berlin  "), "{shown}");
+        assert!(line("berlin  ") < line("paris") && line("paris") < line("virginia"), "{shown}");
+        assert!(lines[line("berlin  ")].contains("3.44"), "{shown}");
+        assert!(lines[line("virginia")].contains("US is not allowed"), "{shown}");
+    }
+}

@@ -1,0 +1,333 @@
+//! The schema: every key, its type, its default and what it must be. A key that this version cannot
+//! honour is here too, and refused by name. Add a key here, in the types, and in
+//! `configs/reference.toml`; a test compares them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hansa_core::limits::NAME_BYTES_MAX;
+use hansa_core::note::VerifierKey;
+use hansa_core::place::{Groups, Place};
+use hansa_core::policy::{Bounds, Clause, Demand};
+use hansa_runtime::devices::{DeviceSpec, Provider, Wanted};
+use tracing_subscriber::EnvFilter;
+
+use super::reader::Section;
+use super::*;
+use crate::keyfile::Secret;
+
+/// Most instances of one model.
+const INSTANCES_MAX: u32 = 64;
+/// Most threads of one instance.
+const THREADS_MAX: u32 = 1_024;
+
+/// Groups that are built in.
+const GROUPS: &str = include_str!("../../../configs/groups.toml");
+
+/// Reads the whole config; paths are relative to `folder`.
+pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path) -> Config {
+    let groups = root.table("groups", groups);
+    Config {
+        node: root.table("node", |section| node(section, folder)),
+        identity: root.table("identity", |section| identity(section, folder)),
+        authorities: root.tables("authority", authority),
+        mesh: root.table("mesh", mesh),
+        api: root.table("api", |section| api(section, folder)),
+        runtime: root.table("runtime", |section| runtime(section, folder)),
+        models: models(root, folder),
+        policy: root.table("policy", |section| policy(section, &groups)),
+        telemetry: telemetry(root),
+        groups,
+        source: Source::default(),
+    }
+}
+
+fn groups(section: &mut Section<'_, '_>) -> Groups {
+    #[derive(serde::Deserialize)]
+    struct File {
+        groups: BTreeMap<String, Vec<String>>,
+    }
+    let mut members = toml::from_str::<File>(GROUPS).expect("configs/groups.toml is ours").groups;
+    for (name, places) in section.entries::<Vec<String>>() {
+        let unknown = places.iter().find_map(|place| place.parse::<Place>().err());
+        match unknown {
+            // A policy could not tell which of the two is meant.
+            _ if name.parse::<Place>().is_ok() => {
+                section.refuse(&name, "a country has this name; choose another".into());
+            }
+            Some(error) => section.refuse(&name, error.to_string()),
+            None => drop(members.insert(name, places)),
+        }
+    }
+    Groups::new(members).expect("each place was parsed")
+}
+
+fn node(section: &mut Section<'_, '_>, folder: &Path) -> NodeConfig {
+    NodeConfig {
+        name: section.parse("name", name).unwrap_or_else(|| "node".into()),
+        data_dir: path(section, "data_dir", folder).unwrap_or_else(|| folder.join("data")),
+    }
+}
+
+fn identity(section: &mut Section<'_, '_>, folder: &Path) -> IdentityConfig {
+    let key_file = secret(section, "key_file", folder);
+    IdentityConfig {
+        key_file: key_file.unwrap_or_else(|| Secret::File(folder.join("identity.key"))),
+        charter_file: path(section, "charter_file", folder),
+    }
+}
+
+fn authority(section: &mut Section<'_, '_>) -> Option<AuthorityConfig> {
+    let name: Option<String> = section.require("name");
+    let text: Option<String> = section.require("key");
+    let key = text.and_then(|text| match text.parse::<VerifierKey>() {
+        Ok(key) => Some(key),
+        Err(error) => {
+            section.refuse("key", error.to_string());
+            None
+        }
+    });
+    let may_assert = section.table("may_assert", |section| {
+        let countries: Vec<String> = section.get("countries").unwrap_or_default();
+        let operators: Vec<String> = section.get("operators").unwrap_or_default();
+        for country in countries.iter().filter(|country| *country != "*") {
+            if let Err(error) = country.parse::<Place>() {
+                section.refuse("countries", error.to_string());
+            } else if country.len() != 2 {
+                section.refuse("countries", format!("`{country}` is a part; name its country"));
+            }
+        }
+        let (countries, operators) = (countries.into_iter(), operators.into_iter());
+        MayAssert { countries: countries.collect(), operators: operators.collect() }
+    });
+    let (name, key) = (name?, key?);
+    if name != key.name {
+        let reason = format!("`{name}` is not the name in the key, `{}`", key.name);
+        section.refuse("name", reason);
+    }
+    Some(AuthorityConfig { name, key, may_assert })
+}
+
+fn mesh(section: &mut Section<'_, '_>) -> MeshConfig {
+    let default = MeshConfig::default();
+    let listen = section.parse("listen", |text| addr::check_listen(text).map(|()| text.to_owned()));
+    let mut dialled = |key| {
+        let addrs: Vec<String> = section.get(key).unwrap_or_default();
+        for reason in addrs.iter().filter_map(|addr| addr::check_dial(addr).err()) {
+            section.refuse(key, reason);
+        }
+        addrs
+    };
+    let (bootstrap, external) = (dialled("bootstrap"), dialled("external"));
+    section.unsupported("shards");
+    MeshConfig {
+        listen: listen.unwrap_or(default.listen),
+        data_listen: section.get("data_listen").unwrap_or(default.data_listen),
+        bootstrap,
+        mdns: section.get("mdns").unwrap_or(default.mdns),
+        external,
+        data_external: section.get("data_external").unwrap_or_default(),
+    }
+}
+
+fn api(section: &mut Section<'_, '_>, folder: &Path) -> ApiConfig {
+    let default = ApiConfig::default();
+    let http = section.get("http").unwrap_or(default.http);
+    let wants_tls = section.has("tls");
+    let tls = section.table("tls", |section| {
+        let cert = path(section, "cert", folder);
+        let key = secret(section, "key", folder);
+        if wants_tls && !(section.has("cert") && section.has("key")) {
+            section.refuse("cert", "TLS needs both cert and key, paths of PEM files".into());
+        }
+        Some(TlsConfig { cert: cert?, key: key? })
+    });
+    let plaintext = section.get("plaintext").unwrap_or(default.plaintext);
+    if !http.ip().is_loopback() && !wants_tls && !plaintext {
+        let reason = format!(
+            "{http} can be reached from other machines and the API would not be encrypted: give \
+             tls = {{ cert, key }}, listen on 127.0.0.1, or say plaintext = true"
+        );
+        section.refuse("http", reason);
+    }
+    for key in ["grpc", "keys_file", "admin"] {
+        section.unsupported(key);
+    }
+    ApiConfig { http, tls, plaintext }
+}
+
+fn runtime(section: &mut Section<'_, '_>, folder: &Path) -> RuntimeConfig {
+    let default = RuntimeConfig::default();
+    let library = section.parse("library", |text| match text {
+        "" => Err("is empty; `auto` finds what `hansa onnxruntime install` fetched".into()),
+        "auto" => Ok(text.to_owned()),
+        path => Ok(folder.join(path).display().to_string()),
+    });
+    let is_text = section.is_text("devices");
+    let devices = if is_text {
+        section.parse("devices", |text| match text {
+            "auto" => Ok(DeviceSpec::Auto),
+            _ => Err(format!(
+                "`{text}` is neither \"auto\" nor a list like [{{ provider = \"cuda\", id = 0 }}]"
+            )),
+        })
+    } else {
+        let listed = section.has("devices");
+        let devices = section.tables("devices", device);
+        listed.then_some(DeviceSpec::List(devices))
+    };
+    let threads = bounded(section, "threads", 0..=THREADS_MAX);
+    RuntimeConfig {
+        library: library.unwrap_or(default.library),
+        devices: devices.unwrap_or(default.devices),
+        threads: threads.unwrap_or(default.threads),
+    }
+}
+
+fn device(section: &mut Section<'_, '_>) -> Option<Wanted> {
+    let provider: Option<String> = section.require("provider");
+    let provider = provider.and_then(|text| match text.as_str() {
+        "cpu" => Some(Provider::Cpu),
+        "cuda" => Some(Provider::Cuda),
+        _ => {
+            section.refuse("provider", format!("`{text}` is neither cpu nor cuda"));
+            None
+        }
+    });
+    let id = section.get("id").unwrap_or(0);
+    let memory_mib = section.get("memory_mib");
+    Some(Wanted { provider: provider?, id, memory_mib })
+}
+
+fn models(root: &mut Section<'_, '_>, folder: &Path) -> Vec<ModelConfig> {
+    let mut seen = Vec::new();
+    root.tables("model", |section| {
+        let model_name: Option<String> = section.require("name");
+        if let Some(Err(reason)) = model_name.as_deref().map(name) {
+            section.refuse("name", reason);
+        }
+        let version = section.parse("version", name).unwrap_or_else(|| "1".into());
+        section.unsupported("bundle");
+        let path = path(section, "path", folder);
+        if !section.has("path") && !section.has("bundle") {
+            section.refuse("path", "is missing: an .onnx file, or a folder with model.onnx".into());
+        }
+        let instances = bounded(section, "instances", 1..=INSTANCES_MAX).unwrap_or(1);
+        section.table("batch", |section| {
+            section.unsupported("max_rows");
+            section.unsupported("max_wait_us");
+        });
+        let model = ModelConfig { name: model_name?, version, path: path?, instances };
+        let key = (model.name.clone(), model.version.clone());
+        if seen.contains(&key) {
+            let reason = format!("`{}` version `{}` is listed twice", model.name, model.version);
+            section.refuse("name", reason);
+        }
+        seen.push(key);
+        Some(model)
+    })
+}
+
+fn policy(section: &mut Section<'_, '_>, groups: &Groups) -> PolicyConfig {
+    section.unsupported("max_price");
+    PolicyConfig {
+        serve: section.table("serve", |section| bounds(section, groups)),
+        send: section.table("send", |section| bounds(section, groups)),
+    }
+}
+
+/// The same words, read by the same parser, as the constraints of a request.
+fn bounds(section: &mut Section<'_, '_>, groups: &Groups) -> Bounds {
+    let mut set = |key: &'static str, constraint: &str| {
+        let read = |text: &str| {
+            let mut demand = Demand::default();
+            let set = demand.set(constraint, text, groups);
+            set.map(|()| demand.policy.bounds).map_err(|error| error.to_string())
+        };
+        section.parse(key, read).unwrap_or_default()
+    };
+    let locations = set("locations", "locations").locations;
+    let control = set("control", "control").control;
+    let operators = set("operators", "operators").operators;
+    let authorities: Clause<String> = set("authorities", "operators").operators;
+    let data_classes = set("data_classes", "data_class").data_classes;
+    let signatures_min = bounded(section, "signatures_min", 0..=16).unwrap_or(0);
+    Bounds {
+        locations,
+        control,
+        operators,
+        authorities,
+        signatures_min: u8::try_from(signatures_min).expect("16 at most"),
+        data_classes,
+    }
+}
+
+fn telemetry(root: &mut Section<'_, '_>) -> TelemetryConfig {
+    root.table("price", |section| {
+        for key in ["currency", "per_device_second", "per_gb"] {
+            section.unsupported(key);
+        }
+    });
+    root.table("audit", |section| {
+        section.only("receipts", &"off".to_owned());
+        for key in ["dir", "retention_days", "fail_closed"] {
+            section.unsupported(key);
+        }
+    });
+    root.table("telemetry", |section| {
+        let default = TelemetryConfig::default();
+        let log = section.parse("log", |text| match text.parse::<EnvFilter>() {
+            Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
+            Ok(_) => Err("is empty; `off` logs nothing".into()),
+            Err(error) => Err(format!("`{text}` is not a filter like `info,hansa_net=debug`: {error}")),
+        });
+        let format = section.parse("format", |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(format!("`{text}` is neither text nor json")),
+        });
+        section.unsupported("otlp");
+        section.only("metrics", &true);
+        TelemetryConfig {
+            log: log.unwrap_or(default.log),
+            format: format.unwrap_or(default.format),
+        }
+    })
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains(char::is_control) {
+        return Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+fn path(section: &mut Section<'_, '_>, key: &'static str, folder: &Path) -> Option<PathBuf> {
+    section.parse(key, |text| match text {
+        "" => Err("is empty; a path is expected".into()),
+        _ => Ok(folder.join(text)),
+    })
+}
+
+fn secret(section: &mut Section<'_, '_>, key: &'static str, folder: &Path) -> Option<Secret> {
+    section.parse(key, |text| match text.strip_prefix("env:") {
+        Some("") => Err("names no environment variable after env:".into()),
+        Some(variable) => Ok(Secret::Env(variable.to_owned())),
+        None if text.is_empty() => Err("is empty; a path or env:NAME is expected".into()),
+        None => Ok(Secret::File(folder.join(text))),
+    })
+}
+
+fn bounded(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<u32>,
+) -> Option<usize> {
+    let number: u32 = section.get(key)?;
+    if !range.contains(&number) {
+        let reason = format!("{number} is not from {} to {}", range.start(), range.end());
+        section.refuse(key, reason);
+        return None;
+    }
+    Some(number as usize)
+}

@@ -1,0 +1,20 @@
+//! A Hansa node and its command line: actors around the core, the API that apps speak, the config
+//! that operators write.
+//!
+//! [`cli`] is where the binary starts; [`run`] runs a node made from a [`config`]; [`jobs`] is what
+//! happens to a request.
+
+pub mod actors;
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod demo;
+pub mod jobs;
+pub mod keyfile;
+pub mod limits;
+pub mod models;
+pub mod node;
+pub mod run;
+pub mod telemetry;
