@@ -260,8 +260,7 @@ impl Node {
     ) -> Result<Arc<Signature>, SendError> {
         let deadline = self.clock.now().mono + DESCRIBE_TIMEOUT;
         let job = Job::new(self.draw_job(), bundle, Policy::default(), &self.send, deadline);
-        let order =
-            Order { job, inputs: vec![], outputs: vec![], trace: TraceContext::default() };
+        let order = Order { job, inputs: vec![], outputs: vec![], trace: TraceContext::default() };
         let header = self.job_header(&order, Ask::Describe { bundle });
         let asking = async {
             let (done, mut body) = self.call(holder, header, Vec::new()).await?;
@@ -269,7 +268,8 @@ impl Node {
             if length > SIGNATURE_BYTES_MAX {
                 return Err(SendError::Lost("its signature is too large".into()));
             }
-            let bytes = body.read_exact(length).await.map_err(|e| SendError::Lost(e.to_string()))?;
+            let bytes =
+                body.read_exact(length).await.map_err(|e| SendError::Lost(e.to_string()))?;
             let signature = serde_json::from_slice(&bytes);
             signature.map(Arc::new).map_err(|error| SendError::Lost(error.to_string()))
         };

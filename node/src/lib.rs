@@ -17,4 +17,5 @@ pub mod limits;
 pub mod models;
 pub mod node;
 pub mod run;
+pub mod start;
 pub mod telemetry;

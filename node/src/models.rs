@@ -37,7 +37,7 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
         let digest = Digest(bundle.digest.0);
         let engine_config = EngineConfig {
             instances: model.instances,
-            threads: config.runtime.threads,
+            threads: Some(config.runtime.threads).filter(|threads| *threads > 0),
             queue: ENGINE_QUEUE_MAX,
             ..EngineConfig::default()
         };

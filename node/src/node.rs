@@ -175,25 +175,14 @@ impl Node {
         kept.insert(bundle, signature);
     }
 
-    /// What `peer` is called and where it stands, as far as the view knows.
-    pub fn name_of(&self, peer: PeerId) -> (String, Option<String>) {
-        match self.view().get(peer) {
-            None => (peer.to_string(), None),
-            Some(entry) => {
-                let charter = entry.record.charter.as_ref().ok();
-                let place = charter.map(|charter| charter.location.to_string());
-                (entry.record.advert.name.clone(), place)
-            }
-        }
-    }
-
     /// Brings gauges up to date that nothing else counts.
     pub fn record_gauges(&self) {
         metrics::gauge!("hansa_jobs_in_progress").set(self.tasks.len() as f64);
         for hosted in self.engines().values() {
             let load = hosted.engine.load_now();
             let model = hosted.name.clone();
-            metrics::gauge!("hansa_engine_running", "model" => model.clone()).set(load.running as f64);
+            metrics::gauge!("hansa_engine_running", "model" => model.clone())
+                .set(load.running as f64);
             metrics::gauge!("hansa_engine_queued", "model" => model).set(load.queued as f64);
         }
         for device in &*self.devices() {

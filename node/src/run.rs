@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::actors::peer::PeerMessage;
 use crate::actors::supervisor::{Supervisor, SupervisorMessage};
 use crate::config::Config;
+use crate::keyfile::KeyFileError;
 use crate::limits::DRAIN_MAX;
 use crate::node::Node;
 
@@ -52,7 +53,7 @@ pub enum StartError {
     },
     /// The key file.
     #[error("[identity] key_file: {0}")]
-    Identity(String),
+    Key(#[from] KeyFileError),
     /// A file that cannot be read or written.
     #[error("{path}: {source}")]
     File {
@@ -93,9 +94,8 @@ pub async fn run(
     until_stdin_ends: bool,
 ) -> Result<(), StartError> {
     let node = Node::new(config, metrics)?;
-    let (supervisor, mut ended) = Actor::spawn(None, Supervisor, node.clone())
-        .await
-        .map_err(StartError::from_spawn)?;
+    let (supervisor, mut ended) =
+        Actor::spawn(None, Supervisor, node.clone()).await.map_err(StartError::from_spawn)?;
     tracing::info!(name = node.config.node.name, peer = %node.me, "ready");
     tokio::select! {
         () = told_to_stop(until_stdin_ends) => {}

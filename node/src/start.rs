@@ -34,7 +34,7 @@ const ADDRESSES: &str = "addresses.json";
 impl Node {
     /// A node that is not started. Reads its key and charter.
     pub fn new(config: Config, metrics: PrometheusHandle) -> Result<Arc<Self>, StartError> {
-        let seed = config.read_seed().map_err(|error| StartError::Identity(error.to_string()))?;
+        let seed = config.identity.key_file.identity()?;
         let key = Arc::new(SigningKey::from_seed(&seed));
         let me = key.peer_id();
         let trust = Arc::new(config.trust());
@@ -87,7 +87,7 @@ impl Node {
     ) -> Result<(ControlHandle, mpsc::Receiver<ControlEvent>), StartError> {
         let mesh = &self.config.mesh;
         let config = ControlConfig {
-            listen: mesh.listen.clone(),
+            listen: vec![mesh.listen.clone()],
             bootstrap: mesh.bootstrap.clone(),
             mdns: mesh.mdns,
             external: mesh.external.clone(),
@@ -140,14 +140,14 @@ impl Node {
     pub fn tls_config(&self) -> Result<Option<Arc<rustls::ServerConfig>>, StartError> {
         let Some(tls) = &self.config.api.tls else { return Ok(None) };
         let fault = |what: String| StartError::Tls(what);
-        let read = |path: &std::path::Path| {
-            std::fs::read(path).map_err(|error| fault(format!("{}: {error}", path.display())))
-        };
-        let chain = CertificateDer::pem_slice_iter(&read(&tls.cert)?)
+        let chain = std::fs::read(&tls.cert)
+            .map_err(|error| fault(format!("{}: {error}", tls.cert.display())))?;
+        let chain = CertificateDer::pem_slice_iter(&chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| fault(format!("{}: {error}", tls.cert.display())))?;
-        let key = PrivateKeyDer::from_pem_slice(&read(&tls.key)?)
-            .map_err(|error| fault(format!("{}: {error}", tls.key.display())))?;
+        let key = tls.key.read()?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|error| fault(format!("{}: {error}", tls.key)))?;
         // Two providers are linked, so one is named.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)

@@ -2,7 +2,6 @@
 //! small clients. The tests are in `tests/tests`, the benches in `tests/benches`.
 
 pub mod mesh;
-pub mod relay;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -162,9 +162,22 @@ impl Mesh {
             let issued = run(
                 self.folder(),
                 &[
-                    "authority", "issue", "--key", "test.key", "--subject", peer, "--location",
-                    location, "--control", control, "--operator", spec.name, "--days", "1",
-                    "--out", &charter,
+                    "authority",
+                    "issue",
+                    "--key",
+                    "test.key",
+                    "--subject",
+                    peer,
+                    "--location",
+                    location,
+                    "--control",
+                    control,
+                    "--operator",
+                    spec.name,
+                    "--days",
+                    "1",
+                    "--out",
+                    &charter,
                 ],
             );
             assert!(issued.status.success(), "{}", String::from_utf8_lossy(&issued.stderr));

@@ -14,9 +14,6 @@ fn tritonclient_works_against_a_node_that_does_not_hold_the_model() {
     ]);
     let url = mesh.node("austin").url();
     let address = url.trim_start_matches("http://");
-    let said = python::script(
-        "triton_http.py",
-        &[address, &model.display().to_string(), "10000"],
-    );
+    let said = python::script("triton_http.py", &[address, &model.display().to_string(), "10000"]);
     println!("{said}");
 }

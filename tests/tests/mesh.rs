@@ -209,9 +209,8 @@ fn a_node_that_is_told_to_stop_answers_what_it_has_and_leaves_at_once() {
     ]);
     let url = format!("{}/v2/models/magika/infer", mesh.node("austin").url());
     let text = question(256).to_string();
-    let job = std::thread::spawn(move || {
-        hansa_tests::mesh::request("POST", &url, &[], text.as_bytes())
-    });
+    let job =
+        std::thread::spawn(move || hansa_tests::mesh::request("POST", &url, &[], text.as_bytes()));
     let berlin = mesh.node("berlin");
     let patience = Instant::now() + Duration::from_secs(20);
     while !metrics(berlin).contains("hansa_engine_running{model=\"magika\"} 1") {
@@ -226,15 +225,13 @@ fn a_node_that_is_told_to_stop_answers_what_it_has_and_leaves_at_once() {
 }
 
 fn metrics(node: &Node) -> String {
-    let answer =
-        hansa_tests::mesh::request("GET", &format!("{}/metrics", node.url()), &[], b"");
+    let answer = hansa_tests::mesh::request("GET", &format!("{}/metrics", node.url()), &[], b"");
     String::from_utf8(answer.2).expect("text")
 }
 
 fn terminate(node: &Node) {
-    let status = std::process::Command::new("kill")
-        .args(["-TERM", &node.process.id().to_string()])
-        .status();
+    let status =
+        std::process::Command::new("kill").args(["-TERM", &node.process.id().to_string()]).status();
     assert!(status.expect("kill runs").success());
 }
 
@@ -253,9 +250,15 @@ fn a_restarted_node_is_taken_back_at_once() {
 #[test]
 fn a_request_is_traced_across_peers() {
     let mesh = Mesh::with(&[
-        Spec { extra: "[telemetry]\nlog = \"debug\"\nformat = \"json\"\n", ..Spec::new("berlin", "DE", "DE") }
-            .with("magika", magika()),
-        Spec { extra: "[telemetry]\nlog = \"debug\"\nformat = \"json\"\n", ..Spec::new("austin", "US", "US") },
+        Spec {
+            extra: "[telemetry]\nlog = \"debug\"\nformat = \"json\"\n",
+            ..Spec::new("berlin", "DE", "DE")
+        }
+        .with("magika", magika()),
+        Spec {
+            extra: "[telemetry]\nlog = \"debug\"\nformat = \"json\"\n",
+            ..Spec::new("austin", "US", "US")
+        },
     ]);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");

@@ -94,8 +94,7 @@ impl Actor for Peer {
         let own = node.advert(&control, &data);
         let (key, trust, now) = (node.key.clone(), node.trust.clone(), node.clock.now());
         let seed = node.draw_seed();
-        let directory =
-            Directory::new(key, own.clone(), trust, seed, now, Params::default())?;
+        let directory = Directory::new(key, own.clone(), trust, seed, now, Params::default())?;
         node.publish_view(directory.view());
         node.set_peer(Some(myself.clone()));
         let mut state = PeerState {

@@ -79,11 +79,7 @@ impl Actor for Swarm {
 }
 
 /// Carries events to the peer until the control plane or the peer is gone.
-async fn pump(
-    node: &Node,
-    mut events: mpsc::Receiver<ControlEvent>,
-    peer: &ActorRef<PeerMessage>,
-) {
+async fn pump(node: &Node, mut events: mpsc::Receiver<ControlEvent>, peer: &ActorRef<PeerMessage>) {
     let places = Arc::new(Semaphore::new(PEER_MAILBOX_MAX));
     while let Some(event) = events.recv().await {
         let Some(event) = verify(node, event) else { continue };

@@ -20,8 +20,11 @@ fn parse(text: &str) -> Option<TraceContext> {
     let span: [u8; 8] = unhex(parts.next()?)?;
     let flags: [u8; 1] = unhex(parts.next()?)?;
     let known = version[0] != 0xff && (version[0] != 0 || parts.next().is_none());
-    (known && trace != [0; 16] && span != [0; 8])
-        .then_some(TraceContext { trace, span, flags: flags[0] })
+    (known && trace != [0; 16] && span != [0; 8]).then_some(TraceContext {
+        trace,
+        span,
+        flags: flags[0],
+    })
 }
 
 fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {

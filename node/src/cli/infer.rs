@@ -57,8 +57,12 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
     let inputs = args.inputs.iter().map(|input| parse_input(input, &wanted));
     let inputs = inputs.collect::<anyhow::Result<Vec<Tensor>>>()?;
     if inputs.is_empty() {
-        let names: Vec<String> = specs(&wanted).map(|(name, spec)| format!("{name} {spec}")).collect();
-        bail!("give the inputs with --input NAME=@FILE.npy or NAME=JSON; the model takes: {}", names.join("; "));
+        let names: Vec<String> =
+            specs(&wanted).map(|(name, spec)| format!("{name} {spec}")).collect();
+        bail!(
+            "give the inputs with --input NAME=@FILE.npy or NAME=JSON; the model takes: {}",
+            names.join("; ")
+        );
     }
     let done = client.infer(&args.model, &inputs, &args.policy.headers())?;
     if let Some(folder) = &args.output {
@@ -70,7 +74,8 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
         }
     }
     if args.json {
-        let outputs: Vec<Value> = done.outputs.iter().map(|output| show(output, usize::MAX)).collect();
+        let outputs: Vec<Value> =
+            done.outputs.iter().map(|output| show(output, usize::MAX)).collect();
         out::json_line(&json!({
             "model": args.model,
             "executed_by": done.executed_by,
@@ -82,7 +87,8 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
         for output in &done.outputs {
             let shown = show(output, 8);
             out::line(&format!(
-                "{} {} {:?}: {}", output.name, output.dtype, output.shape, shown["data"]
+                "{} {} {:?}: {}",
+                output.name, output.dtype, output.shape, shown["data"]
             ));
         }
         let place = if done.executed_in.is_empty() { "no charter" } else { &done.executed_in };
@@ -102,7 +108,8 @@ fn specs(metadata: &Value) -> impl Iterator<Item = (&str, String)> {
 
 /// `NAME=@FILE.npy` or `NAME=JSON`; JSON takes the type that the model wants.
 fn parse_input(text: &str, metadata: &Value) -> anyhow::Result<Tensor> {
-    let (name, value) = text.split_once('=').context("--input takes NAME=@FILE.npy or NAME=JSON")?;
+    let (name, value) =
+        text.split_once('=').context("--input takes NAME=@FILE.npy or NAME=JSON")?;
     if let Some(file) = value.strip_prefix('@') {
         let bytes = std::fs::read(file).with_context(|| format!("--input {name}=@{file}"))?;
         return npy::read(name, &bytes)

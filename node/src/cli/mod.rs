@@ -210,7 +210,7 @@ fn run_node(args: &RunArgs) -> anyhow::Result<()> {
         tracing::warn!("{}", warning.at(config.file()));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(crate::run::run(config, args.until_stdin_ends))?)
+    Ok(runtime.block_on(crate::run::run(config, telemetry::count()?, args.until_stdin_ends))?)
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
@@ -237,7 +237,10 @@ fn start_code(error: &StartError) -> u8 {
         | StartError::Http { .. }
         | StartError::Library(_)
         | StartError::Device(_) => UNAVAILABLE,
-        StartError::Tls(_) | StartError::Model { .. } | StartError::File { .. } => CONFIG,
+        StartError::Tls(_)
+        | StartError::Key(_)
+        | StartError::Model { .. }
+        | StartError::File { .. } => CONFIG,
         StartError::Actor(_) => 1,
     }
 }

@@ -46,8 +46,10 @@ pub fn read(name: &str, file: &[u8]) -> Result<Tensor, String> {
     let descr = quoted(header, "descr").ok_or("its header names no descr")?;
     let found = TYPES.iter().find(|(code, _)| *code == descr);
     let (_, dtype) = found.ok_or_else(|| {
-        format!("its type {descr} is not supported; convert with .astype('<f4') or another of {}",
-            TYPES.map(|(code, _)| code).join(" "))
+        format!(
+            "its type {descr} is not supported; convert with .astype('<f4') or another of {}",
+            TYPES.map(|(code, _)| code).join(" ")
+        )
     })?;
     if after(header, "fortran_order").is_some_and(|value| value.starts_with("True")) {
         return Err("it is in Fortran order; save np.ascontiguousarray(array)".into());
@@ -60,7 +62,10 @@ pub fn read(name: &str, file: &[u8]) -> Result<Tensor, String> {
     let size = dtype.size().expect("every type here has a size") as u64;
     let bytes = shape.iter().try_fold(size, |bytes, dim| bytes.checked_mul(*dim));
     if bytes != Some(data.len() as u64) {
-        return Err(format!("it holds {} bytes, its shape {shape:?} makes another number", data.len()));
+        return Err(format!(
+            "it holds {} bytes, its shape {shape:?} makes another number",
+            data.len()
+        ));
     }
     Ok(Tensor { name: name.into(), dtype: *dtype, shape, data: Bytes::copy_from_slice(data) })
 }

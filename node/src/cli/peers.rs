@@ -18,7 +18,8 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
 
 fn table(seen: &Value) -> String {
     let peers = seen["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let titles = ["name", "state", "location", "control", "operator", "rtt", "devices", "models", "peer"];
+    let titles =
+        ["name", "state", "location", "control", "operator", "rtt", "devices", "models", "peer"];
     out::table(&titles, peers.iter().map(row))
 }
 
@@ -41,7 +42,9 @@ fn row(peer: &Value) -> Vec<String> {
         text(&charter["operator"]),
         rtt,
         list(&peer["devices"], device),
-        list(&peer["models"], |model| format!("{}:{}", text(&model["name"]), text(&model["version"]))),
+        list(&peer["models"], |model| {
+            format!("{}:{}", text(&model["name"]), text(&model["version"]))
+        }),
         format!("…{}", &id[id.len().saturating_sub(6)..]),
     ]
 }

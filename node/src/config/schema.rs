@@ -279,7 +279,9 @@ fn telemetry(root: &mut Section<'_, '_>) -> TelemetryConfig {
         let log = section.parse("log", |text| match text.parse::<EnvFilter>() {
             Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
             Ok(_) => Err("is empty; `off` logs nothing".into()),
-            Err(error) => Err(format!("`{text}` is not a filter like `info,hansa_net=debug`: {error}")),
+            Err(error) => {
+                Err(format!("`{text}` is not a filter like `info,hansa_net=debug`: {error}"))
+            }
         });
         let format = section.parse("format", |text| match text {
             "text" => Ok(LogFormat::Text),

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::NodeLine;
-use super::show::Voice;
+use super::show::{Assets, Voice};
 use crate::client::Client;
 use crate::run::START_WITHIN;
 
@@ -71,6 +72,8 @@ pub struct Running {
 pub struct Mesh {
     /// The nodes, in the order of [`CAST`].
     pub nodes: Vec<Running>,
+    /// What its nodes run.
+    pub assets: Assets,
     folder: PathBuf,
     interrupted: &'static AtomicBool,
 }
@@ -82,16 +85,16 @@ impl Mesh {
     /// one sees all others.
     pub fn start(say: &Voice) -> anyhow::Result<Self> {
         // Nodes get the terminal's interrupt too, and drain; this process then cleans up.
-        ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst))?;
-        let models = say.fetch()?;
+        watch_signals()?;
+        let assets = say.fetch()?;
         let folder = std::env::temp_dir().join(format!("hansa-demo-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let mut mesh = Self { nodes: Vec::new(), folder, interrupted: &INTERRUPTED };
+        let mut mesh = Self { nodes: Vec::new(), assets, folder, interrupted: &INTERRUPTED };
         let authorities = ["eu", "world"].map(|name| mesh.authority(name));
         let authorities = authorities.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let mut bootstrap = None;
         for role in &CAST {
-            let config = mesh.configure(role, &authorities, &models, bootstrap.as_deref())?;
+            let config = mesh.configure(role, &authorities, bootstrap.as_deref())?;
             mesh.launch(role, &config)?;
             if bootstrap.is_none() {
                 bootstrap = Some(mesh.await_addresses(0)?);
@@ -144,6 +147,25 @@ impl Mesh {
     }
 }
 
+/// Notes SIGINT and SIGTERM in [`INTERRUPTED`] from now on.
+fn watch_signals() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        INTERRUPTED.store(true, Ordering::SeqCst);
+    })?;
+    Ok(())
+}
+
 /// Starting.
 impl Mesh {
     /// Runs `hansa` itself with `arguments`, for its effect.
@@ -162,7 +184,8 @@ impl Mesh {
     /// A new authority; returns its name and public key.
     fn authority(&self, name: &str) -> anyhow::Result<(String, String)> {
         let name = format!("{name}.demo.example");
-        let made = self.hansa(&["authority", "new", &format!("{name}.key"), "--name", &name, "--json"])?;
+        let made =
+            self.hansa(&["authority", "new", &format!("{name}.key"), "--name", &name, "--json"])?;
         let made: Value = serde_json::from_str(&made)?;
         Ok((name, made["key"].as_str().context("authority new prints a key")?.to_owned()))
     }
@@ -172,7 +195,6 @@ impl Mesh {
         &self,
         role: &Role,
         authorities: &[(String, String)],
-        models: &[(&str, PathBuf)],
         bootstrap: Option<&str>,
     ) -> anyhow::Result<PathBuf> {
         let home = self.folder.join(role.name);
@@ -199,7 +221,7 @@ impl Mesh {
             &charter.display().to_string(),
         ])?;
         let config = home.join("hansa.toml");
-        std::fs::write(&config, config_text(role, authorities, models, bootstrap))?;
+        std::fs::write(&config, config_text(role, authorities, &self.assets, bootstrap))?;
         Ok(config)
     }
 
@@ -283,7 +305,7 @@ fn await_some<T>(
 fn config_text(
     role: &Role,
     authorities: &[(String, String)],
-    models: &[(&str, PathBuf)],
+    assets: &Assets,
     bootstrap: Option<&str>,
 ) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
@@ -304,7 +326,7 @@ fn config_text(
             quoted(key),
         );
     }
-    for (name, path) in models.iter().filter(|(name, _)| role.holds(name)) {
+    for (name, path) in assets.models().into_iter().filter(|(name, _)| role.holds(name)) {
         let path = quoted(&path.display().to_string());
         text += &format!("[[model]]\nname = {}\nversion = \"1\"\npath = {path}\n", quoted(name));
     }

@@ -80,8 +80,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     say.title();
     let mesh = mesh::Mesh::start(&say)?;
     say.nodes(&mesh);
-    let mut report =
-        Report { nodes: mesh.lines(), jobs: Vec::new(), killed: None, violations: 0 };
+    let mut report = Report { nodes: mesh.lines(), jobs: Vec::new(), killed: None, violations: 0 };
     if args.keep {
         say.report(&report);
         say.kept(&mesh);

@@ -3,11 +3,43 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use hansa_runtime::library::{Library, LibraryError, install};
+use hansa_runtime::wheel::Progress;
 use serde_json::Value;
 
 use super::mesh::Mesh;
 use super::{JobLine, Killed, Report};
 use crate::cli::out;
+
+/// What the demo runs, in the user's cache.
+pub struct Assets {
+    library: PathBuf,
+    magika: PathBuf,
+    silero_vad: PathBuf,
+}
+
+impl Assets {
+    /// Names and folders of the models.
+    pub fn models(&self) -> [(&'static str, &Path); 2] {
+        [("magika", &self.magika), ("silero-vad", &self.silero_vad)]
+    }
+
+    /// magika's own configuration.
+    pub fn magika_config(&self) -> std::io::Result<Vec<u8>> {
+        std::fs::read(self.magika.join("config.min.json"))
+    }
+
+    /// Files to be asked about.
+    pub fn files(&self) -> std::io::Result<Vec<(&'static str, Vec<u8>)>> {
+        let library = head_and_tail(&self.library)?;
+        let model = head_and_tail(&self.silero_vad.join("model.onnx"))?;
+        Ok(vec![
+            ("config.min.json", self.magika_config()?),
+            ("libonnxruntime", library),
+            ("silero-vad", model),
+        ])
+    }
+}
 
 /// Speaks to a person, or keeps silent for a program until the report.
 pub struct Voice {
@@ -41,28 +73,15 @@ impl Voice {
         self.line(&format!("\n{}", self.paint("1", title)));
     }
 
-    /// Fetches ONNX Runtime and the models unless they are cached; returns (name, folder).
-    pub fn fetch(&self) -> anyhow::Result<Vec<(&'static str, PathBuf)>> {
-        hansa_runtime::library::find_or_install()?;
-        let magika = hansa_runtime::models::magika()?;
-        let silero = hansa_runtime::models::silero_vad()?;
-        Ok(vec![("magika", magika.join("model.onnx")), ("silero-vad", silero.join("model.onnx"))])
-    }
-
-    /// magika's own configuration.
-    pub fn magika_config(&self) -> anyhow::Result<String> {
-        let folder = hansa_runtime::models::magika()?;
-        Ok(std::fs::read_to_string(folder.join("config.min.json"))?)
-    }
-
-    /// Files that came with the models, to be asked about.
-    pub fn model_files(&self) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
-        let folder = hansa_runtime::models::magika()?;
-        let library = hansa_runtime::library::find_or_install()?;
-        Ok(vec![
-            ("config.min.json", std::fs::read(folder.join("config.min.json"))?),
-            ("libonnxruntime", head_and_tail(&library)?),
-        ])
+    /// Fetches ONNX Runtime and the models unless they are cached.
+    pub fn fetch(&self) -> anyhow::Result<Assets> {
+        let library = match Library::find("auto") {
+            Err(LibraryError::NotInstalled) => install(false, Progress::Stderr)?,
+            other => other?,
+        };
+        let magika = hansa_runtime::models::magika(Progress::Stderr)?;
+        let silero_vad = hansa_runtime::models::silero_vad(Progress::Stderr)?;
+        Ok(Assets { library: library.path, magika, silero_vad })
     }
 
     /// The mesh.

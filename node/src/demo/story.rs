@@ -57,8 +57,8 @@ const CRASH_ROWS: usize = 24;
 
 /// Tells the whole story and stops the mesh.
 pub fn tell(mut mesh: Mesh, say: &Voice, report: &mut Report) -> anyhow::Result<()> {
-    let labels = Labels::read(&say.magika_config()?)?;
-    let files = file_samples(&say.model_files()?);
+    let labels = Labels::read(&mesh.assets.magika_config()?)?;
+    let files = file_samples(&mesh.assets.files()?);
     let sounds = [sound_sample(true), sound_sample(false)];
     let name = |sample: &Sample, outputs: &[Tensor]| match sample.model {
         "magika" => labels.top(outputs),
@@ -129,9 +129,7 @@ fn ask(
     let outcome = client.infer(model, inputs, &headers);
     let latency_ms = (started.elapsed().as_secs_f64() * 1e5).round() / 100.0;
     let (outcome, executed_by, location, top) = match outcome {
-        Ok(done) => {
-            ("ok", Some(done.executed_by), Some(done.executed_in), read(&done.outputs))
-        }
+        Ok(done) => ("ok", Some(done.executed_by), Some(done.executed_in), read(&done.outputs)),
         Err(ClientError::Refused { status, message, .. }) if status < 500 => {
             ("refused", None, None, message)
         }

@@ -24,12 +24,12 @@ pub struct Labels(Vec<String>);
 
 impl Labels {
     /// Reads them from the model's own configuration.
-    pub fn read(config: &str) -> anyhow::Result<Self> {
+    pub fn read(config: &[u8]) -> anyhow::Result<Self> {
         #[derive(serde::Deserialize)]
         struct Config {
             target_labels_space: Vec<String>,
         }
-        Ok(Self(serde_json::from_str::<Config>(config)?.target_labels_space))
+        Ok(Self(serde_json::from_slice::<Config>(config)?.target_labels_space))
     }
 
     /// What the model's outputs say.
