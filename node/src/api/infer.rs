@@ -5,24 +5,40 @@
 //! air.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use hansa_core::id::Digest;
-use hansa_core::plan::{Refusal, resolve};
+use bytes::Bytes;
+use futures::stream;
+use hansa_core::explain::{Explanation, explain};
+use hansa_core::id::PeerId;
+use hansa_core::limits::DEADLINE_DEFAULT;
+use hansa_core::plan::{Job, Refusal, Resolved, resolve};
 use hansa_core::policy::{Demand, Policy};
+use hansa_runtime::check::{Head, InputLimits};
+use http_body_util::BodyExt;
 use serde::Deserialize;
+use serde_json::Value;
+use tracing::Instrument;
 
 use super::trace;
-use super::v2::{self, ApiError};
-use crate::jobs::{Answer, Order};
-use crate::limits::BODY_BYTES_MAX;
+use super::v2::{self, ApiError, InferRequest, JSON_LENGTH, Rendered};
+use crate::jobs::{Answer, Order, rows};
+use crate::limits::{BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT};
 use crate::node::Node;
+
+const EXECUTED_BY: HeaderName = HeaderName::from_static("hansa-executed-by");
+const EXECUTED_IN: HeaderName = HeaderName::from_static("hansa-executed-in");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// Most that is set aside for a body by its declared length alone.
+const BODY_BYTES_TRUSTED: usize = 8 << 20;
 
 /// The model that a path names.
 #[derive(Deserialize)]
@@ -71,4 +87,180 @@ pub async fn infer(
     metrics::counter!("hansa_requests_total", "outcome" => code).increment(1);
     metrics::histogram!("hansa_request_seconds").record(arrived.elapsed());
     outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// A request to its answer.
+async fn run(
+    node: &Node,
+    named: &Named,
+    headers: &HeaderMap,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (arrived, started) = (node.clock.now().mono, Instant::now());
+    if node.is_draining() {
+        return Err(Refusal::Draining.into());
+    }
+    let body = read(headers, request.into_body()).await?;
+    let request = v2::parse_infer(json_length(headers)?, body)?;
+    named.check(request.model.as_deref())?;
+    let Demand { policy, deadline } = v2::demand(headers, &request.parameters, &node.groups)?;
+    // Before anybody is asked anything: a law that cannot be kept is refused.
+    if let Some(clause) = policy.unsupported() {
+        return Err(Refusal::Unsupported { clause: clause.to_owned() }.into());
+    }
+    let deadline = arrived + deadline.unwrap_or(DEADLINE_DEFAULT);
+    let resolved = named.resolve(node, &policy)?;
+    let describing = node.describe(resolved.bundle);
+    let signature = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
+    let signature = signature.await.map_err(|_| Refusal::Deadline)??;
+    let InferRequest { id, inputs, outputs: wanted, binary_default, .. } = request;
+    let outputs: Vec<String> = wanted.iter().map(|output| output.name.clone()).collect();
+    signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;
+    v2::check_wanted(&signature, &wanted, binary_default)?;
+    let job = Job {
+        bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
+        rows: rows(inputs.first().map(|input| input.shape.as_slice())),
+        ..Job::new(node.draw_job(), resolved.bundle, policy, &node.send, deadline)
+    };
+    let order = Order { job, inputs, outputs, trace: trace::of(headers, node) };
+    let span = tracing::info_span!(
+        "infer", job = %order.job.id, model = named.model, trace = %trace::Hex(&order.trace.trace)
+    );
+    let mut answer = node.infer(&order).instrument(span).await?;
+    let outputs = std::mem::take(&mut answer.outputs);
+    let (name, version) = (&named.model, &resolved.version);
+    let rendered =
+        v2::render_infer(name, version, id.as_deref(), outputs, &wanted, binary_default)?;
+    let mut response = respond(rendered);
+    tell(node, &answer, started.elapsed(), response.headers_mut());
+    Ok(response)
+}
+
+impl Named {
+    /// What the name means under `policy`, at this moment.
+    fn resolve(&self, node: &Node, policy: &Policy) -> Result<Resolved, Refusal> {
+        let (now, view) = (node.clock.now(), node.view());
+        resolve(now, &view, &self.model, self.version.as_deref(), policy)
+    }
+
+    /// Whether the body, if it names a model as well, names this one.
+    fn check(&self, model: Option<&str>) -> Result<(), ApiError> {
+        match model.filter(|model| *model != self.model) {
+            None => Ok(()),
+            Some(other) => Err(ApiError::malformed(format!(
+                "the path names the model `{}`, the body names `{other}`",
+                self.model
+            ))),
+        }
+    }
+
+    /// What would be done with a job that a query describes, and why: `model`, `version`, `rows`,
+    /// `bytes`, and the parameters that a job could carry.
+    pub async fn explain(
+        node: &Node,
+        mut query: BTreeMap<String, String>,
+    ) -> Result<Explanation, ApiError> {
+        let missing = || ApiError::malformed("the query names no model; add ?model=NAME");
+        let model = query.remove("model").ok_or_else(missing)?;
+        let named = Self { model, version: query.remove("version") };
+        let bytes: u64 = number(query.remove("bytes"), "bytes")?.unwrap_or(0);
+        let rows: u32 = number(query.remove("rows"), "rows")?.unwrap_or(1);
+        let parameters: BTreeMap<String, Value> =
+            query.into_iter().map(|(key, value)| (key, value.into())).collect();
+        let demand = v2::demand(&HeaderMap::new(), &parameters, &node.groups)?;
+        let bundle = named.resolve(node, &demand.policy)?.bundle;
+        let now = node.clock.now();
+        let deadline = now.mono + demand.deadline.unwrap_or(DEADLINE_DEFAULT);
+        let fresh = Job::new(node.draw_job(), bundle, demand.policy, &node.send, deadline);
+        let job = Job { bytes, rows, ..fresh };
+        let view = node.view();
+        let loads = node.loads().clone(); // A full scan is not for under the lock.
+        Ok(explain(now, &view, &loads, &job))
+    }
+}
+
+fn number<T: std::str::FromStr>(text: Option<String>, key: &str) -> Result<Option<T>, ApiError> {
+    let fault = |text| ApiError::malformed(format!("{key}={text} is not a number"));
+    text.map(|text| text.parse().map_err(|_| fault(text))).transpose()
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
+    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    let fault = || ApiError::malformed("Inference-Header-Content-Length is not a number of bytes");
+    length.map(Some).ok_or_else(fault)
+}
+
+/// Takes in a body: never more than [`BODY_BYTES_MAX`], and not from a client that stands still.
+async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let declared: usize = declared.unwrap_or(0);
+    let too_large =
+        || ApiError::too_large(format!("the body has more than {BODY_BYTES_MAX} bytes, the limit"));
+    if declared > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(declared.min(BODY_BYTES_TRUSTED));
+    loop {
+        let frame = tokio::time::timeout(HTTP_BODY_IDLE_TIMEOUT, body.frame()).await;
+        let late = |_| {
+            let message = format!("no byte of the body came for {HTTP_BODY_IDLE_TIMEOUT:?}");
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+        };
+        let Some(frame) = frame.map_err(late)? else { return Ok(bytes.into()) };
+        let broken = |error| ApiError::malformed(format!("the body cannot be read: {error}"));
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if data.len() > BODY_BYTES_MAX - bytes.len() {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&data);
+    }
+}
+
+/// The response of a rendered answer; binary outputs are not copied.
+fn respond(rendered: Rendered) -> Response {
+    let Rendered { json_length, parts } = rendered;
+    let total: usize = parts.iter().map(Bytes::len).sum();
+    let parts = parts.into_iter().map(Ok::<_, Infallible>);
+    let mut response = Response::new(Body::from_stream(stream::iter(parts)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, total.into());
+    let content_type = match json_length {
+        None => "application/json",
+        Some(length) => {
+            headers.insert(JSON_LENGTH, length.into());
+            "application/octet-stream"
+        }
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Says who ran the job, where, and what took how long.
+fn tell(node: &Node, answer: &Answer, total: Duration, headers: &mut HeaderMap) {
+    let (name, location) = whereabouts(node, answer.executed_by);
+    headers.insert(EXECUTED_BY, name);
+    if let Some(location) = location {
+        headers.insert(EXECUTED_IN, location);
+    }
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let timing = format!(
+        "queue;dur={:.3}, run;dur={:.3}, total;dur={:.3}",
+        ms(answer.queue),
+        ms(answer.service),
+        ms(total)
+    );
+    headers.insert(SERVER_TIMING, timing.try_into().expect("numbers are a header"));
+}
+
+/// Name and location of a peer, as its advert and its charter say; its id where its name cannot be
+/// a header.
+fn whereabouts(node: &Node, peer: PeerId) -> (HeaderValue, Option<HeaderValue>) {
+    let view = node.view();
+    let record = view.get(peer).map(|entry| &entry.record);
+    let name = record.and_then(|record| HeaderValue::from_str(&record.advert.name).ok());
+    let id = || HeaderValue::try_from(peer.to_string()).expect("base58 is a header");
+    let charter = record.and_then(|record| record.charter.as_ref().ok());
+    let location = charter.and_then(|held| HeaderValue::from_str(held.location.as_str()).ok());
+    (name.unwrap_or_else(id), location)
 }

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 /// A client that met a draining node may try another, or this one's successor after this time.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// A peer that does not answer is probed anew within this time.
+const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// An error as the API shows it: `{"error": MESSAGE, "code": CODE, …}`.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +112,7 @@ impl From<Refusal> for ApiError {
             Refusal::UnknownModel { .. } => (StatusCode::NOT_FOUND, "unknown_model"),
             Refusal::AmbiguousModel { .. } => (StatusCode::CONFLICT, "ambiguous_model"),
             Refusal::PolicyUnsatisfiable { .. } => (StatusCode::FORBIDDEN, "policy_unsatisfiable"),
+            Refusal::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Refusal::Unsupported { .. } => (StatusCode::BAD_REQUEST, "unsupported_constraint"),
             Refusal::NotServed { .. } => (StatusCode::FORBIDDEN, "not_served"),
             Refusal::HopLimit => (StatusCode::BAD_GATEWAY, "hop_limit"),
@@ -125,6 +128,9 @@ impl From<Refusal> for ApiError {
         match refusal {
             Refusal::AmbiguousModel { digests, .. } => error.with("digests", json!(digests)),
             Refusal::PolicyUnsatisfiable { failed } => error.with("failed", json!(failed)),
+            Refusal::Unavailable { failed } => {
+                error.with("failed", json!(failed)).after(UNAVAILABLE_RETRY_AFTER)
+            }
             Refusal::Unsupported { clause } => error.with("clause", json!(clause)),
             Refusal::NotServed { rule } => error.with("rule", json!(rule)),
             Refusal::Busy { retry_after_ms } => {
@@ -164,9 +170,10 @@ mod tests {
     fn every_refusal_has_the_status_that_the_design_names() {
         let text = || "x".to_owned();
         let cases = [
-            (Refusal::UnknownModel { model: text() }, 404, "unknown_model"),
+            (Refusal::UnknownModel { model: text(), hint: text() }, 404, "unknown_model"),
             (Refusal::AmbiguousModel { model: text(), digests: vec![] }, 409, "ambiguous_model"),
             (Refusal::PolicyUnsatisfiable { failed: [].into() }, 403, "policy_unsatisfiable"),
+            (Refusal::Unavailable { failed: [].into() }, 503, "unavailable"),
             (Refusal::Unsupported { clause: text() }, 400, "unsupported_constraint"),
             (Refusal::NotServed { rule: Rule::Location }, 403, "not_served"),
             (Refusal::HopLimit, 502, "hop_limit"),
@@ -205,6 +212,7 @@ mod tests {
             (Refusal::Busy { retry_after_ms: 0 }, "1"),
             (Refusal::Busy { retry_after_ms: 1_001 }, "2"),
             (Refusal::Draining, "5"),
+            (Refusal::Unavailable { failed: [].into() }, "2"),
         ] {
             let response = ApiError::from(refusal).into_response();
             assert_eq!(response.headers()[RETRY_AFTER], seconds);

@@ -241,7 +241,10 @@ fn nothing_in_a_request_is_ignored() {
     refused(parse(&many), "at most 256");
     let bulky = format!(r#"{{"inputs":[],"parameters":{{"a":"{}"}}}}"#, "b".repeat(17_000));
     refused(parse(&bulky), "16384");
-    let named = format!(r#"{{"inputs":[{}]}}"#, input.replace("\"x\"", &format!("\"{bulky:.0}{}\"", "n".repeat(257))));
+    let named = format!(
+        r#"{{"inputs":[{}]}}"#,
+        input.replace("\"x\"", &format!("\"{bulky:.0}{}\"", "n".repeat(257)))
+    );
     refused(parse(&named), "256 bytes");
 }
 
