@@ -22,6 +22,9 @@ pub(super) fn read(
             "{dtype} has no form in JSON; send it with the binary tensor extension"
         ));
     }
+    if !text.starts_with('[') {
+        return Err("data is not an array".into());
+    }
     let elements_max = text.len() / 2; // Each element takes a character and a comma or bracket.
     if count > elements_max {
         return Err(format!("its shape makes {count} elements, its data holds fewer"));
@@ -34,7 +37,6 @@ pub(super) fn read(
         match token {
             Token::Open => nesting.open()?,
             Token::Close => nesting.close()?,
-            Token::Element(_) if nesting.open.is_empty() => return Err("data is no array".into()),
             Token::Element(element) => {
                 if found == count {
                     return Err(format!("its shape makes {count} elements, its data holds more"));
