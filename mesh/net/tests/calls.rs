@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{PATIENCE, echoing, pattern, plane};
+use common::{PATIENCE, echoing, pattern, plane, within};
+use futures::FutureExt as _;
 use hansa_net::limits::code;
-use hansa_net::{BodyError, CallError, DataError, DataLimits, DataPlane};
-use tokio::time::timeout;
+use hansa_net::{BodyError, Call, CallError, DataError, DataLimits, DataPlane};
 
 const HEADER: Bytes = Bytes::from_static(b"header");
 
@@ -19,11 +19,11 @@ async fn bodies_of_every_size_come_back_intact() {
     let (client, _) = plane(2);
     for bytes in [0, 1, 4 * 1024, 64 * 1024 * 1024] {
         let sent = pattern(bytes);
-        let call =
-            client.call(server.local_peer(), &[server.local_addr()], HEADER, vec![sent.clone()]);
-        let mut answer = timeout(PATIENCE, call).await.expect("in time").expect("answered");
+        let addrs = [server.local_addr()];
+        let call = client.call(server.local_peer(), &addrs, HEADER, vec![sent.clone()]);
+        let mut answer = within(call).await.expect("answered");
         assert_eq!(answer.header, HEADER);
-        let body = timeout(PATIENCE, answer.body.read_exact(bytes)).await.expect("in time");
+        let body = within(answer.body.read_exact(bytes)).await;
         assert!(body.expect("whole") == sent, "{bytes} bytes differ");
         answer.body.expect_end(bytes).await.expect("nothing follows");
     }
@@ -40,9 +40,10 @@ async fn an_answer_that_streams_while_the_request_is_still_sent_does_not_lock_up
     });
     let (client, _) = plane(2);
     let body = vec![pattern(64 * 1024 * 1024)];
-    let call = client.call(server.local_peer(), &[server.local_addr()], HEADER, body);
-    let mut answer = timeout(PATIENCE, call).await.expect("in time").expect("answered");
-    let body = timeout(PATIENCE, answer.body.read_to_end(usize::MAX)).await.expect("in time");
+    let addrs = [server.local_addr()];
+    let call = client.call(server.local_peer(), &addrs, HEADER, body);
+    let mut answer = within(call).await.expect("answered");
+    let body = within(answer.body.read_to_end(usize::MAX)).await;
     assert_eq!(body.expect("whole").len(), 64 * 1024 * 1024);
 }
 
@@ -63,7 +64,7 @@ async fn five_hundred_calls_share_one_connection_dialled_once() {
         }
     });
     let all = futures::future::try_join_all(calls);
-    timeout(PATIENCE, all).await.expect("in time").expect("all answered");
+    within(all).await.expect("all answered");
     assert_eq!(server.connections(), 1);
     assert_eq!(client.connections(), 1);
 }
@@ -71,18 +72,18 @@ async fn five_hundred_calls_share_one_connection_dialled_once() {
 #[tokio::test]
 async fn when_both_dial_at_once_one_connection_remains() {
     let (one, two) = (echoing(1), echoing(2));
-    let there = one.call(two.local_peer(), &[two.local_addr()], HEADER, vec![]);
+    let addrs_of_two = [two.local_addr()];
+    let there = one.call(two.local_peer(), &addrs_of_two, HEADER, vec![]);
     let addrs = [one.local_addr()];
     let back = two.call(one.local_peer(), &addrs, HEADER, vec![]);
-    let (there, back) =
-        timeout(PATIENCE, async { tokio::join!(there, back) }).await.expect("in time");
+    let (there, back) = within(async { tokio::join!(there, back) }).await;
     drop((there.expect("answered"), back.expect("answered")));
     let settled = async {
         while one.connections() + two.connections() > 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, settled).await.expect("the loser is closed");
+    within(settled).await;
     for (from, to) in [(&one, &two), (&two, &one)] {
         // Without an address: it must be the open connection that carries this.
         from.call(to.local_peer(), &[], HEADER, vec![]).await.expect("answered");
@@ -99,7 +100,7 @@ async fn a_peer_without_an_address_is_called_over_the_connection_that_it_opened(
         }
         public.call(hidden.local_peer(), &[], HEADER, vec![]).await
     };
-    let answer = timeout(PATIENCE, call).await.expect("in time").expect("answered");
+    let answer = within(call).await.expect("answered");
     assert_eq!(answer.header, HEADER);
 }
 
@@ -112,10 +113,10 @@ async fn dropping_a_call_cancels_it_at_the_peer() {
         let client = client.clone();
         tokio::spawn(async move { client.call(peer, &addrs, HEADER, vec![pattern(10)]).await })
     };
-    let received = timeout(PATIENCE, incoming.recv()).await.expect("in time").expect("a call");
+    let received = within(incoming.recv()).await.expect("a call");
     let cancelled = received.reply.cancelled();
     call.abort();
-    timeout(PATIENCE, cancelled).await.expect("the peer is told");
+    within(cancelled).await;
     let late = received.reply.send(HEADER, vec![]).await;
     assert_eq!(late, Err(hansa_net::data::ReplyError::Cancelled));
     // The connection is as good as before.
@@ -128,14 +129,15 @@ async fn a_call_cancelled_while_it_is_sent_never_looks_whole() {
     let (server, mut incoming) = plane(1);
     let (client, _) = plane(2);
     let (peer, addrs) = (server.local_peer(), [server.local_addr()]);
+    let caller = client.clone();
     let call =
         tokio::spawn(
-            async move { client.call(peer, &addrs, HEADER, vec![pattern(100 << 20)]).await },
+            async move { caller.call(peer, &addrs, HEADER, vec![pattern(100 << 20)]).await },
         );
-    let mut received = timeout(PATIENCE, incoming.recv()).await.expect("in time").expect("a call");
+    let mut received = within(incoming.recv()).await.expect("a call");
     received.body.chunk().await.expect("readable").expect("some");
     call.abort();
-    let rest = timeout(PATIENCE, received.body.read_to_end(usize::MAX)).await.expect("in time");
+    let rest = within(received.body.read_to_end(usize::MAX)).await;
     assert_eq!(rest, Err(BodyError::Reset(code::CANCELLED.into())));
 }
 
@@ -151,7 +153,7 @@ async fn a_host_that_drops_or_refuses_a_call_is_heard() {
     });
     for expected in [code::UNANSWERED, code::BUSY] {
         let call = client.call(peer, &addrs, HEADER, vec![pattern(10)]);
-        let refused = timeout(PATIENCE, call).await.expect("in time").expect_err("refused");
+        let refused = within(call).await.expect_err("refused");
         assert_eq!(refused, CallError::Refused(expected.into()));
     }
 }
@@ -167,10 +169,10 @@ async fn calls_over_the_limit_are_refused_as_busy() {
     for _ in 0..2 {
         let client = client.clone();
         waiting.spawn(async move { client.call(peer, &addrs, HEADER, vec![]).await });
-        held.push(timeout(PATIENCE, incoming.recv()).await.expect("in time").expect("a call"));
+        held.push(within(incoming.recv()).await.expect("a call"));
     }
-    let third = timeout(PATIENCE, client.call(peer, &addrs, HEADER, vec![])).await;
-    let third = third.expect("in time").expect_err("refused");
+    let third = within(client.call(peer, &addrs, HEADER, vec![])).await;
+    let third = third.expect_err("refused");
     assert_eq!(third, CallError::Refused(code::BUSY.into()));
     for call in held {
         call.reply.send(HEADER, vec![]).await.expect("taken");
@@ -192,26 +194,18 @@ async fn draining_answers_what_is_in_flight_and_refuses_what_is_new() {
             Ok::<_, CallError>(answer.body.read_to_end(1 << 20).await?)
         })
     };
-    let call = timeout(PATIENCE, incoming.recv()).await.expect("in time").expect("a call");
-    let draining = {
-        let server = server.clone();
-        tokio::spawn(async move { server.drain(PATIENCE).await })
-    };
-    let refused = async {
-        loop {
-            match client.call(peer, &addrs, HEADER, vec![]).await {
-                Err(error) => return error,
-                Ok(_) => unreachable!("nobody answers"),
-            }
-        }
-    };
-    tokio::task::yield_now().await;
-    let refused = timeout(PATIENCE, refused).await.expect("in time");
+    let call = within(incoming.recv()).await.expect("a call");
+    let mut draining = server.drain(PATIENCE).boxed();
+    assert!(futures::poll!(&mut draining).is_pending(), "a call is in flight");
+    let refused = within(client.call(peer, &addrs, HEADER, vec![])).await.expect_err("refused");
     assert_eq!(refused, CallError::Refused(code::DRAINING.into()));
-    call.reply.send(HEADER, vec![pattern(1 << 20)]).await.expect("taken");
+    let Call { reply, body, .. } = call;
+    drop(body);
+    let answered = reply.send(HEADER, vec![pattern(1 << 20)]);
+    let (answered, ()) = within(async { tokio::join!(answered, draining) }).await;
+    answered.expect("taken");
     let body = first.await.expect("no panic").expect("answered");
     assert!(body == pattern(1 << 20));
-    timeout(PATIENCE, draining).await.expect("in time").expect("no panic");
 }
 
 #[tokio::test]
@@ -228,7 +222,7 @@ async fn round_trips_are_measured_by_echoes() {
             }
         }
     };
-    let rtt = timeout(PATIENCE, measured).await.expect("measured");
+    let rtt = within(measured).await;
     assert!(rtt < Duration::from_millis(200), "{rtt:?}");
 }
 
@@ -247,8 +241,9 @@ async fn an_unreachable_peer_is_a_typed_error_within_the_dial_timeout() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let addr: SocketAddr = silent.local_addr().expect("bound");
     let (other, _) = plane(3);
-    let call = client.call(other.local_peer(), &[addr], HEADER, vec![]);
-    let error = timeout(PATIENCE, call).await.expect("in time").expect_err("nobody is there");
+    let addrs = [addr];
+    let call = client.call(other.local_peer(), &addrs, HEADER, vec![]);
+    let error = within(call).await.expect_err("nobody is there");
     assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
     let error = client.call(other.local_peer(), &[], HEADER, vec![]).await.expect_err("no address");
     assert!(error.to_string().contains("no address is known"), "{error}");

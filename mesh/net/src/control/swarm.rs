@@ -4,11 +4,12 @@ use std::io;
 
 use futures::StreamExt as _;
 use libp2p::connection_limits::{self, ConnectionLimits};
-use libp2p::core::transport::TransportError;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Transport as _, TransportError};
 use libp2p::identity::Keypair;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, mdns};
+use libp2p::{Multiaddr, Swarm, identify, mdns, quic};
 
 use super::gossip::Gossip;
 use super::{ControlError, peers};
@@ -74,27 +75,22 @@ pub(super) async fn open(
     Ok((swarm, listening))
 }
 
+/// Built by hand, because libp2p's builder wraps the transport's errors beyond recognition.
 fn build(keypair: &Keypair, mdns: bool) -> Swarm<Behaviour> {
-    SwarmBuilder::with_existing_identity(keypair.clone())
-        .with_tokio()
-        .with_quic_config(|mut quic| {
-            quic.max_concurrent_stream_limit = CONTROL_STREAMS_MAX;
-            quic.max_stream_data = CONTROL_STREAM_WINDOW_BYTES;
-            quic.max_connection_data = 2 * CONTROL_STREAM_WINDOW_BYTES;
-            quic.max_idle_timeout =
-                u32::try_from(CONTROL_SILENCE_MAX.as_millis()).expect("seconds fit");
-            quic.keep_alive_interval = CONTROL_KEEP_ALIVE;
-            quic.handshake_timeout = DIAL_TIMEOUT;
-            quic
-        })
-        .with_behaviour(|keypair| behaviour(keypair, mdns))
-        .expect("behaviours cannot fail")
-        .with_swarm_config(|config| {
-            config
-                .with_idle_connection_timeout(CONTROL_IDLE)
-                .with_max_negotiating_inbound_streams(CONTROL_STREAMS_MAX as usize)
-        })
-        .build()
+    let mut config = quic::Config::new(keypair);
+    config.max_concurrent_stream_limit = CONTROL_STREAMS_MAX;
+    config.max_stream_data = CONTROL_STREAM_WINDOW_BYTES;
+    config.max_connection_data = 2 * CONTROL_STREAM_WINDOW_BYTES;
+    config.max_idle_timeout = u32::try_from(CONTROL_SILENCE_MAX.as_millis()).expect("seconds fit");
+    config.keep_alive_interval = CONTROL_KEEP_ALIVE;
+    config.handshake_timeout = DIAL_TIMEOUT;
+    let transport = quic::tokio::Transport::new(config)
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+        .boxed();
+    let swarm = libp2p::swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(CONTROL_IDLE)
+        .with_max_negotiating_inbound_streams(CONTROL_STREAMS_MAX as usize);
+    Swarm::new(transport, behaviour(keypair, mdns), keypair.public().to_peer_id(), swarm)
 }
 
 fn behaviour(keypair: &Keypair, mdns: bool) -> Behaviour {
@@ -132,23 +128,18 @@ fn listen_fault(addr: &Multiaddr, error: &TransportError<io::Error>) -> ControlE
     }
 }
 
-/// libp2p wraps the system's error; the cause that counts is somewhere inside.
+/// The system's error is inside libp2p's.
 fn io_fault(addr: &Multiaddr, error: &io::Error) -> ControlError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            if error.kind() == io::ErrorKind::AddrInUse {
-                return ControlError::AddressInUse { addr: socket_text(addr) };
-            }
-            // An io::Error of kind Other hides its own cause from `source`.
-            if let Some(inner) = error.get_ref() {
-                cause = Some(inner);
-                continue;
-            }
-        }
-        cause = error.source();
+    let quic = error.get_ref().and_then(|inner| inner.downcast_ref::<quic::Error>());
+    let kind = match quic {
+        Some(quic::Error::Io(inner)) => inner.kind(),
+        _ => error.kind(),
+    };
+    let addr = socket_text(addr);
+    match kind {
+        io::ErrorKind::AddrInUse => ControlError::AddressInUse { addr },
+        _ => ControlError::Listen { addr, reason: error.to_string() },
     }
-    ControlError::Listen { addr: socket_text(addr), reason: error.to_string() }
 }
 
 fn socket_text(addr: &Multiaddr) -> String {

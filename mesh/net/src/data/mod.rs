@@ -212,6 +212,11 @@ impl DataPlane {
         self.0.0.live(peer).is_some()
     }
 
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.0.0.endpoint.open_connections()
+    }
+
     /// The round trip to a peer, as echoes on the open connection measured it.
     pub fn rtt(&self, peer: &PeerId) -> Option<Duration> {
         self.0.0.live(peer)?.rtt()

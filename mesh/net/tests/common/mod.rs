@@ -1,4 +1,5 @@
 //! Planes on loopback, and a host that echoes.
+#![allow(dead_code)] // Each test binary uses its part.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,21 +9,26 @@ use hansa_net::{Call, DataLimits, DataPlane};
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes; a test that hits it has hung.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The outcome of something that does not hang.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("done in time")
+}
 
 /// A data plane on a free port of loopback.
-pub fn plane(seed: u8) -> (DataPlane, mpsc::Receiver<Call>) {
+pub(crate) fn plane(seed: u8) -> (DataPlane, mpsc::Receiver<Call>) {
     plane_within(seed, DataLimits::default())
 }
 
 /// A data plane with its own limits.
-pub fn plane_within(seed: u8, limits: DataLimits) -> (DataPlane, mpsc::Receiver<Call>) {
+pub(crate) fn plane_within(seed: u8, limits: DataLimits) -> (DataPlane, mpsc::Receiver<Call>) {
     let addr: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     DataPlane::bind(&[seed; 32], addr, limits).expect("a free port")
 }
 
 /// Answers every call with its own header and body.
-pub async fn echo(mut incoming: mpsc::Receiver<Call>) {
+pub(crate) async fn echo(mut incoming: mpsc::Receiver<Call>) {
     while let Some(Call { header, mut body, reply, .. }) = incoming.recv().await {
         tokio::spawn(async move {
             let mut parts = Vec::new();
@@ -35,14 +41,14 @@ pub async fn echo(mut incoming: mpsc::Receiver<Call>) {
 }
 
 /// A plane that echoes, until the runtime ends.
-pub fn echoing(seed: u8) -> DataPlane {
+pub(crate) fn echoing(seed: u8) -> DataPlane {
     let (plane, incoming) = plane(seed);
     tokio::spawn(echo(incoming));
     plane
 }
 
 /// Bytes in which any shift or swap shows.
-pub fn pattern(bytes: usize) -> Bytes {
+pub(crate) fn pattern(bytes: usize) -> Bytes {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut all = Vec::with_capacity(bytes + 8);
     while all.len() < bytes {

@@ -17,17 +17,17 @@ const PACKETS_MAX: usize = 16 * 1024;
 
 /// What a packet meets, each way.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Path {
+pub(crate) struct Path {
     /// Time under way.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// Share of packets lost, in thousandths.
-    pub loss_permille: u64,
+    pub(crate) loss_permille: u64,
     /// What the losses are drawn from.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 /// A running relay; it ends when it is dropped.
-pub struct Relay {
+pub(crate) struct Relay {
     addr: SocketAddr,
     dark: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
@@ -35,23 +35,24 @@ pub struct Relay {
 
 impl Relay {
     /// Relays between whoever sends to [`Relay::addr`] and `target`.
-    pub async fn start(target: SocketAddr, path: Path) -> Self {
+    pub(crate) async fn start(target: SocketAddr, path: Path) -> Self {
         let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
         let addr = front.local_addr().expect("bound");
         let dark = Arc::new(AtomicBool::new(false));
-        let fate = Arc::new(Fate { path, dark: Arc::clone(&dark), drawn: AtomicU64::new(path.seed) });
+        let fate =
+            Arc::new(Fate { path, dark: Arc::clone(&dark), drawn: AtomicU64::new(path.seed) });
         let mut tasks = JoinSet::new();
         tasks.spawn(carry_all(front, target, fate));
         Self { addr, dark, _tasks: tasks }
     }
 
     /// Where to send instead of to the target.
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// From now on nothing arrives, either way, and nobody is told.
-    pub fn vanish(&self) {
+    pub(crate) fn vanish(&self) {
         self.dark.store(true, Ordering::Relaxed);
     }
 }
@@ -94,7 +95,8 @@ async fn carry_all(front: Arc<UdpSocket>, target: SocketAddr, fate: Arc<Fate>) {
             }
         };
         if fate.arrives() {
-            let _ = to_target.try_send((Instant::now() + fate.path.delay, buffer[..bytes].to_vec()));
+            let _ =
+                to_target.try_send((Instant::now() + fate.path.delay, buffer[..bytes].to_vec()));
         }
     }
 }
@@ -105,7 +107,8 @@ async fn collect(back: Arc<UdpSocket>, to_client: mpsc::Sender<Packet>, fate: Ar
         // A closed target answers with an ICMP error; to the relay that is silence.
         let Ok(bytes) = back.recv(&mut buffer).await else { continue };
         if fate.arrives() {
-            let _ = to_client.try_send((Instant::now() + fate.path.delay, buffer[..bytes].to_vec()));
+            let _ =
+                to_client.try_send((Instant::now() + fate.path.delay, buffer[..bytes].to_vec()));
         }
     }
 }
