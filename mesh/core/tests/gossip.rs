@@ -199,7 +199,10 @@ fn the_bytes_of_the_wire_do_not_change() {
     assert_eq!(Message::of(Talk::Ping { nonce: 7 }).encode(), [1, 1, 7, 0, 0, 0, 0]);
     // Signatures are deterministic, so the whole vocabulary has one digest.
     let all: Vec<u8> = messages().iter().flat_map(Message::encode).collect();
-    assert_eq!(Digest::of(&all).to_string(), "sha256:1d7448d6c865ade63804bd0f24d61161a320273581da23f84a6aba52808b1fb6");
+    assert_eq!(
+        Digest::of(&all).to_string(),
+        "sha256:1d7448d6c865ade63804bd0f24d61161a320273581da23f84a6aba52808b1fb6"
+    );
 }
 
 #[test]

@@ -38,7 +38,7 @@ use crate::limits::*;
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::{Entry, Liveness, View};
-use members::Members;
+use members::{Member, Members};
 use pace::{Allowance, Timer, Timers};
 
 /// A late call makes what was awaited meanwhile meaningless when it is later than this.
@@ -65,6 +65,8 @@ pub struct Directory {
     /// What the next own advert says.
     content: Advert,
     publish_wanted: bool,
+    /// The newest version of this peer that others hold and that is not of this boot.
+    outbid: Version,
     publications: Allowance,
     members: Members,
     connected: BTreeSet<PeerId>,
@@ -111,6 +113,7 @@ impl Directory {
             secret: seed,
             nonces: 0,
             publish_wanted: false,
+            outbid: Version::default(),
             publications: Allowance::default(),
             members: Members::default(),
             connected: BTreeSet::new(),
@@ -252,7 +255,6 @@ impl Directory {
         }
     }
 
-    /// Queues nothing: a message is sent now, after a dial if the peer is known to need one.
     fn send(&mut self, now: Mono, to: PeerId, talk: Talk, out: &mut Vec<Output>) {
         self.send_message(now, to, Message::of(talk), out);
     }
@@ -264,14 +266,19 @@ impl Directory {
         }
     }
 
+    /// Sends a message, after a dial if the peer is known to need one. What has no way to go by is
+    /// dropped: such a peer comes to us.
     fn send_message(&mut self, now: Mono, to: PeerId, message: Message, out: &mut Vec<Output>) {
         if !self.connected.contains(&to)
             && let Some(member) = self.members.get_mut(to)
-            && !member.record.advert.control_addrs.is_empty()
-            && member.dials.take(now, COURTESY_INTERVAL, 1)
         {
-            let addrs = member.record.advert.control_addrs.clone();
-            out.push(Output::Dial { peer: to, addrs });
+            let addrs = &member.record.advert.control_addrs;
+            if addrs.is_empty() {
+                return;
+            }
+            if member.dials.take(now, COURTESY_INTERVAL, 1) {
+                out.push(Output::Dial { peer: to, addrs: addrs.clone() });
+            }
         }
         out.push(Output::Send { to, message });
     }
@@ -306,4 +313,9 @@ impl Directory {
 
 fn own_entry(own: &Arc<Record>, since: Mono) -> Entry {
     Entry { record: Arc::clone(own), liveness: Liveness::Alive, since }
+}
+
+/// Whether a message can get to a peer: over a connection, or by a dial.
+fn has_way(connected: &BTreeSet<PeerId>, peer: PeerId, member: &Member) -> bool {
+    connected.contains(&peer) || !member.record.advert.control_addrs.is_empty()
 }

@@ -7,7 +7,7 @@ use super::claim::{Accusation, Leave, Proven};
 use super::members::Health;
 use super::message::{COLD, Held, News, Rumour, Standing, Talk};
 use super::pace::Timer;
-use super::{Directory, Event, Output, Refused};
+use super::{Directory, Event, Output, Refused, has_way};
 use crate::advert::{Record, Version};
 use crate::id::PeerId;
 use crate::limits::*;
@@ -79,7 +79,7 @@ impl Directory {
         let (peer, version) = (record.advert.peer, record.advert.version);
         if peer == self.me {
             if version > self.own.advert.version {
-                self.outbid(now, version, out);
+                self.outbid(now.mono, version, out);
             }
             return;
         }
@@ -166,9 +166,7 @@ impl Directory {
                     Health::Suspect { .. } => suspects,
                     Health::Down => false,
                 };
-                let way =
-                    connected.contains(&peer) || !member.record.advert.control_addrs.is_empty();
-                health && way && fit(peer)
+                health && has_way(connected, peer, member) && fit(peer)
             })
         };
         let mut drawn = draw(count, false);

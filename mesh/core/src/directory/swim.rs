@@ -10,7 +10,7 @@ use super::claim::{Accusation, Proven};
 use super::members::Health;
 use super::message::{Held, News, Standing, Talk};
 use super::pace::Timer;
-use super::{COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX};
+use super::{COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX, has_way};
 use crate::advert::Version;
 use crate::id::PeerId;
 use crate::limits::*;
@@ -71,7 +71,9 @@ impl Directory {
         asked_by: Option<(PeerId, u64)>,
         out: &mut Vec<Output>,
     ) {
-        if self.probes.len() >= PROBES_MAX {
+        let others = self.probes.values().filter(|probe| probe.asked_by.is_some()).count();
+        // Help for others never crowds out own probes.
+        if self.probes.len() >= PROBES_MAX || (asked_by.is_some() && others >= PROBES_MAX / 2) {
             return;
         }
         let nonce = self.nonce();
@@ -81,7 +83,15 @@ impl Directory {
             self.timers.set(first, Timer::PingTimeout(nonce));
         }
         self.timers.set(first + self.params.indirect_timeout, Timer::ProbeEnd(nonce));
-        self.send(now, target, Talk::Ping { nonce }, out);
+        if self.reaches(target) {
+            self.send(now, target, Talk::Ping { nonce }, out);
+        } else if asked_by.is_none() {
+            self.ask_helpers(now, nonce, out);
+        }
+    }
+
+    fn reaches(&self, peer: PeerId) -> bool {
+        self.members.get(peer).is_some_and(|member| has_way(&self.connected, peer, member))
     }
 
     pub(super) fn ping_for(
@@ -94,21 +104,35 @@ impl Directory {
     ) {
         if peer == self.me {
             self.send(now, from, Talk::Pong { nonce }, out);
-        } else if self.members.get(peer).is_some() {
+        } else if self.members.get(from).is_some() && self.members.get(peer).is_some() {
             self.ping(now, peer, Some((from, nonce)), out);
         }
     }
 
+    /// Asks others to ping in our stead: those that hold a connection to the target, if its advert
+    /// names any, and some by chance.
     pub(super) fn ask_helpers(&mut self, now: Mono, nonce: u64, out: &mut Vec<Output>) {
         let Some(probe) = self.probes.get(&nonce) else { return };
         let target = probe.target;
         if !probe.helpers.is_empty() {
             return;
         }
-        let connected = &self.connected;
-        let helpers = self.members.draw(&mut self.rng, self.params.helpers, |peer, member| {
-            peer != target && member.health == Health::Alive && connected.contains(&peer)
-        });
+        let Some(member) = self.members.get(target) else { return };
+        let mut helpers = member.record.advert.relays.clone();
+        helpers.retain(|relay| *relay != self.me && *relay != target && self.reaches(*relay));
+        helpers.truncate(self.params.helpers);
+        // Nobody else can reach a peer that has no address of its own.
+        if self.reaches(target) {
+            let connected = &self.connected;
+            let wanted = self.params.helpers - helpers.len();
+            let named = helpers.clone();
+            helpers.extend(self.members.draw(&mut self.rng, wanted, |peer, member| {
+                peer != target
+                    && member.health == Health::Alive
+                    && connected.contains(&peer)
+                    && !named.contains(&peer)
+            }));
+        }
         for helper in &helpers {
             self.send(now, *helper, Talk::PingFor { peer: target, nonce }, out);
         }
