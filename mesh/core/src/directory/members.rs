@@ -31,6 +31,8 @@ pub(super) struct Member {
     pub(super) since: Mono,
     /// When the record was taken.
     pub(super) taken: Mono,
+    /// When it last spoke to us itself.
+    pub(super) heard: Mono,
     /// Who accuses this version, and when that was heard.
     pub(super) accusations: Vec<(Mono, Proven<Accusation>)>,
     /// How many new adverts it may bring.
@@ -39,6 +41,8 @@ pub(super) struct Member {
     pub(super) answers: Allowance,
     /// How often it is told that it is accused or outdated.
     pub(super) rebukes: Allowance,
+    /// How often its accusations of us are refuted to the whole mesh.
+    pub(super) refutations: Allowance,
     /// How often it is dialled.
     pub(super) dials: Allowance,
     slot: usize,
@@ -119,10 +123,12 @@ impl Members {
             health: Health::Alive,
             since: now,
             taken: now,
+            heard: Mono(0),
             accusations: Vec::new(),
             adverts: Allowance::default(),
             answers: Allowance::default(),
             rebukes: Allowance::default(),
+            refutations: Allowance::default(),
             dials: Allowance::default(),
             slot: self.roster.len(),
         };

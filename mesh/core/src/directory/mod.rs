@@ -216,6 +216,9 @@ impl Directory {
             Talk::Announce { held } => self.take_announcement(now.mono, from, &held, out),
             Talk::Pull { held } => self.answer_pull(now, from, &held, out),
         }
+        if let Some(member) = self.members.get_mut(from) {
+            member.heard = now.mono;
+        }
         self.rebuke(now, from, out);
     }
 

@@ -10,6 +10,11 @@ use crate::advert::{Advert, Version};
 use crate::id::PeerId;
 use crate::time::{Mono, Now};
 
+/// One accuser is refuted to the whole mesh so often …
+const REFUTATION_INTERVAL: Duration = Duration::from_secs(10);
+/// … after a burst of so many.
+const REFUTATIONS_BURST: u32 = 4;
+
 impl Directory {
     /// Signs a new advert as soon as this peer's own pace permits. It is half of what others take,
     /// so that no honest peer is ever over their limit.
@@ -67,13 +72,20 @@ impl Directory {
             return self.outbid(now.mono, version, out);
         }
         if version < own {
+            if self.members.get(accuser).is_none() {
+                return;
+            }
             // Refuted already; it has not heard.
             let mut news = News::default();
             let hops = self.params.eager_hops_max;
             news.records.push(Rumour { hops, record: self.own.clone() });
             return self.send_news(now.mono, accuser, news, out);
         }
-        if !self.publish_wanted {
+        // Strangers convince nobody, and one liar must not make us flood the mesh with refutations.
+        let Some(member) = self.members.get_mut(accuser) else { return };
+        if !self.publish_wanted
+            && member.refutations.take(now.mono, REFUTATION_INTERVAL, REFUTATIONS_BURST)
+        {
             out.push(Output::Event(Event::Refuted { accuser }));
             self.want_publication(now.mono);
         }

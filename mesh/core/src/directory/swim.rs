@@ -165,6 +165,10 @@ impl Directory {
         if member.is_down() || (accused && member.health != Health::Alive) {
             return;
         }
+        if member.heard >= probe.sent {
+            // The pong is lost or late, but it has spoken since.
+            return;
+        }
         let accusation = self.accuse(now, subject, member.version());
         // The subject hears it first: it has the most to say.
         let news = News { accusations: vec![accusation.clone()], ..News::default() };
