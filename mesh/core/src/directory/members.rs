@@ -2,6 +2,7 @@
 //! when a peer is suspected or taken is decided elsewhere.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::claim::{Accusation, Leave, Proven};
@@ -173,6 +174,13 @@ impl Members {
     /// Forgets tombstones that were dug before.
     pub(super) fn forget_graves(&mut self, before: Mono) {
         self.graves.retain(|_, grave| grave.dug >= before);
+    }
+
+    /// The next peer that answers, by id, in the ring that all peers form.
+    pub(super) fn successor(&self, of: PeerId) -> Option<PeerId> {
+        let after = self.map.range((Bound::Excluded(of), Bound::Unbounded));
+        let mut ring = after.chain(self.map.range(..of));
+        ring.find(|(_, member)| member.health == Health::Alive).map(|(peer, _)| *peer)
     }
 
     pub(super) fn held(&self, peer: PeerId) -> Option<Held> {

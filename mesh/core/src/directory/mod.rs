@@ -72,6 +72,8 @@ pub struct Directory {
     connected: BTreeSet<PeerId>,
     probes: BTreeMap<u64, swim::Probe>,
     probe_order: Vec<PeerId>,
+    /// Whether the last probe went along the ring.
+    probe_ring: bool,
     hot: rumour::Hot,
     lazy: BTreeMap<PeerId, rumour::Announcement>,
     pulls: BTreeMap<PeerId, (Version, Mono)>,
@@ -119,6 +121,7 @@ impl Directory {
             connected: BTreeSet::new(),
             probes: BTreeMap::new(),
             probe_order: Vec::new(),
+            probe_ring: false,
             hot: rumour::Hot::default(),
             lazy: BTreeMap::new(),
             pulls: BTreeMap::new(),

@@ -1,5 +1,5 @@
-//! How news spread: pushed to a few peers for the first hops; after that records are announced by
-//! version, in batches, and pulled by those that lack them.
+//! How news spread: pushed to a few peers for the first hops; then all that took a record announce
+//! its version, in batches, and those that lack it pull it.
 
 use std::sync::Arc;
 
@@ -135,7 +135,7 @@ impl Directory {
         let eager_hops = if few { 1 } else { self.eager_hops() };
         hot.records.retain_mut(|(rumour, _)| {
             let eager = rumour.hops < eager_hops;
-            if !eager && !few {
+            if !few {
                 self.queue_announcement(now, &rumour.record);
             }
             rumour.hops = rumour.hops.saturating_add(1);

@@ -40,9 +40,17 @@ pub(super) struct Probe {
 }
 
 impl Directory {
-    /// Probes the next peer in a random order that visits all before it visits one again.
+    /// Probes the next peer: by turns its successor in the ring of ids, so that everybody is probed
+    /// by somebody within two intervals, and one in a random order that visits all before it visits
+    /// one again, so that nobody can choose by whom.
     pub(super) fn probe_next(&mut self, now: Mono, out: &mut Vec<Output>) {
         self.timers.set(now + self.params.probe_interval, Timer::Probe);
+        self.probe_ring = !self.probe_ring;
+        if self.probe_ring
+            && let Some(peer) = self.members.successor(self.me)
+        {
+            return self.probe(now, peer, out);
+        }
         if self.probe_order.is_empty() {
             self.probe_order = self.members.roster().to_vec();
             for last in (1..self.probe_order.len()).rev() {
