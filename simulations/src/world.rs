@@ -64,6 +64,8 @@ struct Host {
     booted: Mono,
     boots: u64,
     wake: Option<Mono>,
+    /// Behind NAT it can dial, and nobody can dial it; it names this peer as its relay.
+    relay: Option<PeerId>,
     /// Its wall clock against the world's.
     skew_ms: i64,
     /// When it was switched on and off.
@@ -83,6 +85,8 @@ enum Happening {
 struct Connection {
     number: u64,
     open: bool,
+    /// Who dialled whom.
+    dialled: (usize, usize),
     /// What waits for the connection to open.
     waiting: Vec<(usize, usize, Arc<[u8]>)>,
     /// When the last message to the lower and to the higher arrives: a stream keeps order.
@@ -101,6 +105,7 @@ impl World {
                 booted: Mono(0),
                 boots: 0,
                 wake: None,
+                relay: None,
                 skew_ms: 0,
                 lives: Vec::new(),
             }
@@ -206,6 +211,11 @@ impl World {
         self.hosts[host].skew_ms = skew_ms;
     }
 
+    /// Puts a host, before it starts, behind NAT: it has no address and names a relay.
+    pub fn hide(&mut self, host: usize, relay: usize) {
+        self.hosts[host].relay = Some(self.id(relay));
+    }
+
     /// Switches a host on. It knows nobody but one address.
     pub fn start(&mut self, host: usize, bootstrap: Option<usize>) {
         assert!(!self.is_up(host), "host {host} is on");
@@ -220,11 +230,11 @@ impl World {
         self.hosts[host].lives.push((self.now, None));
         let boots = self.hosts[host].boots;
         let now = self.clock(host);
-        let Host { key, trust, .. } = &self.hosts[host];
+        let Host { key, trust, relay, .. } = &self.hosts[host];
         let seed = mix(self.seed ^ mix((host as u64) << 16 | boots));
         let directory = Directory::new(
             Arc::clone(key),
-            advert(host, key.peer_id()),
+            advert(host, key.peer_id(), *relay),
             Arc::clone(trust),
             seed,
             now,
@@ -438,10 +448,16 @@ impl World {
         }
         self.opened += 1;
         let number = self.opened;
-        let connection =
-            Connection { number, open: false, waiting: Vec::new(), arrivals: [self.now; 2] };
+        let connection = Connection {
+            number,
+            open: false,
+            dialled: (from, to),
+            waiting: Vec::new(),
+            arrivals: [self.now; 2],
+        };
         self.connections.insert(pair, connection);
-        let reachable = self.is_up(to) && self.links.cut_until(from, to, self.now).is_none();
+        let dialable = self.is_up(to) && self.hosts[to].relay.is_none();
+        let reachable = dialable && self.links.cut_until(from, to, self.now).is_none();
         let after = if reachable {
             self.links.draw_delay(from, to) + self.links.draw_delay(to, from)
         } else {
@@ -456,9 +472,10 @@ impl World {
             return;
         }
         let waiting = std::mem::take(&mut connection.waiting);
+        let dialable = self.hosts[connection.dialled.1].relay.is_none();
         let (a, b) = pair;
         let reachable = self.links.cut_until(a, b, self.now).is_none();
-        if !self.is_up(a) || !self.is_up(b) || !reachable {
+        if !self.is_up(a) || !self.is_up(b) || !reachable || !dialable {
             self.connections.remove(&pair);
             let failed: BTreeSet<_> = waiting.iter().map(|(from, to, _)| (*from, *to)).collect();
             for (from, to) in failed {
@@ -518,7 +535,7 @@ fn ordered(a: usize, b: usize) -> (usize, usize) {
 }
 
 /// What a common node says of itself: about 600 bytes.
-fn advert(host: usize, peer: PeerId) -> Advert {
+fn advert(host: usize, peer: PeerId, relay: Option<PeerId>) -> Advert {
     let device = Device {
         provider: "cuda".into(),
         name: "NVIDIA H100 80GB HBM3".into(),
@@ -536,17 +553,16 @@ fn advert(host: usize, peer: PeerId) -> Advert {
     };
     let byte = |shift: usize| u8::try_from(host >> shift & 0xff).expect("masked");
     let ip = [10, byte(16), byte(8), byte(0)];
+    let control = format!("/ip4/{}.{}.{}.{}/udp/7700/quic-v1", ip[0], ip[1], ip[2], ip[3]);
+    let public = relay.is_none();
     Advert {
         peer,
         version: Version::default(),
         issued: Utc(0),
         name: format!("node-{host}"),
-        control_addrs: vec![format!(
-            "/ip4/{}.{}.{}.{}/udp/7700/quic-v1",
-            ip[0], ip[1], ip[2], ip[3]
-        )],
-        data_addrs: vec![(ip, 7701).into()],
-        relays: Vec::new(),
+        control_addrs: public.then_some(control).into_iter().collect(),
+        data_addrs: public.then(|| (ip, 7701).into()).into_iter().collect(),
+        relays: relay.into_iter().collect(),
         charter: None,
         devices: vec![device],
         models: (0..6).map(model).collect(),

@@ -1,13 +1,16 @@
 //! Membership in virtual time: what must hold of a mesh whatever its seed.
+#![allow(clippy::print_stdout)] // Seeds come first, so that a failure can be repeated.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use hansa_core::advert::{Advert, Version};
 use hansa_core::directory::{Accusation, COLD, Event, Message, News, Params, Proven, Rumour, Talk};
 use hansa_core::id::PeerId;
+use hansa_core::time::{Mono, Now};
 use hansa_core::view::Liveness;
 use hansa_sim::links::Quality;
-use hansa_sim::world::World;
+use hansa_sim::world::{GENESIS, World};
 
 const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -63,7 +66,7 @@ fn accusation(world: &World, accuser: usize, subject: usize) -> Message {
         accuser: world.id(accuser),
         subject: world.id(subject),
         version: world.own(subject).advert.version,
-        issued: hansa_sim::world::GENESIS + world.now().since(hansa_core::time::Mono(0)),
+        issued: GENESIS + world.now().since(Mono(0)),
     };
     let accusations = vec![Proven::sign(claim, world.key(accuser))];
     news(News { accusations, ..News::default() })
@@ -228,6 +231,62 @@ fn a_leaver_vanishes_at_once_and_may_return() {
     world.start(9, Some(3));
     assert!(world.run_until_done(s(2), World::converged).is_some());
     assert_eq!(downs(&world), 0);
+}
+
+#[test]
+fn a_peer_behind_nat_lives_by_its_relay() {
+    println!("nat: seed 16");
+    let mut world = World::new(16, 13, wan(0.01), Params::default());
+    world.hide(12, 4);
+    world.start(4, None);
+    for host in (0..13).filter(|host| *host != 4) {
+        world.start(host, Some(4));
+    }
+    assert!(world.run_until_done(s(10), World::converged).is_some());
+    world.run_for(s(90));
+    let suspected = |observed: &Event| matches!(observed, Event::PeerSuspect { .. });
+    assert!(!world.observations().iter().any(|observed| suspected(&observed.event)));
+    world.publish(12, "from behind");
+    assert!(world.run_until_done(s(2), World::converged).is_some());
+    world.kill(12);
+    let took = world.run_until_done(s(40), |world| world.ghosts().is_empty());
+    println!("nat: found dead after {took:?}");
+    assert!(took.is_some());
+}
+
+#[test]
+fn two_processes_with_one_key_are_no_flood() {
+    let mut world = mesh("twins", 17, 5, loopback(), Params::default());
+    for _ in 0..200 {
+        // The twin outbids whatever the peer has published.
+        let own = world.own(4).advert.clone();
+        let epoch = own.version.epoch + 1;
+        let version = Version { epoch, sequence: 0 };
+        let twin = Advert { version, ..own }.sign(world.key(4));
+        let now = Now { mono: world.now(), utc: world.own(4).advert.issued };
+        let record = twin.verify(&Default::default(), now).unwrap();
+        let records = vec![Rumour { hops: 0, record }];
+        world.inject(world.id(0), 4, &news(News { records, ..News::default() }));
+        world.run_for(Duration::from_millis(50));
+    }
+    let published = |event: &Event| matches!(event, Event::Published { .. });
+    let by_it = world.observations().iter().filter(|o| o.peer == 4 && published(&o.event)).count();
+    println!("twins: {by_it} adverts in 10 s");
+    assert!((2..=10).contains(&by_it), "a burst of 4, then one every 2 s");
+}
+
+#[test]
+fn who_publishes_all_the_time_is_paced_and_its_last_word_arrives() {
+    let mut world = mesh("pace", 18, 20, wan(0.01), Params::default());
+    for step in 0..100 {
+        world.publish(3, &format!("name {step}"));
+        world.run_for(Duration::from_millis(100));
+    }
+    world.run_for(s(4));
+    let refused = |event: &Event| matches!(event, Event::AdvertRefused { .. });
+    assert!(!world.observations().iter().any(|observed| refused(&observed.event)));
+    assert!(world.converged());
+    assert_eq!(world.view(7).get(world.id(3)).unwrap().record.advert.name, "name 99");
 }
 
 #[test]

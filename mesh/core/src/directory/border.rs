@@ -82,6 +82,12 @@ pub enum Event {
         /// Its version.
         version: Version,
     },
+    /// Others hold an advert of this peer that it did not sign in this boot: its clock went back, or
+    /// another process runs with its key. Once is the former, again and again the latter.
+    Outbid {
+        /// What they hold.
+        version: Version,
+    },
     /// What this peer wants to say of itself does not fit an advert; the last one stands.
     PublishRefused {
         /// Why.

@@ -40,7 +40,7 @@ impl Directory {
         if peer == self.me {
             // This peer left, and now it is back with a clock that went back.
             if version >= self.own.advert.version {
-                self.outbid(now, version, out);
+                self.outbid(now.mono, version, out);
             }
             return;
         }

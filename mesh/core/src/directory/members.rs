@@ -2,6 +2,7 @@
 //! when a peer is suspected or taken is decided elsewhere.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::claim::{Accusation, Leave, Proven};
@@ -31,6 +32,8 @@ pub(super) struct Member {
     pub(super) since: Mono,
     /// When the record was taken.
     pub(super) taken: Mono,
+    /// When it last spoke to us itself.
+    pub(super) heard: Mono,
     /// Who accuses this version, and when that was heard.
     pub(super) accusations: Vec<(Mono, Proven<Accusation>)>,
     /// How many new adverts it may bring.
@@ -39,6 +42,8 @@ pub(super) struct Member {
     pub(super) answers: Allowance,
     /// How often it is told that it is accused or outdated.
     pub(super) rebukes: Allowance,
+    /// How often its accusations of us are refuted to the whole mesh.
+    pub(super) refutations: Allowance,
     /// How often it is dialled.
     pub(super) dials: Allowance,
     slot: usize,
@@ -119,10 +124,12 @@ impl Members {
             health: Health::Alive,
             since: now,
             taken: now,
+            heard: Mono(0),
             accusations: Vec::new(),
             adverts: Allowance::default(),
             answers: Allowance::default(),
             rebukes: Allowance::default(),
+            refutations: Allowance::default(),
             dials: Allowance::default(),
             slot: self.roster.len(),
         };
@@ -167,6 +174,13 @@ impl Members {
     /// Forgets tombstones that were dug before.
     pub(super) fn forget_graves(&mut self, before: Mono) {
         self.graves.retain(|_, grave| grave.dug >= before);
+    }
+
+    /// The next peer that answers, by id, in the ring that all peers form.
+    pub(super) fn successor(&self, of: PeerId) -> Option<PeerId> {
+        let after = self.map.range((Bound::Excluded(of), Bound::Unbounded));
+        let mut ring = after.chain(self.map.range(..of));
+        ring.find(|(_, member)| member.health == Health::Alive).map(|(peer, _)| *peer)
     }
 
     pub(super) fn held(&self, peer: PeerId) -> Option<Held> {

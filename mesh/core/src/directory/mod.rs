@@ -38,7 +38,7 @@ use crate::limits::*;
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::{Entry, Liveness, View};
-use members::Members;
+use members::{Member, Members};
 use pace::{Allowance, Timer, Timers};
 
 /// A late call makes what was awaited meanwhile meaningless when it is later than this.
@@ -65,11 +65,15 @@ pub struct Directory {
     /// What the next own advert says.
     content: Advert,
     publish_wanted: bool,
+    /// The newest version of this peer that others hold and that is not of this boot.
+    outbid: Version,
     publications: Allowance,
     members: Members,
     connected: BTreeSet<PeerId>,
     probes: BTreeMap<u64, swim::Probe>,
     probe_order: Vec<PeerId>,
+    /// Whether the last probe went along the ring.
+    probe_ring: bool,
     hot: rumour::Hot,
     lazy: BTreeMap<PeerId, rumour::Announcement>,
     pulls: BTreeMap<PeerId, (Version, Mono)>,
@@ -111,11 +115,13 @@ impl Directory {
             secret: seed,
             nonces: 0,
             publish_wanted: false,
+            outbid: Version::default(),
             publications: Allowance::default(),
             members: Members::default(),
             connected: BTreeSet::new(),
             probes: BTreeMap::new(),
             probe_order: Vec::new(),
+            probe_ring: false,
             hot: rumour::Hot::default(),
             lazy: BTreeMap::new(),
             pulls: BTreeMap::new(),
@@ -213,6 +219,9 @@ impl Directory {
             Talk::Announce { held } => self.take_announcement(now.mono, from, &held, out),
             Talk::Pull { held } => self.answer_pull(now, from, &held, out),
         }
+        if let Some(member) = self.members.get_mut(from) {
+            member.heard = now.mono;
+        }
         self.rebuke(now, from, out);
     }
 
@@ -252,7 +261,6 @@ impl Directory {
         }
     }
 
-    /// Queues nothing: a message is sent now, after a dial if the peer is known to need one.
     fn send(&mut self, now: Mono, to: PeerId, talk: Talk, out: &mut Vec<Output>) {
         self.send_message(now, to, Message::of(talk), out);
     }
@@ -264,14 +272,19 @@ impl Directory {
         }
     }
 
+    /// Sends a message, after a dial if the peer is known to need one. What has no way to go by is
+    /// dropped: such a peer comes to us.
     fn send_message(&mut self, now: Mono, to: PeerId, message: Message, out: &mut Vec<Output>) {
         if !self.connected.contains(&to)
             && let Some(member) = self.members.get_mut(to)
-            && !member.record.advert.control_addrs.is_empty()
-            && member.dials.take(now, COURTESY_INTERVAL, 1)
         {
-            let addrs = member.record.advert.control_addrs.clone();
-            out.push(Output::Dial { peer: to, addrs });
+            let addrs = &member.record.advert.control_addrs;
+            if addrs.is_empty() {
+                return;
+            }
+            if member.dials.take(now, COURTESY_INTERVAL, 1) {
+                out.push(Output::Dial { peer: to, addrs: addrs.clone() });
+            }
         }
         out.push(Output::Send { to, message });
     }
@@ -306,4 +319,9 @@ impl Directory {
 
 fn own_entry(own: &Arc<Record>, since: Mono) -> Entry {
     Entry { record: Arc::clone(own), liveness: Liveness::Alive, since }
+}
+
+/// Whether a message can get to a peer: over a connection, or by a dial.
+fn has_way(connected: &BTreeSet<PeerId>, peer: PeerId, member: &Member) -> bool {
+    connected.contains(&peer) || !member.record.advert.control_addrs.is_empty()
 }

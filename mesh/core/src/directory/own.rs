@@ -3,12 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::message::{COLD, News, Rumour};
+use super::message::{News, Rumour};
 use super::pace::Timer;
 use super::{Directory, Event, Output};
 use crate::advert::{Advert, Version};
 use crate::id::PeerId;
 use crate::time::{Mono, Now};
+
+/// One accuser is refuted to the whole mesh so often …
+const REFUTATION_INTERVAL: Duration = Duration::from_secs(10);
+/// … after a burst of so many.
+const REFUTATIONS_BURST: u32 = 4;
 
 impl Directory {
     /// Signs a new advert as soon as this peer's own pace permits. It is half of what others take,
@@ -25,11 +30,11 @@ impl Directory {
         }
         self.publish_wanted = false;
         let Version { epoch, sequence } = self.own.advert.version;
-        let version = Version { epoch, sequence: sequence + 1 };
-        self.publish_as(now, version, out);
-    }
-
-    pub(super) fn publish_as(&mut self, now: Now, version: Version, out: &mut Vec<Output>) {
+        let version = if self.outbid > self.own.advert.version {
+            Version { epoch: self.outbid.epoch.saturating_add(1), sequence: 0 }
+        } else {
+            Version { epoch, sequence: sequence + 1 }
+        };
         let content = self.content.clone();
         let advert = Advert { peer: self.me, version, issued: now.utc, ..content };
         match advert.sign(&self.key).verify(&self.trust, now) {
@@ -64,24 +69,36 @@ impl Directory {
     ) {
         let own = self.own.advert.version;
         if version > own {
-            return self.outbid(now, version, out);
+            return self.outbid(now.mono, version, out);
         }
         if version < own {
+            if self.members.get(accuser).is_none() {
+                return;
+            }
             // Refuted already; it has not heard.
             let mut news = News::default();
-            news.records.push(Rumour { hops: COLD, record: self.own.clone() });
+            let hops = self.params.eager_hops_max;
+            news.records.push(Rumour { hops, record: self.own.clone() });
             return self.send_news(now.mono, accuser, news, out);
         }
-        if !self.publish_wanted {
+        // Strangers convince nobody, and one liar must not make us flood the mesh with refutations.
+        let Some(member) = self.members.get_mut(accuser) else { return };
+        if !self.publish_wanted
+            && member.refutations.take(now.mono, REFUTATION_INTERVAL, REFUTATIONS_BURST)
+        {
             out.push(Output::Event(Event::Refuted { accuser }));
             self.want_publication(now.mono);
         }
     }
 
     /// Others hold a version of this peer that it has not reached: its clock went back between two
-    /// boots. It goes on above.
-    pub(super) fn outbid(&mut self, now: Now, version: Version, out: &mut Vec<Output>) {
-        let version = Version { epoch: version.epoch.saturating_add(1), sequence: 0 };
-        self.publish_as(now, version, out);
+    /// boots, or another process runs with its key. It goes on above, at its usual pace, so that
+    /// two processes with one key are a nuisance and not a flood.
+    pub(super) fn outbid(&mut self, now: Mono, version: Version, out: &mut Vec<Output>) {
+        if version > self.outbid {
+            self.outbid = version;
+            out.push(Output::Event(Event::Outbid { version }));
+            self.want_publication(now);
+        }
     }
 }

@@ -3,9 +3,10 @@
 
 use ring::digest::{Context, SHA256};
 
+use super::members::Member;
 use super::message::{COLD, Held, Message, News, Rumour, Standing, Talk};
 use super::pace::Timer;
-use super::{COURTESY_INTERVAL, Directory, Output};
+use super::{COURTESY_INTERVAL, Directory, Output, has_way};
 use crate::advert::Version;
 use crate::id::PeerId;
 use crate::limits::FRAME_PEERS_MAX;
@@ -31,9 +32,8 @@ impl Directory {
         let interval = self.params.reconcile_interval;
         self.timers.set(now + interval.mul_f64(0.75 + self.rng.unit() / 2.0), Timer::Reconcile);
         let connected = &self.connected;
-        let drawn = self.members.draw(&mut self.rng, 1, |peer, member| {
-            connected.contains(&peer) || !member.record.advert.control_addrs.is_empty()
-        });
+        let drawn =
+            self.members.draw(&mut self.rng, 1, |peer, member| has_way(connected, peer, member));
         for peer in drawn {
             let summary = self.summary(false);
             self.send(now, peer, summary, out);
@@ -71,10 +71,7 @@ impl Directory {
             // A joiner, which knows only itself: it gets everything at once.
             if !alone && self.may_answer_large(now, from) {
                 let others = self.members.iter().filter(|(id, m)| **id != from && !m.is_down());
-                let rumour = |member: &super::members::Member| Rumour {
-                    hops: COLD,
-                    record: member.record.clone(),
-                };
+                let rumour = |member: &Member| Rumour { hops: COLD, record: member.record.clone() };
                 let records = others.map(|(_, member)| rumour(member)).collect();
                 self.send_news(now, from, News { records, ..News::default() }, out);
             }
@@ -86,6 +83,9 @@ impl Directory {
             return;
         }
         let known = self.known();
+        if known.len() > LARGE_ANSWER && !self.may_answer_large(now, from) {
+            return;
+        }
         let mut after = None;
         let mut chunks = known.chunks(FRAME_PEERS_MAX).peekable();
         while let Some(held) = chunks.next() {
@@ -198,9 +198,8 @@ impl Directory {
     }
 
     fn may_answer_large(&mut self, now: Mono, to: PeerId) -> bool {
-        let take = |member: &mut super::members::Member| {
-            member.answers.take(now, COURTESY_INTERVAL, LARGE_ANSWERS_BURST)
-        };
+        let take =
+            |member: &mut Member| member.answers.take(now, COURTESY_INTERVAL, LARGE_ANSWERS_BURST);
         self.members.get_mut(to).is_some_and(take)
     }
 

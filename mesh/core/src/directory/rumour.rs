@@ -1,5 +1,5 @@
-//! How news spread: pushed to a few peers for the first hops; after that records are announced by
-//! version, in batches, and pulled by those that lack them.
+//! How news spread: pushed to a few peers for the first hops; then all that took a record announce
+//! its version, in batches, and those that lack it pull it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::claim::{Accusation, Leave, Proven};
 use super::members::Health;
 use super::message::{COLD, Held, News, Rumour, Standing, Talk};
 use super::pace::Timer;
-use super::{Directory, Event, Output, Refused};
+use super::{Directory, Event, Output, Refused, has_way};
 use crate::advert::{Record, Version};
 use crate::id::PeerId;
 use crate::limits::*;
@@ -79,7 +79,7 @@ impl Directory {
         let (peer, version) = (record.advert.peer, record.advert.version);
         if peer == self.me {
             if version > self.own.advert.version {
-                self.outbid(now, version, out);
+                self.outbid(now.mono, version, out);
             }
             return;
         }
@@ -135,7 +135,7 @@ impl Directory {
         let eager_hops = if few { 1 } else { self.eager_hops() };
         hot.records.retain_mut(|(rumour, _)| {
             let eager = rumour.hops < eager_hops;
-            if !eager && !few {
+            if !few {
                 self.queue_announcement(now, &rumour.record);
             }
             rumour.hops = rumour.hops.saturating_add(1);
@@ -166,9 +166,7 @@ impl Directory {
                     Health::Suspect { .. } => suspects,
                     Health::Down => false,
                 };
-                let way =
-                    connected.contains(&peer) || !member.record.advert.control_addrs.is_empty();
-                health && way && fit(peer)
+                health && has_way(connected, peer, member) && fit(peer)
             })
         };
         let mut drawn = draw(count, false);

@@ -10,7 +10,7 @@ use super::claim::{Accusation, Proven};
 use super::members::Health;
 use super::message::{Held, News, Standing, Talk};
 use super::pace::Timer;
-use super::{COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX};
+use super::{COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX, has_way};
 use crate::advert::Version;
 use crate::id::PeerId;
 use crate::limits::*;
@@ -40,9 +40,17 @@ pub(super) struct Probe {
 }
 
 impl Directory {
-    /// Probes the next peer in a random order that visits all before it visits one again.
+    /// Probes the next peer: by turns its successor in the ring of ids, so that everybody is probed
+    /// by somebody within two intervals, and one in a random order that visits all before it visits
+    /// one again, so that nobody can choose by whom.
     pub(super) fn probe_next(&mut self, now: Mono, out: &mut Vec<Output>) {
         self.timers.set(now + self.params.probe_interval, Timer::Probe);
+        self.probe_ring = !self.probe_ring;
+        if self.probe_ring
+            && let Some(peer) = self.members.successor(self.me)
+        {
+            return self.probe(now, peer, out);
+        }
         if self.probe_order.is_empty() {
             self.probe_order = self.members.roster().to_vec();
             for last in (1..self.probe_order.len()).rev() {
@@ -71,7 +79,9 @@ impl Directory {
         asked_by: Option<(PeerId, u64)>,
         out: &mut Vec<Output>,
     ) {
-        if self.probes.len() >= PROBES_MAX {
+        let others = self.probes.values().filter(|probe| probe.asked_by.is_some()).count();
+        // Help for others never crowds out own probes.
+        if self.probes.len() >= PROBES_MAX || (asked_by.is_some() && others >= PROBES_MAX / 2) {
             return;
         }
         let nonce = self.nonce();
@@ -81,7 +91,15 @@ impl Directory {
             self.timers.set(first, Timer::PingTimeout(nonce));
         }
         self.timers.set(first + self.params.indirect_timeout, Timer::ProbeEnd(nonce));
-        self.send(now, target, Talk::Ping { nonce }, out);
+        if self.reaches(target) {
+            self.send(now, target, Talk::Ping { nonce }, out);
+        } else if asked_by.is_none() {
+            self.ask_helpers(now, nonce, out);
+        }
+    }
+
+    fn reaches(&self, peer: PeerId) -> bool {
+        self.members.get(peer).is_some_and(|member| has_way(&self.connected, peer, member))
     }
 
     pub(super) fn ping_for(
@@ -94,21 +112,35 @@ impl Directory {
     ) {
         if peer == self.me {
             self.send(now, from, Talk::Pong { nonce }, out);
-        } else if self.members.get(peer).is_some() {
+        } else if self.members.get(from).is_some() && self.members.get(peer).is_some() {
             self.ping(now, peer, Some((from, nonce)), out);
         }
     }
 
+    /// Asks others to ping in our stead: those that hold a connection to the target, if its advert
+    /// names any, and some by chance.
     pub(super) fn ask_helpers(&mut self, now: Mono, nonce: u64, out: &mut Vec<Output>) {
         let Some(probe) = self.probes.get(&nonce) else { return };
         let target = probe.target;
         if !probe.helpers.is_empty() {
             return;
         }
-        let connected = &self.connected;
-        let helpers = self.members.draw(&mut self.rng, self.params.helpers, |peer, member| {
-            peer != target && member.health == Health::Alive && connected.contains(&peer)
-        });
+        let Some(member) = self.members.get(target) else { return };
+        let mut helpers = member.record.advert.relays.clone();
+        helpers.retain(|relay| *relay != self.me && *relay != target && self.reaches(*relay));
+        helpers.truncate(self.params.helpers);
+        // Nobody else can reach a peer that has no address of its own.
+        if self.reaches(target) {
+            let connected = &self.connected;
+            let wanted = self.params.helpers - helpers.len();
+            let named = helpers.clone();
+            helpers.extend(self.members.draw(&mut self.rng, wanted, |peer, member| {
+                peer != target
+                    && member.health == Health::Alive
+                    && connected.contains(&peer)
+                    && !named.contains(&peer)
+            }));
+        }
         for helper in &helpers {
             self.send(now, *helper, Talk::PingFor { peer: target, nonce }, out);
         }
@@ -139,6 +171,10 @@ impl Directory {
         let Some(member) = self.members.get(subject) else { return };
         let accused = member.accusations.iter().any(|(_, a)| a.claim().accuser == self.me);
         if member.is_down() || (accused && member.health != Health::Alive) {
+            return;
+        }
+        if member.heard >= probe.sent {
+            // The pong is lost or late, but it has spoken since.
             return;
         }
         let accusation = self.accuse(now, subject, member.version());
