@@ -2,30 +2,27 @@
 //! bounded queue. Inputs are checked before anything is queued; every job is answered, or its
 //! caller has left. Batching, and which engine a job goes to, are decided elsewhere.
 
-use std::any::Any;
-use std::borrow::Cow;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ort::memory::Allocator;
-use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
+use ort::session::Session;
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep_until};
 
 use crate::bundle::{Bundle, BundleDigest};
 use crate::check::{Head, InputLimits, check_elements};
 use crate::devices::Device;
+use crate::instance::{Slot, fault, guarded, warm_up};
 use crate::limits::{INSTANCES_MAX, QUEUE_DEFAULT, QUEUE_MAX, THREADS_MAX};
 use crate::queue::{Load, Outcome, Queue, Refused};
 use crate::runtime::Runtime;
 use crate::session::{LoadError, Model};
 use crate::tensor::{InputError, Signature, Tensor};
-use crate::values::{Input, output, zeros};
 
 /// How a bundle is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,30 +129,6 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What stops an instance's run from outside.
-struct Slot {
-    /// The job that runs. Held while `options` change, so that no job is stopped for another.
-    job: Mutex<Option<u64>>,
-    options: RunOptions<NoSelectedOutputs>,
-}
-
-impl Slot {
-    fn set(&self, job: Option<u64>) -> ort::Result<()> {
-        let mut running = self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        *running = job;
-        if job.is_none() { self.options.unterminate() } else { Ok(()) }
-    }
-
-    fn stop(&self, job: u64) {
-        let running = self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        if *running == Some(job)
-            && let Err(error) = self.options.terminate()
-        {
-            tracing::warn!(%error, "a run could not be stopped");
-        }
-    }
-}
-
 struct Job {
     request: Request,
     submitted: Instant,
@@ -163,7 +136,7 @@ struct Job {
 }
 
 impl Engine {
-    pub(crate) fn load(
+    pub(crate) fn open(
         runtime: &Runtime,
         bundle: &Bundle,
         device: &Device,
@@ -192,10 +165,8 @@ impl Engine {
             device: device.to_string(),
             said: error.to_string(),
         };
-        let slots = (0..instances)
-            .map(|_| Ok(Slot { job: Mutex::new(None), options: RunOptions::new()? }))
-            .collect::<ort::Result<Vec<_>>>()
-            .map_err(failed)?;
+        let slots =
+            (0..instances).map(|_| Slot::new()).collect::<ort::Result<Vec<_>>>().map_err(failed)?;
         let queue = Queue::new(config.queue, instances);
         if let Some(service) = warm_up(&mut sessions[0], &slots[0], &signature) {
             queue.seed(service);
@@ -235,7 +206,7 @@ impl Engine {
     }
 
     /// How it is doing.
-    pub fn load_now(&self) -> Load {
+    pub fn load(&self) -> Load {
         self.shared.queue.load()
     }
 
@@ -346,6 +317,8 @@ impl Shared {
                 let service = started.elapsed();
                 let outcome = match ran {
                     Ok(_) => Outcome::Served(service),
+                    // Stopped, most likely; nobody asks any more.
+                    Err(_) if answer.is_closed() => Outcome::Dropped,
                     Err(_) => Outcome::Failed,
                 };
                 let queue = started.duration_since(submitted);
@@ -362,72 +335,4 @@ impl Shared {
             }
         }
     }
-}
-
-/// A run that panics answers its job and leaves the engine going.
-fn guarded(
-    session: &mut Session,
-    slot: &Slot,
-    allocator: &Allocator,
-    request: &Request,
-) -> Result<Vec<Tensor>, EngineError> {
-    let ran = catch_unwind(AssertUnwindSafe(|| run(session, slot, allocator, request)));
-    ran.unwrap_or_else(|panic| Err(EngineError::Failed { said: panic_message(&*panic) }))
-}
-
-fn run(
-    session: &mut Session,
-    slot: &Slot,
-    allocator: &Allocator,
-    request: &Request,
-) -> Result<Vec<Tensor>, EngineError> {
-    let inputs = request.inputs.iter().map(|tensor| Input::new(tensor, allocator));
-    let inputs = inputs.collect::<ort::Result<Vec<_>>>().map_err(|error| fault(&error))?;
-    let values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = request
-        .inputs
-        .iter()
-        .zip(&inputs)
-        .map(|(tensor, input)| (tensor.name.as_str().into(), input.value().into()))
-        .collect();
-    // All outputs are computed either way, and options that select some cannot be shared with
-    // the thread that stops the run.
-    let outputs = session.run_with_options(values, &slot.options);
-    let mut outputs = outputs.map_err(|error| fault(&error))?;
-    let names: Vec<String> = match &request.outputs[..] {
-        [] => outputs.keys().map(str::to_owned).collect(),
-        wanted => wanted.to_vec(),
-    };
-    let tensors = names.iter().map(|name| {
-        let value = outputs.remove(name).ok_or_else(|| ort::Error::new("an output is missing"))?;
-        output(name, value, &inputs)
-    });
-    tensors.collect::<ort::Result<Vec<_>>>().map_err(|error| fault(&error))
-}
-
-fn fault(error: &ort::Error) -> EngineError {
-    let said = error.to_string();
-    match error.code() {
-        ort::ErrorCode::InvalidArgument => EngineError::Refused { said },
-        _ => EngineError::Failed { said },
-    }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or("it panicked".to_owned())
-}
-
-/// Runs the model on zeros, twice, since the first run also fills ONNX Runtime's arena. Models
-/// that do not run on zeros are none the worse: their service time comes with their first job.
-fn warm_up(session: &mut Session, slot: &Slot, signature: &Signature) -> Option<Duration> {
-    let inputs = signature.inputs.iter().map(|spec| zeros(&spec.name, spec.datatype, &spec.shape));
-    let inputs = inputs.collect::<Option<Vec<_>>>()?;
-    let request = Request { inputs, outputs: Vec::new(), deadline: None };
-    let allocator = Allocator::default();
-    guarded(session, slot, &allocator, &request)
-        .inspect_err(|error| tracing::debug!(%error, "the model does not run on zeros"))
-        .ok()?;
-    let started = Instant::now();
-    guarded(session, slot, &allocator, &request).ok()?;
-    Some(started.elapsed())
 }

@@ -1,5 +1,6 @@
 //! ONNX Runtime, loaded: one library and one environment a process.
 
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,6 +26,9 @@ struct Inner {
     version: String,
 }
 
+/// The first version with the known ways out of a model file closed.
+const TRUSTWORTHY: &str = "1.30.1";
+
 /// ort allows one environment in the life of a process, so it is never dropped.
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
@@ -49,8 +53,11 @@ impl Runtime {
             .build()
             .map_err(|error| failed(error.to_string()))?;
         environment.set_log_level(LogLevel::Warning);
-        let version = version(ort::info()).to_owned();
+        let version = version(&library.path).unwrap_or("unknown".to_owned());
         tracing::info!(version, path = %library.path.display(), "ONNX Runtime loaded");
+        if is_old(&version) {
+            tracing::warn!(version, "load models of strangers with {TRUSTWORTHY} or later only");
+        }
         let inner = Arc::new(Inner { environment, library: library.clone(), version });
         Ok(loaded.insert(Self { inner }).clone())
     }
@@ -63,7 +70,7 @@ impl Runtime {
         device: &Device,
         config: &EngineConfig,
     ) -> Result<Engine, LoadError> {
-        Engine::load(self, bundle, device, config)
+        Engine::open(self, bundle, device, config)
     }
 
     /// The library in use.
@@ -87,11 +94,26 @@ impl Runtime {
     }
 }
 
-/// The version in ONNX Runtime's description of its build. Build descriptions name the commit
-/// and not always the version, so the file the library was installed as is not asked.
-fn version(info: &str) -> &str {
-    let mut words = info.split(|c: char| !(c.is_ascii_digit() || c == '.'));
-    words.find(|word| word.split('.').count() == 3 && !word.starts_with('.')).unwrap_or("unknown")
+/// The version that the library says it has; ort reads it, too, but does not tell.
+#[allow(unsafe_code, reason = "ort has no call for it")]
+fn version(path: &Path) -> Option<String> {
+    // SAFETY: the library is loaded already and stays so; these are its documented entry point and
+    // a string of static life.
+    unsafe {
+        let library = libloading::Library::new(path).ok()?;
+        let base: libloading::Symbol<'_, unsafe extern "C" fn() -> *const ort::sys::OrtApiBase> =
+            library.get(b"OrtGetApiBase").ok()?;
+        let version = ((*base()).GetVersionString)();
+        CStr::from_ptr(version).to_str().ok().map(str::to_owned)
+    }
+}
+
+/// Whether a version is older than [`TRUSTWORTHY`].
+fn is_old(version: &str) -> bool {
+    let numbers = |version: &str| -> Vec<u32> {
+        version.split('.').map_while(|number| number.parse().ok()).collect()
+    };
+    numbers(version) < numbers(TRUSTWORTHY)
 }
 
 /// Whoever submitted a job hears of its failure; the log repeats it at a level below.
@@ -106,5 +128,16 @@ fn log(level: LogLevel, category: &str, id: &str, location: &str, message: &str)
         LogLevel::Info | LogLevel::Verbose => {
             tracing::trace!(target: "onnxruntime", category, id, location, "{message}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(is_old("1.24.0") && is_old("1.9.9") && is_old("1.30.0"));
+        assert!(!is_old("1.30.1") && !is_old("1.31.1") && !is_old("2.0.0"));
     }
 }

@@ -13,6 +13,8 @@ use crate::tensor::DType;
 const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
 /// Operators of those domains that open files or run code by name.
 const OPERATORS_REFUSED: [&str; 3] = ["EPContext", "PythonOp", "PythonOpGrad"];
+/// What files in ONNX Runtime's own format have at byte 4.
+const ORT_FORMAT: &[u8] = b"ORTM";
 /// ONNX Runtime reads the offset of such a location as an address in its own memory.
 const MEMORY_ADDRESS: &str = "_ORT_MEM_ADDR_";
 
@@ -38,6 +40,11 @@ pub enum ScanError {
         /// What.
         source: WireError,
     },
+    /// ONNX Runtime's own format, which this scan does not read.
+    #[error(
+        "this is a model in ONNX Runtime's own format (.ort); convert the .onnx file instead, only that can be looked over"
+    )]
+    OrtFormat,
     /// Protobuf, but no model.
     #[error("this is no ONNX file: it has no graph")]
     NoGraph,
@@ -136,6 +143,11 @@ struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     fn model(mut self, bytes: &'a [u8]) -> Result<Scan, ScanError> {
+        // A file can be both: bytes that protobuf skips, and a mark that makes ONNX Runtime read
+        // them in its own format, past everything below.
+        if bytes.get(4..8) == Some(ORT_FORMAT) {
+            return Err(ScanError::OrtFormat);
+        }
         // Functions first: nodes before them in the file may call them.
         let functions = messages(bytes, "the model", 25);
         for function in functions {

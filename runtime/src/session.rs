@@ -17,6 +17,9 @@ use crate::values;
 /// Where ONNX Runtime looks for external data of a model that it is given as bytes.
 const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
+/// How ONNX Runtime reads the bytes.
+const MODEL_FORMAT: &str = "session.load_model_format";
+
 /// Why a model is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -140,7 +143,9 @@ impl<'a> Model<'a> {
             // One pattern is kept for every combination of input shapes that ever came, without
             // bound: apps choose shapes, so an app could fill the memory.
             .with_memory_pattern(false)?
-            .with_config_entry(EXTERNAL_FOLDER, folder)?;
+            .with_config_entry(EXTERNAL_FOLDER, folder)?
+            // Never by what the bytes look like: the scan read them as ONNX.
+            .with_config_entry(MODEL_FORMAT, "ONNX")?;
         let cpu = ep::CPU::default().with_arena_allocator(true).build();
         let providers = match device.provider {
             Provider::Cpu => vec![cpu],

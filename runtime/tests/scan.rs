@@ -192,6 +192,17 @@ fn what_is_no_model_is_said_so() {
     assert_eq!(cut.count(), 0, "a truncated model passed");
 }
 
+#[test]
+fn a_file_that_onnx_runtime_would_read_in_its_own_format_is_refused() {
+    // A producer's name of 256 bytes, which begins where that format's mark is.
+    let mut polyglot = Message(vec![0x12, 0x82, 0x02, 0, b'O', b'R', b'T', b'M']);
+    polyglot.0.resize(3 + 258, b' ');
+    polyglot.0.extend(counter().0);
+    assert_eq!(refusal(&polyglot), ScanError::OrtFormat);
+    polyglot.0[7] = b'X';
+    scan(&polyglot.0, &BTreeMap::new()).unwrap();
+}
+
 proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
