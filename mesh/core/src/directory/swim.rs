@@ -173,8 +173,8 @@ impl Directory {
         if member.is_down() || (accused && member.health != Health::Alive) {
             return;
         }
-        if member.heard >= probe.sent {
-            // The pong is lost or late, but it has spoken since.
+        if member.heard.max(member.taken) >= probe.sent {
+            // It has spoken since, or a newer advert came: it restarted, or the pong is late.
             return;
         }
         let accusation = self.accuse(now, subject, member.version());
