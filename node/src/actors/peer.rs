@@ -234,11 +234,15 @@ fn report(event: &Event) {
         Event::PeerDropped { .. } => "dropped",
         Event::AdvertRefused { .. } => "advert_refused",
         Event::Refuted { .. } => "refuted",
+        Event::Outbid { .. } => "outbid",
         Event::Stalled { .. } => "stalled",
     };
     metrics::counter!("hansa_membership_events_total", "event" => name).increment(1);
     match event {
-        Event::PublishRefused { .. } | Event::AdvertRefused { .. } | Event::PeerDown { .. } => {
+        Event::PublishRefused { .. }
+        | Event::AdvertRefused { .. }
+        | Event::Outbid { .. }
+        | Event::PeerDown { .. } => {
             tracing::warn!(?event, "membership");
         }
         Event::Published { .. } | Event::PeerUpdated { .. } => {

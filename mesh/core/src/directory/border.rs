@@ -68,7 +68,7 @@ pub enum Output {
         /// How long.
         rtt: Duration,
     },
-    /// [`Directory::view`] has news.
+    /// [`super::Directory::view`] has news.
     ViewChanged,
     /// For logs and metrics.
     Event(Event),

@@ -1,8 +1,8 @@
 //! Membership: which peers there are, what they have and whether they answer.
 //!
-//! Signed adverts spread as rumours ([`rumour`]: pushed for the first hops, then announced and
-//! pulled) and are reconciled by anti-entropy ([`reconcile`]: a fingerprint first, then digests, and
-//! only differences travel). Peers probe each other and accuse those that do not answer ([`swim`]).
+//! Signed adverts spread as rumours (`rumour`: pushed for the first hops, then announced and
+//! pulled) and are reconciled by anti-entropy (`reconcile`: a fingerprint first, then digests, and
+//! only differences travel). Peers probe each other and accuse those that do not answer (`swim`).
 //! All of it is one machine without IO: [`Directory::handle`] takes what happened and says what to
 //! do; [`Directory::view`] is the immutable snapshot that jobs plan with.
 //!
