@@ -1,9 +1,13 @@
 //! What the engine adds to ONNX Runtime: one run of magika through it against `Session::run` alone,
-//! turn by turn, and how long loading takes. Prints figures, judges nothing.
+//! turn by turn; a model that does next to nothing, at concurrency 32; how long loading takes.
+//! Prints figures, judges nothing.
 //!
 //! The bare session lives in a child process, because ort allows one environment a process and the
 //! runtime does not hand its own out.
 #![allow(clippy::print_stdout, reason = "its output is what it is for")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
 
 use std::env;
 use std::error::Error;
@@ -11,6 +15,7 @@ use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write, stdin};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -80,6 +85,34 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (raw, through) = (median(raw), median(through));
     let ratio = raw.as_secs_f64() / through.as_secs_f64();
     println!("one run: raw {raw:.1?}, through the engine {through:.1?}, ratio {ratio:.4}");
+    let dir = tempfile::tempdir()?;
+    let bundle = Bundle::open(&common::write(dir.path(), &common::identity(1, &[-1])))?;
+    let engine = runtime.engine(&bundle, &device, &config)?;
+    tokio.block_on(tiny(engine.into()))
+}
+
+/// How many jobs a second, and what each costs, when 32 callers wait for one instance.
+async fn tiny(engine: Arc<Engine>) -> Result<(), Box<dyn Error>> {
+    const CALLERS: u32 = 32;
+    const JOBS: u32 = 10_000;
+    let work = |engine: Arc<Engine>| async move {
+        let data = Bytes::from_static(&[0; 16]);
+        for _ in 0..JOBS {
+            let input = common::tensor("x", DType::Fp32, &[4], data.clone());
+            let deadline = Some(Instant::now() + Duration::from_secs(30));
+            let request = Request { deadline, ..common::request(vec![input]) };
+            black_box(engine.submit(request).expect("room").await.expect("an answer"));
+        }
+    };
+    let started = Instant::now();
+    let callers: Vec<_> = (0..CALLERS).map(|_| tokio::spawn(work(Arc::clone(&engine)))).collect();
+    for caller in callers {
+        caller.await?;
+    }
+    let elapsed = started.elapsed();
+    let jobs = CALLERS * JOBS;
+    let rate = f64::from(jobs) / elapsed.as_secs_f64();
+    println!("identity of 16 bytes, {CALLERS} callers, one instance: {rate:.0} jobs/s");
     Ok(())
 }
 

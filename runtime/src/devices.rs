@@ -53,7 +53,8 @@ pub struct Device {
     pub memory_free_mib: u32,
     /// Busy share in percent; absent where nothing measures it.
     pub utilisation_percent: Option<u8>,
-    /// What ONNX Runtime may take of it, in MiB, for each instance; absent for all.
+    /// What ONNX Runtime may take of it, in MiB, for each instance; absent for all. Held on CUDA
+    /// only: ONNX Runtime has no such bound for the CPU, where it is a word to the planner.
     pub memory_limit_mib: Option<u32>,
 }
 

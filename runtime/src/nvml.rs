@@ -11,7 +11,8 @@ use crate::machine::mib;
 /// The driver's library. Machines that only run programs have the versioned name alone.
 const LIBRARY: &str = if cfg!(windows) { "nvml.dll" } else { "libnvidia-ml.so.1" };
 
-/// The GPUs, numbered as CUDA numbers them for this process.
+/// The GPUs, numbered as CUDA numbers them for this process. NVML numbers by bus, CUDA by speed
+/// unless `CUDA_DEVICE_ORDER=PCI_BUS_ID` is set: that matters only where GPUs differ.
 #[derive(Debug)]
 pub(crate) struct Gpus {
     nvml: Nvml,

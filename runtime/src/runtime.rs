@@ -116,13 +116,14 @@ fn is_old(version: &str) -> bool {
     numbers(version) < numbers(TRUSTWORTHY)
 }
 
-/// Whoever submitted a job hears of its failure; the log repeats it at a level below.
+/// Whoever loads a model or submits a job hears of its failure as an error, so ONNX Runtime's own
+/// word is detail; said louder, it would let a stranger's bad inputs fill the log.
 fn log(level: LogLevel, category: &str, id: &str, location: &str, message: &str) {
     match level {
-        LogLevel::Fatal | LogLevel::Error => {
-            tracing::warn!(target: "onnxruntime", category, id, location, "{message}");
+        LogLevel::Fatal => {
+            tracing::error!(target: "onnxruntime", category, id, location, "{message}");
         }
-        LogLevel::Warning => {
+        LogLevel::Error | LogLevel::Warning => {
             tracing::debug!(target: "onnxruntime", category, id, location, "{message}");
         }
         LogLevel::Info | LogLevel::Verbose => {
