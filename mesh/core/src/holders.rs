@@ -151,7 +151,7 @@ impl Permitted {
         let total = self.reach.last().copied().unwrap_or(0);
         let mut drawn: Vec<usize> = Vec::with_capacity(most);
         for _ in 0..most {
-            let wide = u128::from(rng.next()) * u128::from(total);
+            let wide = u128::from(rng.next_u64()) * u128::from(total);
             let point = u64::try_from(wide >> 64).expect("below the total");
             let index = self.reach.partition_point(|reach| *reach <= point);
             if !drawn.contains(&index) {

@@ -12,7 +12,7 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
@@ -21,13 +21,13 @@ impl Rng {
     /// `bound / 2^64`).
     pub fn below(&mut self, bound: usize) -> usize {
         assert!(bound > 0, "a draw from nothing");
-        let wide = u128::from(self.next()) * bound as u128;
+        let wide = u128::from(self.next_u64()) * bound as u128;
         usize::try_from(wide >> 64).expect("below a usize")
     }
 
     /// A number in [0, 1).
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
