@@ -29,9 +29,12 @@ pub fn log(config: &TelemetryConfig) -> Result<(), TelemetryError> {
     let started = match config.format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
         // Flat, so that `jq .peer` works; the span's fields are those of the job that is served.
-        LogFormat::Json => {
-            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
-        }
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init(),
     };
     started.map_err(|error| TelemetryError::Twice(error.to_string()))
 }

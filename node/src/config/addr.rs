@@ -25,7 +25,8 @@ fn check(text: &str, names: bool) -> Result<bool, String> {
         true => "/ip4/203.0.113.7/udp/4101/quic-v1 or /dns4/node.example/udp/4101/quic-v1",
         false => "/ip4/0.0.0.0/udp/4101/quic-v1",
     };
-    let fault = |reason: &str| Err(format!("`{text}` {reason}: expected an address like {example}"));
+    let fault =
+        |reason: &str| Err(format!("`{text}` {reason}: expected an address like {example}"));
     let Some(rest) = text.strip_prefix('/') else { return fault("is not a multiaddr") };
     let parts: Vec<&str> = rest.split('/').collect();
     let [host, value, "udp", port, "quic-v1", peer @ ..] = parts.as_slice() else {

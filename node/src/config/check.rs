@@ -91,7 +91,8 @@ impl Config {
         let soon = !charter.valid_at(now + CHARTER_ENDS_SOON);
         let warning = soon.then(|| {
             let hours = (charter.not_after.0 - now.0) / 3_600_000;
-            let left = if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) };
+            let left =
+                if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) };
             self.problem("identity.charter_file", format!("the charter expires in {left}"))
         });
         Ok((charter, warning))

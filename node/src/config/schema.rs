@@ -174,6 +174,10 @@ fn runtime(section: &mut Section<'_, '_>, folder: &Path) -> RuntimeConfig {
     } else {
         let listed = section.has("devices");
         let devices = section.tables("devices", device);
+        if listed && devices.is_empty() {
+            section
+                .refuse("devices", "names no device that can be used; leave it out for all".into());
+        }
         listed.then_some(DeviceSpec::List(devices))
     };
     let threads = bounded(section, "threads", 0..=THREADS_MAX);
@@ -279,7 +283,9 @@ fn telemetry(root: &mut Section<'_, '_>) -> TelemetryConfig {
         let log = section.parse("log", |text| match text.parse::<EnvFilter>() {
             Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
             Ok(_) => Err("is empty; `off` logs nothing".into()),
-            Err(error) => Err(format!("`{text}` is not a filter like `info,hansa_net=debug`: {error}")),
+            Err(error) => {
+                Err(format!("`{text}` is not a filter like `info,hansa_net=debug`: {error}"))
+            }
         });
         let format = section.parse("format", |text| match text {
             "text" => Ok(LogFormat::Text),
