@@ -188,8 +188,8 @@ impl<'a> Section<'_, 'a> {
         if let (Some(item), None) = (item, table) {
             self.refuse(key, format!("expected a table, found {}", kind(item)));
         }
-        let path = join(&self.path, key);
-        self.reader.section(path.clone(), path, table, read)
+        let name = join(self.name.trim_matches(['[', ']']), key);
+        self.reader.section(name, join(&self.path, key), table, read)
     }
 
     /// Each table of the list of tables at `key`. With none, the schema is asked all the same.
@@ -215,7 +215,7 @@ impl<'a> Section<'_, 'a> {
             }
             None => Vec::new(),
         };
-        let name = join(&self.path, key);
+        let name = join(self.name.trim_matches(['[', ']']), key);
         if tables.is_empty() {
             // Keys of an absent list are part of the schema too; what they lack is no problem.
             let kept = self.reader.problems.len();

@@ -174,6 +174,10 @@ fn runtime(section: &mut Section<'_, '_>, folder: &Path) -> RuntimeConfig {
     } else {
         let listed = section.has("devices");
         let devices = section.tables("devices", device);
+        if listed && devices.is_empty() {
+            section
+                .refuse("devices", "names no device that can be used; leave it out for all".into());
+        }
         listed.then_some(DeviceSpec::List(devices))
     };
     let threads = bounded(section, "threads", 0..=THREADS_MAX);
