@@ -124,7 +124,7 @@ impl Node {
     async fn run_here(&self, order: &Order) -> Result<Answer, Refusal> {
         let bundle = order.job.bundle;
         let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
-        let load = hosted.engine.load_now();
+        let load = hosted.engine.load();
         let _counted = Outstanding::count(self, self.me, bundle);
         let request = Request {
             inputs: order.inputs.clone(),

@@ -179,7 +179,7 @@ impl Node {
     pub fn record_gauges(&self) {
         metrics::gauge!("hansa_jobs_in_progress").set(self.tasks.len() as f64);
         for hosted in self.engines().values() {
-            let load = hosted.engine.load_now();
+            let load = hosted.engine.load();
             let model = hosted.name.clone();
             metrics::gauge!("hansa_engine_running", "model" => model.clone())
                 .set(load.running as f64);

@@ -111,7 +111,7 @@ impl Node {
         control_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
         let mut models: Vec<Model> = Vec::new();
         for (bundle, hosted) in &*self.engines() {
-            let load = hosted.engine.load_now();
+            let load = hosted.engine.load();
             models.push(Model {
                 name: hosted.name.clone(),
                 version: hosted.version.clone(),
