@@ -131,6 +131,8 @@ impl Loads {
 
     /// An answer came and told of the peer's load.
     pub fn answered(&mut self, peer: PeerId, bundle: Digest, report: Report, now: Mono) {
+        // What was neither waiting nor work was the way there and back.
+        self.measured_rtt(peer, report.took.saturating_sub(report.queue + report.service));
         if let Some(load) = self.bundle(peer, bundle) {
             let per_row = report.service / report.rows.max(1);
             load.service_per_row =
@@ -138,7 +140,6 @@ impl Loads {
             load.reported = report.in_flight;
             load.reported_at = now;
         }
-        self.heard(peer);
     }
 
     /// The smoothed round trip to a peer.

@@ -146,6 +146,9 @@ impl Voice {
             lines.len(),
             shares.join(", ")
         ));
+        for line in lines.iter().filter(|line| line.outcome != "ok") {
+            self.line(&format!("  via {}: {}: {}", line.via, line.outcome, line.top));
+        }
     }
 
     /// The end.

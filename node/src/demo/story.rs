@@ -53,7 +53,7 @@ const IN_CH: Law = Law {
 /// The node that crashes, and how many jobs are in the air when it does.
 const VICTIM: &str = "berlin";
 const CRASH_JOBS: usize = 60;
-const CRASH_ROWS: usize = 24;
+const CRASH_ROWS: usize = 6;
 
 /// Tells the whole story and stops the mesh.
 pub fn tell(mut mesh: Mesh, say: &Voice, report: &mut Report) -> anyhow::Result<()> {
