@@ -164,6 +164,7 @@ impl Node {
         let report = Report {
             took: now.since(sent),
             rows: order.job.rows,
+            bytes: order.job.bytes,
             queue: Duration::from_micros(done.queue_us),
             service: Duration::from_micros(done.service_us),
             in_flight: done.in_flight,

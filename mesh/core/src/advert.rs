@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::charter::{Charter, CharterFault, Trust};
+use crate::class::Class;
 use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode};
 use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
@@ -143,6 +144,8 @@ pub struct Record {
     /// What its authorities say, or why that does not count here. Validity in time is checked by
     /// the gate, at the moment of use.
     pub charter: Result<Charter, CharterFault>,
+    /// What the gate cannot tell it apart from.
+    pub(crate) class: Class,
     signed: SignedAdvert,
 }
 
@@ -219,7 +222,8 @@ impl SignedAdvert {
             Some(note) => trust.verify(note, advert.peer),
             None => Err(CharterFault::Absent),
         };
-        Ok(Arc::new(Record { advert, charter, signed: self }))
+        let class = Class::of(&charter, &advert.devices);
+        Ok(Arc::new(Record { advert, charter, class, signed: self }))
     }
 }
 

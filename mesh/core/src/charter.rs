@@ -30,6 +30,8 @@ use crate::place::Place;
 use crate::time::Utc;
 
 const HEAD: &str = "hansa/charter/v1";
+/// Where the data classes stand, from 1.
+const CLASSES_LINE: usize = 7;
 
 /// What a charter says, and who says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,10 +112,15 @@ impl Charter {
         )
     }
 
-    /// Signs the charter. The text is read back first, so that what is signed can be read.
+    /// Signs the charter. The text is read back first, so that what is signed can be read and
+    /// says what was meant.
     pub fn sign(&self, signer: &SignerKey) -> Result<String, CharterFault> {
-        parse(&self.text())?;
-        signer.sign(&self.text()).map_err(CharterFault::Note)
+        let text = self.text();
+        if parse(&text)?.data_classes != self.data_classes {
+            let reason = "a data class is not empty and has no comma".into();
+            return Err(CharterFault::Line { line: CLASSES_LINE, reason });
+        }
+        signer.sign(&text).map_err(CharterFault::Note)
     }
 
     /// Reads what a note says without asking who signed it: for showing, never for deciding.
@@ -182,14 +189,13 @@ impl Trust {
         if signers.is_empty() {
             return Err(CharterFault::UnknownAuthority(note::signer_names(note).join(", ")));
         }
+        // One that oversteps is not made up for by one that may: it errs, or its key is another's.
         for authority in self.authorities.iter().filter(|a| signers.contains(&a.key.name)) {
+            let name = authority.key.name.clone();
             if let Some(what) = authority.oversteps(&charter) {
-                return Err(CharterFault::OverAsserting {
-                    authority: authority.key.name.clone(),
-                    what,
-                });
+                return Err(CharterFault::OverAsserting { authority: name, what });
             }
-            charter.authorities.insert(authority.key.name.clone());
+            charter.authorities.insert(name);
         }
         Ok(charter)
     }
@@ -197,7 +203,9 @@ impl Trust {
 
 /// Reads the text, strictly: each line where it belongs, nothing more.
 fn parse(text: &str) -> Result<Charter, CharterFault> {
-    let mut lines = (1..).zip(text.lines());
+    // Not `str::lines`, which would pass over a carriage return.
+    let mut lines = (1..).zip(text.strip_suffix('\n').unwrap_or(text).split('\n'));
+    let mut last = 1;
     let fault = |line, reason: String| CharterFault::Line { line, reason };
     match lines.next() {
         Some((_, HEAD)) => {}
@@ -207,7 +215,9 @@ fn parse(text: &str) -> Result<Charter, CharterFault> {
         }
     }
     let mut value = |key: &'static str| {
-        let (line, text) = lines.next().ok_or_else(|| fault(0, format!("`{key}` is missing")))?;
+        last += 1;
+        let (line, text) =
+            lines.next().ok_or_else(|| fault(last, format!("`{key}` is missing")))?;
         let value = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(' '));
         let value = value.filter(|value| !value.is_empty() && value.len() <= NAME_BYTES_MAX);
         let value = value.ok_or_else(|| fault(line, format!("expected `{key} …`")))?;
@@ -235,9 +245,16 @@ fn parse(text: &str) -> Result<Charter, CharterFault> {
     if charter.not_after <= charter.not_before {
         return Err(fault(9, "it ends before it begins".into()));
     }
+    if charter.data_classes.contains("") {
+        return Err(fault(CLASSES_LINE, "an empty data class; none at all is `-`".into()));
+    }
     // One text per meaning: otherwise two notes could say the same and hash differently.
-    if charter.text() != text {
-        return Err(fault(0, "it is not in canonical form".into()));
+    let canonical = charter.text();
+    if canonical != text {
+        let differs = |(ours, its): (&str, &str)| ours != its;
+        let line = canonical.split('\n').zip(text.split('\n')).position(differs).unwrap_or(0) + 1;
+        let expected = canonical.split('\n').nth(line - 1).unwrap_or_default();
+        return Err(fault(line, format!("not in canonical form: expected `{expected}`")));
     }
     Ok(charter)
 }
@@ -260,4 +277,117 @@ fn read_date((line, text): (usize, &str)) -> Result<Utc, CharterFault> {
     let date = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| fault())?;
     let seconds = u64::try_from(date.unix_timestamp()).map_err(|_| fault())?;
     Ok(Utc(seconds * 1_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PeerId = PeerId([5; 32]);
+
+    fn charter() -> Charter {
+        Charter {
+            serial: "7".into(),
+            subject: PEER,
+            location: "DE-BE".parse().unwrap(),
+            operator: "Nordlicht GmbH".into(),
+            control: "US".parse().unwrap(),
+            data_classes: ["finance", "health"].map(String::from).into(),
+            not_before: Utc(1_767_225_600_000),
+            not_after: Utc(1_769_904_000_000),
+            authorities: BTreeSet::new(),
+        }
+    }
+
+    fn signer(name: &str, seed: u8) -> SignerKey {
+        SignerKey::new(name, [seed; 32]).unwrap()
+    }
+
+    fn authority(signer: &SignerKey, countries: &[&str], operators: &[&str]) -> Authority {
+        let set = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+        Authority { key: signer.verifier(), countries: set(countries), operators: set(operators) }
+    }
+
+    #[test]
+    fn a_charter_says_what_was_signed() {
+        let (signer, charter) = (signer("harbour", 1), charter());
+        let text = format!(
+            "hansa/charter/v1\nserial 7\nsubject {PEER}\nlocation DE-BE\n\
+             operator Nordlicht GmbH\ncontrol US\ndata-classes finance,health\n\
+             not-before 2026-01-01T00:00:00Z\nnot-after 2026-02-01T00:00:00Z\n"
+        );
+        assert_eq!(charter.text(), text);
+        let trust = Trust::new(vec![authority(&signer, &["DE", "US"], &["*"])]);
+        let verified = trust.verify(&charter.sign(&signer).unwrap(), PEER).unwrap();
+        let authorities = BTreeSet::from(["harbour".to_owned()]);
+        assert_eq!(verified, Charter { authorities, ..charter });
+    }
+
+    #[test]
+    fn each_fault_has_its_reason() {
+        let (own, other) = (signer("harbour", 1), signer("other", 2));
+        let all = Trust::new(vec![authority(&own, &["*"], &["*"])]);
+        let note = charter().sign(&own).unwrap();
+        let fault = |trust: &Trust, note: &str, peer| trust.verify(note, peer).unwrap_err();
+
+        let foreign = PeerId([6; 32]);
+        assert_eq!(fault(&all, &note, foreign), CharterFault::ForeignKey(PEER));
+        let strange = charter().sign(&other).unwrap();
+        assert_eq!(fault(&all, &strange, PEER), CharterFault::UnknownAuthority("other".into()));
+        let forged = note.replace("location DE-BE", "location FR");
+        let expected = CharterFault::Note(NoteFault::Forged("harbour".into()));
+        assert_eq!(fault(&all, &forged, PEER), expected);
+        let large = note.clone() + &"— x AAAAAAAA\n".repeat(200);
+        assert_eq!(fault(&all, &large, PEER), CharterFault::TooLarge(large.len()));
+        for (countries, operators, what) in [
+            (["FR", "US"], "*", "location DE-BE"),
+            (["DE", "FR"], "*", "control US"),
+            (["DE", "US"], "Somebody", "operator Nordlicht GmbH"),
+        ] {
+            let trust = Trust::new(vec![authority(&own, &countries, &[operators])]);
+            let (authority, what) = ("harbour".into(), what.into());
+            assert_eq!(fault(&trust, &note, PEER), CharterFault::OverAsserting { authority, what });
+        }
+    }
+
+    #[test]
+    fn a_line_that_does_not_belong_is_named() {
+        let own = signer("harbour", 1);
+        let trust = Trust::new(vec![authority(&own, &["*"], &["*"])]);
+        for (from, to, at) in [
+            ("charter/v1", "charter/v2", 1),
+            ("serial 7\n", "", 2),
+            ("serial 7\n", "serial \n", 2),
+            ("serial 7\n", "serial 7\r\n", 2),
+            ("location DE-BE", "location UK", 4),
+            ("location DE-BE", "location  DE-BE", 4),
+            ("control US\n", "control us\n", 6),
+            ("finance,health", "health,finance", 7),
+            ("finance,health", ",health", 7),
+            ("2026-01-01T00:00:00Z", "2026-01-01", 8),
+            ("2026-01-01T00:00:00Z", "2026-01-01T01:00:00+01:00", 8),
+            ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z", 9),
+            ("not-after 2026-02-01T00:00:00Z\n", "", 9),
+            ("not-after 2026-02-01T00:00:00Z\n", "not-after 2026-02-01T00:00:00Z\nmore x\n", 10),
+        ] {
+            let text = charter().text().replace(from, to);
+            match trust.verify(&own.sign(&text).unwrap_or_default(), PEER) {
+                Err(CharterFault::Line { line, .. }) => assert_eq!(line, at, "{to:?}"),
+                // A carriage return is a fault of the note already.
+                Err(CharterFault::Note(_)) => assert!(to.contains('\r'), "{to:?}"),
+                other => panic!("{to:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_read_back_otherwise_is_not_signed() {
+        let own = signer("harbour", 1);
+        for class in ["", "-", "a,b"] {
+            let charter = Charter { data_classes: [class.to_owned()].into(), ..charter() };
+            assert!(charter.sign(&own).is_err(), "{class:?}");
+        }
+        let operator = "Nordlicht GmbH\ncontrol DE".to_owned();
+        assert!(Charter { operator, ..charter() }.sign(&own).is_err());
+    }
 }

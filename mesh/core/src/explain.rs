@@ -3,12 +3,13 @@
 
 use serde::Serialize;
 
+use crate::charter::{Charter, CharterFault};
 use crate::gate::Rule;
-use crate::holders::standing_text;
 use crate::id::{Digest, PeerId};
 use crate::loads::Loads;
 use crate::place::Place;
-use crate::plan::{Cost, Job, Plan, admit_here, admit_there, cost, cost_there, plan};
+use crate::plan::{Job, Plan, admit_here, admit_there, plan};
+use crate::rank::{Cost, Order, cost_here, cost_there, order};
 use crate::time::Now;
 use crate::view::{Entry, View};
 
@@ -104,13 +105,14 @@ impl From<Cost> for CostUs {
 
 /// Explains what [`plan`] does with `job`.
 pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
-    let mut peers: Vec<PeerReason> =
+    let mut peers: Vec<_> =
         view.entries().iter().map(|entry| reason(now, view, loads, job, entry)).collect();
-    // By cost, and the gated out (who have none) last, each group by name.
-    peers.sort_by(|a, b| {
-        let key = |peer: &PeerReason| (peer.cost_us.is_none(), peer.cost_us);
-        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+    // In the plan's own order; the gated out, who have none, last, by name.
+    peers.sort_by(|(a_order, a), (b_order, b)| {
+        let key = |order: &Option<Order>| (order.is_none(), *order);
+        key(a_order).cmp(&key(b_order)).then_with(|| a.name.cmp(&b.name))
     });
+    let mut peers: Vec<PeerReason> = peers.into_iter().map(|(_, reason)| reason).collect();
     let ranked = peers.iter_mut().filter(|peer| peer.cost_us.is_some());
     for (rank, peer) in (1..).zip(ranked) {
         peer.rank = Some(rank);
@@ -126,13 +128,20 @@ pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
     Explanation { bundle: job.bundle, plan: choice, peers }
 }
 
-fn reason(now: Now, view: &View, loads: &Loads, job: &Job, entry: &Entry) -> PeerReason {
+fn reason(
+    now: Now,
+    view: &View,
+    loads: &Loads,
+    job: &Job,
+    entry: &Entry,
+) -> (Option<Order>, PeerReason) {
     let (advert, charter) = (&entry.record.advert, entry.record.charter.as_ref().ok());
-    let verdict = if advert.peer == view.me() {
-        admit_here(now, entry, job, &[])
-            .map(|()| cost(now, entry, loads, job, std::time::Duration::ZERO))
+    let load = loads.read(advert.peer, job.bundle, now.mono);
+    let is_hop = advert.peer != view.me();
+    let verdict = if is_hop {
+        admit_there(now, entry, loads, job, &[]).map(|offer| cost_there(job, &offer, &load))
     } else {
-        admit_there(now, entry, loads, job, &[]).map(|()| cost_there(now, entry, loads, job))
+        admit_here(now, entry, job, &[]).map(|offer| cost_here(job, &offer, &load))
     };
     let detail = |rule: Rule| {
         let found = match rule {
@@ -142,7 +151,7 @@ fn reason(now: Now, view: &View, loads: &Loads, job: &Job, entry: &Entry) -> Pee
         };
         format!("{rule}{found}")
     };
-    PeerReason {
+    let peer = PeerReason {
         name: advert.name.clone(),
         peer_id: advert.peer,
         location: charter.map(|charter| charter.location.clone()),
@@ -150,5 +159,14 @@ fn reason(now: Now, view: &View, loads: &Loads, job: &Job, entry: &Entry) -> Pee
         rank: None,
         cost_us: verdict.ok().map(CostUs::from),
         gated_out: verdict.err().map(|rule| Reason { rule, detail: detail(rule) }),
+    };
+    (verdict.ok().map(|cost| order(job, advert.peer, is_hop, &cost)), peer)
+}
+
+/// A peer's standing in words.
+fn standing_text(standing: &Result<Charter, CharterFault>) -> String {
+    match standing {
+        Ok(charter) => format!("{} under {} law", charter.location, charter.control),
+        Err(fault) => fault.to_string(),
     }
 }

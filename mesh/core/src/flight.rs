@@ -5,11 +5,13 @@
 //! | what came back | then |
 //! | --- | --- |
 //! | the peer is lost, drains, or no longer holds the bundle | another permitted peer; the first time free, then from the retry budget |
-//! | busy, does not serve this node, out of hops, its own refusal | another permitted peer, from the retry budget |
-//! | bad input, execution error, unsupported, ambiguous, deadline | that is the answer |
+//! | busy, does not serve this node, out of hops, unavailable, its own refusal, malformed | another permitted peer, from the retry budget |
+//! | the model failed | the first time another permitted peer, from the retry budget: the fault may be the peer's; the second time that is the answer, since it may be the input's |
+//! | bad input, unsupported, ambiguous, deadline | that is the answer |
 //!
 //! A flight never asks a peer twice, never more than [`ATTEMPTS_MAX`] in all, never after the
-//! deadline, and only peers that [`plan`] returns.
+//! deadline, and only peers that [`plan`] returns. When nobody is left to ask, the app is told the
+//! most useful of what the peers said: what it can act on comes before what it cannot.
 
 use crate::id::PeerId;
 use crate::limits::ATTEMPTS_MAX;
@@ -92,15 +94,27 @@ pub struct Flight {
     job: Job,
     tried: Vec<PeerId>,
     attempts: u8,
+    /// Whether the free retry is used up.
     lost: bool,
-    last: Option<Refusal>,
+    /// Whether the model failed once.
+    failed: bool,
+    /// The most useful of what the peers said.
+    told: Option<Refusal>,
     over: bool,
 }
 
 impl Flight {
     /// A job that has arrived.
     pub fn begin(job: Job) -> Self {
-        Self { job, tried: Vec::new(), attempts: 0, lost: false, last: None, over: false }
+        Self {
+            job,
+            tried: Vec::new(),
+            attempts: 0,
+            lost: false,
+            failed: false,
+            told: None,
+            over: false,
+        }
     }
 
     /// One step. After [`Step::Answer`] there is none.
@@ -113,56 +127,60 @@ impl Flight {
         budget: &mut RetryBudget,
     ) -> Step {
         assert!(!self.over, "a job is answered once");
-        match event {
+        let (peer, refusal, again) = match event {
             Event::Begin => {
                 budget.earn();
-                self.next(now, view, loads)
+                return self.next(now, view, loads);
             }
-            Event::Answered => self.end(Ok(())),
-            Event::Refused { by, refusal } => match again(&refusal) {
-                Again::Never => self.end(Err(refusal)),
-                Again::Free => self.retry(now, by, refusal, true, view, loads, budget),
-                Again::Budget => self.retry(now, by, refusal, false, view, loads, budget),
-            },
+            Event::Answered => return self.end(Ok(())),
+            Event::Refused { by, refusal } => {
+                let again = again(&refusal);
+                (by, refusal, again)
+            }
             Event::Lost { peer, reason } => {
                 let attempts = u32::from(self.attempts);
-                let refusal = Refusal::Failed { attempts, last: reason };
-                self.retry(now, peer, refusal, true, view, loads, budget)
+                (peer, Refusal::Failed { attempts, last: reason }, Again::Free)
             }
+        };
+        self.tried.push(peer);
+        let may = match again {
+            Again::Never => return self.end(Err(refusal)),
+            Again::Once => !std::mem::replace(&mut self.failed, true) && budget.spend(),
+            Again::Free => !std::mem::replace(&mut self.lost, true) || budget.spend(),
+            Again::Budget => budget.spend(),
+        };
+        self.hear(refusal);
+        if may && self.attempts < ATTEMPTS_MAX {
+            self.next(now, view, loads)
+        } else {
+            let told = self.told.take().expect("heard just now");
+            self.end(Err(told))
         }
-    }
-
-    #[allow(clippy::too_many_arguments)] // What a decision depends on, all of it.
-    fn retry(
-        &mut self,
-        now: Now,
-        failed: PeerId,
-        refusal: Refusal,
-        free: bool,
-        view: &View,
-        loads: &Loads,
-        budget: &mut RetryBudget,
-    ) -> Step {
-        self.tried.push(failed);
-        let first = free && !std::mem::replace(&mut self.lost, true);
-        self.last = Some(refusal.clone());
-        if self.attempts >= ATTEMPTS_MAX || !(first || budget.spend()) {
-            return self.end(Err(refusal));
-        }
-        self.next(now, view, loads)
     }
 
     fn next(&mut self, now: Now, view: &View, loads: &Loads) -> Step {
-        self.attempts += 1;
-        match plan(now, view, loads, &self.job, &self.tried) {
-            Plan::Local => Step::RunLocal,
-            Plan::Forward { to, .. } => Step::Send { to },
-            // What a peer said tells the app more than that nobody is left.
-            Plan::Refuse(Refusal::Unavailable { failed }) => {
-                let last = self.last.take();
-                self.end(Err(last.unwrap_or(Refusal::Unavailable { failed })))
+        let refusal = match plan(now, view, loads, &self.job, &self.tried) {
+            Plan::Local => {
+                self.attempts += 1;
+                return Step::RunLocal;
             }
-            Plan::Refuse(refusal) => self.end(Err(refusal)),
+            Plan::Forward { to, .. } => {
+                self.attempts += 1;
+                return Step::Send { to };
+            }
+            Plan::Refuse(refusal) => refusal,
+        };
+        match self.told.take() {
+            // What a peer said tells the app more than that nobody is left to ask.
+            Some(told) if refusal != Refusal::Deadline => self.end(Err(told)),
+            _ => self.end(Err(refusal)),
+        }
+    }
+
+    /// Keeps what a peer said if it is at least as useful as what is kept.
+    fn hear(&mut self, refusal: Refusal) {
+        if self.told.as_ref().is_none_or(|told| usefulness(&refusal) >= usefulness(told)) {
+            self.told = Some(refusal);
         }
     }
 
@@ -174,6 +192,7 @@ impl Flight {
 
 enum Again {
     Never,
+    Once,
     Budget,
     Free,
 }
@@ -189,10 +208,20 @@ fn again(refusal: &Refusal) -> Again {
         | Refusal::Unavailable { .. }
         | Refusal::Malformed { .. }
         | Refusal::Failed { .. } => Again::Budget,
+        Refusal::Execution { .. } => Again::Once,
         Refusal::BadInput { .. }
-        | Refusal::Execution { .. }
         | Refusal::Unsupported { .. }
         | Refusal::AmbiguousModel { .. }
         | Refusal::Deadline => Again::Never,
+    }
+}
+
+/// How much an app can do with a refusal that another peer might not have given.
+fn usefulness(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::Busy { .. } => 3,      // Try again, and when.
+        Refusal::Execution { .. } => 2, // What ONNX Runtime said.
+        Refusal::Failed { .. } | Refusal::Unavailable { .. } => 1,
+        _ => 0,
     }
 }

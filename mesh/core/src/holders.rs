@@ -1,14 +1,16 @@
 //! Who holds what: the index of a view by name and by bundle, with the gate's verdicts kept.
 //!
-//! A verdict depends on a policy and on charters, not on the moment (validity in time is asked
-//! again of each candidate), so that one scan serves all jobs of a policy while the view holds.
+//! A verdict is one class's under one policy, not a peer's at one moment (validity in time is asked
+//! again of each candidate), so that one short scan serves all jobs of a policy while the view
+//! holds.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use crate::charter::{Charter, CharterFault};
-use crate::gate;
+use crate::class::Class;
+use crate::gate::{self, Rule};
 use crate::id::{Digest, PeerId};
 use crate::limits::VERDICTS_MAX;
 use crate::policy::Policy;
@@ -16,21 +18,84 @@ use crate::rng::Rng;
 use crate::time::Utc;
 use crate::view::{Entry, Liveness};
 
-/// One peer's offer of a bundle.
+/// One peer's offer of a bundle: all that ranking wants to know, side by side in memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
     /// Index of its entry.
     pub(crate) entry: u32,
-    /// Rows a second that it advertises: what draws are weighted by.
-    capacity: u64,
+    /// Who offers.
+    pub(crate) peer: PeerId,
+    /// Whether it missed a probe.
+    pub(crate) suspect: bool,
+    /// Jobs that run there at once.
+    pub(crate) slots: u16,
+    /// Advertised service time of a row, in µs.
+    pub(crate) service_us: u32,
+    /// When its charter is valid; never without one.
+    valid: (Utc, Utc),
 }
 
-/// The live peers that a policy permits to run a bundle, this peer not among them.
+impl Offer {
+    /// What the peer of `entry` offers of `bundle`.
+    pub(crate) fn of(index: u32, entry: &Entry, bundle: Digest) -> Option<Self> {
+        let record = &entry.record;
+        let model = record.advert.models.iter().find(|model| model.bundle == bundle)?;
+        let charter = record.charter.as_ref();
+        Some(Self {
+            entry: index,
+            peer: record.advert.peer,
+            suspect: entry.liveness == Liveness::Suspect,
+            slots: model.slots.max(1),
+            service_us: model.service_us,
+            valid: charter.map_or_else(|_| (Utc(0), Utc(0)), |c| (c.not_before, c.not_after)),
+        })
+    }
+
+    /// Whether its charter is valid at `utc`.
+    pub(crate) fn is_valid_at(&self, utc: Utc) -> bool {
+        self.valid.0 <= utc && utc < self.valid.1
+    }
+
+    /// Rows a second that it advertises: what draws are weighted by.
+    fn capacity(&self) -> u64 {
+        (u64::from(self.slots) * 1_000_000 / u64::from(self.service_us.max(1))).max(1)
+    }
+}
+
+/// Neighbours in [`Held::offers`] that are of one class.
+#[derive(Debug)]
+struct Span {
+    range: Range<usize>,
+    /// When the charters of all of them are valid.
+    valid: (Utc, Utc),
+}
+
+/// The peers that hold one bundle.
 #[derive(Debug, Default)]
-pub(crate) struct Permitted {
+struct Held {
+    /// Entries of those that are down: they offer nothing, and are told of when a job is refused.
+    down: Vec<u32>,
+    /// By class, and in a class by entry.
     offers: Vec<Offer>,
-    /// Running sums of the offers' capacities.
+    /// Running sums of capacity before each offer, and all of it at the end.
     reach: Vec<u64>,
+    spans: Vec<Span>,
+    /// Where each peer's offer is, by peer.
+    peers: Vec<(PeerId, u32)>,
+}
+
+/// A policy's verdict on the holders of a bundle.
+#[derive(Debug)]
+pub(crate) struct Permitted {
+    held: Arc<Held>,
+    /// Ranges of offers that pass whenever their charters are valid.
+    ranges: Vec<Range<usize>>,
+    /// Running sums of the ranges' capacities.
+    reach: Vec<u64>,
+    /// Spans that do not pass.
+    denied: Vec<(usize, Rule)>,
+    /// The offer of the peer whose view this is: it is planned apart.
+    mine: Option<usize>,
 }
 
 /// A version as apps mean it: by number where it is one.
@@ -50,46 +115,55 @@ impl PartialOrd for ModelVersion {
     }
 }
 
-type Names = BTreeMap<String, BTreeMap<ModelVersion, BTreeSet<Digest>>>;
+/// Versions and bundles under a name, lowest version first.
+pub(crate) type Versions = BTreeMap<ModelVersion, BTreeSet<Digest>>;
 
 /// The index of one snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
-    bundles: BTreeMap<Digest, Vec<Offer>>,
-    names: Names,
+    bundles: BTreeMap<Digest, Arc<Held>>,
+    names: BTreeMap<String, Versions>,
     verdicts: Mutex<BTreeMap<(Digest, Digest), Arc<Permitted>>>,
 }
 
 impl Holders {
     /// The index of `entries`. Peers that are down hold nothing.
     pub(crate) fn new(entries: &[Entry]) -> Self {
-        let (mut bundles, mut names) = (BTreeMap::<Digest, Vec<Offer>>::new(), Names::new());
-        for (entry, peer) in (0..).zip(entries) {
-            for model in &peer.record.advert.models {
-                let versions = names.entry(model.name.clone()).or_default();
-                let version = ModelVersion(model.version.clone());
-                versions.entry(version).or_default().insert(model.bundle);
-                if peer.liveness == Liveness::Down {
-                    continue;
-                }
-                let offers = bundles.entry(model.bundle).or_default();
-                if offers.last().is_none_or(|last| last.entry != entry) {
-                    let slots = u64::from(model.slots.max(1));
-                    let capacity = slots * 1_000_000 / u64::from(model.service_us.max(1));
-                    offers.push(Offer { entry, capacity: capacity.max(1) });
+        let mut offers = BTreeMap::<Digest, (Vec<(Class, Offer)>, Vec<u32>)>::new();
+        let mut named = BTreeSet::<(&str, &str, Digest)>::new();
+        for (index, entry) in (0..).zip(entries) {
+            for model in &entry.record.advert.models {
+                named.insert((model.name.as_str(), model.version.as_str(), model.bundle));
+                let (held, down) = offers.entry(model.bundle).or_default();
+                // A peer may offer one bundle under two names.
+                if entry.liveness == Liveness::Down {
+                    if down.last() != Some(&index) {
+                        down.push(index);
+                    }
+                } else if held.last().is_none_or(|(_, last)| last.entry != index) {
+                    let offer = Offer::of(index, entry, model.bundle).expect("it has the model");
+                    held.push((entry.record.class, offer));
                 }
             }
         }
-        Self { bundles, names, verdicts: Mutex::default() }
+        let mut names = BTreeMap::<String, Versions>::new();
+        for (name, version, bundle) in named {
+            let versions = names.entry(name.to_owned()).or_default();
+            versions.entry(ModelVersion(version.to_owned())).or_default().insert(bundle);
+        }
+        let bundles = offers
+            .into_iter()
+            .map(|(bundle, (live, down))| (bundle, Arc::new(Held::new(live, down))));
+        Self { bundles: bundles.collect(), names, verdicts: Mutex::default() }
     }
 
     /// Live holders of a bundle.
     pub(crate) fn of(&self, bundle: Digest) -> &[Offer] {
-        self.bundles.get(&bundle).map_or(&[], Vec::as_slice)
+        self.bundles.get(&bundle).map_or(&[], |held| &held.offers)
     }
 
-    /// Versions and bundles under a name, lowest version first.
-    pub(crate) fn named(&self, name: &str) -> Option<&BTreeMap<ModelVersion, BTreeSet<Digest>>> {
+    /// What is offered under a name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Versions> {
         self.names.get(name)
     }
 
@@ -98,8 +172,7 @@ impl Holders {
         self.names.keys().map(String::as_str)
     }
 
-    /// The live holders whose charters pass `policy`, whose hash is `law`, at a time when they are
-    /// valid.
+    /// The verdict of `policy`, whose hash is `law`, on the live holders of `bundle` but `me`.
     pub(crate) fn permitted(
         &self,
         entries: &[Entry],
@@ -112,19 +185,16 @@ impl Holders {
         if let Some(known) = verdicts.get(&(law, bundle)) {
             return known.clone();
         }
-        let passes = |offer: &&Offer| {
-            let record = &entries[offer.entry as usize].record;
-            let valid_time = record.charter.as_ref().map_or(Utc(0), valid_time);
-            let gated = gate::admit(policy, bundle, &record.charter, valid_time);
-            record.advert.peer != me && gated.is_ok()
+        let held = self.bundles.get(&bundle).cloned().unwrap_or_default();
+        let verdict = |span: &Span| {
+            // One speaks for its class, at a time when its charter is valid.
+            let first = &held.offers[span.range.start];
+            let record = &entries[first.entry as usize].record;
+            gate::admit(policy, bundle, &record.charter, first.valid.0)?;
+            let fits = gate::fits(&policy.device, &record.advert.devices);
+            if fits { Ok(()) } else { Err(Rule::Device) }
         };
-        let offers: Vec<Offer> = self.of(bundle).iter().filter(passes).copied().collect();
-        let mut sum = 0u64;
-        let reach = offers.iter().map(|offer| {
-            sum = sum.saturating_add(offer.capacity);
-            sum
-        });
-        let permitted = Arc::new(Permitted { reach: reach.collect(), offers });
+        let permitted = Arc::new(Permitted::new(held.clone(), me, verdict));
         if verdicts.len() >= VERDICTS_MAX {
             verdicts.clear();
         }
@@ -133,40 +203,117 @@ impl Holders {
     }
 }
 
-fn valid_time(charter: &Charter) -> Utc {
-    charter.not_before
+impl Held {
+    fn new(mut held: Vec<(Class, Offer)>, down: Vec<u32>) -> Self {
+        held.sort_unstable_by_key(|(class, offer)| (*class, offer.entry));
+        let mut spans = Vec::<Span>::new();
+        for range in held.chunk_by(|(a, _), (b, _)| a == b) {
+            let start = spans.last().map_or(0, |span| span.range.end);
+            let from = range.iter().map(|(_, offer)| offer.valid.0).max().unwrap_or_default();
+            let until = range.iter().map(|(_, offer)| offer.valid.1).min().unwrap_or_default();
+            spans.push(Span { range: start..start + range.len(), valid: (from, until) });
+        }
+        let offers: Vec<Offer> = held.into_iter().map(|(_, offer)| offer).collect();
+        // 65,536 peers of the largest capacity still add up within 64 bits.
+        let mut sum = 0;
+        let sums = offers.iter().map(|offer| {
+            sum += offer.capacity();
+            sum
+        });
+        let reach = std::iter::once(0).chain(sums).collect();
+        let mut peers: Vec<(PeerId, u32)> =
+            offers.iter().zip(0..).map(|(offer, index)| (offer.peer, index)).collect();
+        peers.sort_unstable();
+        Self { down, offers, reach, spans, peers }
+    }
+
+    /// Index of a peer's offer.
+    fn find(&self, peer: PeerId) -> Option<usize> {
+        let found = self.peers.binary_search_by_key(&peer, |(known, _)| *known);
+        Some(self.peers[found.ok()?].1 as usize)
+    }
 }
 
 impl Permitted {
-    /// All of them.
-    pub(crate) fn all(&self) -> &[Offer] {
-        &self.offers
+    fn new(held: Arc<Held>, me: PeerId, verdict: impl Fn(&Span) -> Result<(), Rule>) -> Self {
+        let (mut ranges, mut reach, mut denied) = (Vec::<Range<usize>>::new(), vec![], vec![]);
+        let mut sum = 0;
+        for (index, span) in held.spans.iter().enumerate() {
+            match verdict(span) {
+                Ok(()) => {
+                    sum += held.reach[span.range.end] - held.reach[span.range.start];
+                    ranges.push(span.range.clone());
+                    reach.push(sum);
+                }
+                Err(rule) => denied.push((index, rule)),
+            }
+        }
+        let mine = held.find(me);
+        Self { held, ranges, reach, denied, mine }
     }
 
-    /// At most `most` of them, drawn by capacity when there are more, none twice.
-    pub(crate) fn draw(&self, most: usize, rng: &mut Rng) -> Vec<Offer> {
-        if self.offers.len() <= most {
-            return self.offers.clone();
-        }
-        let total = self.reach.last().copied().unwrap_or(0);
-        let mut drawn: Vec<usize> = Vec::with_capacity(most);
+    /// How many there are, this peer among them.
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.iter().map(Range::len).sum()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Offer> {
+        let indices = self.ranges.iter().flat_map(Clone::clone);
+        indices.filter(|index| Some(*index) != self.mine).map(|index| &self.held.offers[index])
+    }
+
+    /// The offer of one peer, if it is permitted.
+    pub(crate) fn of_peer(&self, peer: PeerId) -> Option<&Offer> {
+        let index = self.held.find(peer)?;
+        let range = self.ranges.partition_point(|range| range.end <= index);
+        let permitted = self.ranges.get(range)?.contains(&index) && Some(index) != self.mine;
+        permitted.then(|| &self.held.offers[index])
+    }
+
+    /// `most` of them or fewer, drawn by capacity, none twice.
+    pub(crate) fn draw(&self, most: usize, rng: &mut Rng) -> Vec<&Offer> {
+        let Some(total) = self.reach.last().copied() else { return Vec::new() };
+        let mut drawn: Vec<&Offer> = Vec::with_capacity(most);
         for _ in 0..most {
             let wide = u128::from(rng.next_u64()) * u128::from(total);
             let point = u64::try_from(wide >> 64).expect("below the total");
-            let index = self.reach.partition_point(|reach| *reach <= point);
-            if !drawn.contains(&index) {
-                drawn.push(index);
+            let range = self.reach.partition_point(|reach| *reach <= point);
+            let before = range.checked_sub(1).map_or(0, |last| self.reach[last]);
+            let Range { start, end } = self.ranges[range].clone();
+            let point = self.held.reach[start] + (point - before);
+            let within = self.held.reach[start + 1..=end].partition_point(|reach| *reach <= point);
+            let offer = &self.held.offers[start + within];
+            let is_new = drawn.iter().all(|known| known.entry != offer.entry);
+            if is_new && Some(start + within) != self.mine {
+                drawn.push(offer);
             }
         }
-        drawn.into_iter().map(|index| self.offers[index]).collect()
+        drawn
     }
-}
 
-/// What a standing is called when it does not count, for explanations.
-pub(crate) fn standing_text(standing: &Result<Charter, CharterFault>) -> String {
-    match standing {
-        Ok(charter) => format!("{} under {} law", charter.location, charter.control),
-        Err(fault) => fault.to_string(),
+    /// Why each holder, of the living and the dead, does not run a job at `utc`: `failed` counts
+    /// classes that fail a rule as one, `each` is asked of every other holder's entry.
+    pub(crate) fn tally(
+        &self,
+        utc: Utc,
+        failed: &mut BTreeMap<Rule, u32>,
+        mut each: impl FnMut(u32, &mut BTreeMap<Rule, u32>),
+    ) {
+        let permitted = self.ranges.iter().cloned();
+        let mut apart: Vec<Range<usize>> = permitted.collect();
+        for (span, rule) in &self.denied {
+            let Span { range, valid } = &self.held.spans[*span];
+            // Rules before validity in time speak of peers without a charter that counts.
+            let as_one = *rule < Rule::CharterExpired || (valid.0 <= utc && utc < valid.1);
+            if as_one && !self.mine.is_some_and(|mine| range.contains(&mine)) {
+                *failed.entry(*rule).or_insert(0) += u32::try_from(range.len()).expect("peers");
+            } else {
+                apart.push(range.clone());
+            }
+        }
+        let living = apart.into_iter().flatten().map(|index| self.held.offers[index].entry);
+        living.chain(self.held.down.iter().copied()).for_each(|entry| each(entry, failed));
     }
 }
 
@@ -184,12 +331,31 @@ mod tests {
     }
 
     #[test]
-    fn draws_follow_capacity() {
-        let offer = |entry, capacity| Offer { entry, capacity };
-        let offers = vec![offer(0, 1), offer(1, 98), offer(2, 1)];
-        let permitted = Permitted { offers, reach: vec![1, 99, 100] };
+    fn draws_follow_capacity_and_stay_within_what_is_permitted() {
+        let offer = |entry: u32, slots| {
+            let peer = PeerId([u8::try_from(entry).unwrap(); 32]);
+            let valid = (Utc(0), Utc(1));
+            Offer { entry, peer, suspect: false, slots, service_us: 1_000_000, valid }
+        };
+        let [a, b, c] = ["a", "b", "c"].map(Class::named);
+        let offers =
+            vec![(a, offer(0, 1)), (a, offer(1, 98)), (b, offer(2, 500)), (c, offer(3, 1))];
+        let held = Arc::new(Held::new(offers, vec![]));
+        let denied = held.find(PeerId([2; 32])).unwrap();
+        let verdict = |span: &Span| match span.range.contains(&denied) {
+            true => Err(Rule::Location),
+            false => Ok(()),
+        };
+        let permitted = Permitted::new(held.clone(), PeerId([9; 32]), verdict);
+        assert_eq!(permitted.reach.last(), Some(&100));
+        assert!(permitted.of_peer(PeerId([2; 32])).is_none());
+        assert_eq!(permitted.of_peer(PeerId([1; 32])).unwrap().entry, 1);
         let mut rng = Rng::new(7);
-        let big = (0..1_000).filter(|_| permitted.draw(1, &mut rng)[0].entry == 1).count();
-        assert!((950..1_000).contains(&big), "{big} of 1,000");
+        let mut counts = [0; 4];
+        for _ in 0..1_000 {
+            counts[permitted.draw(1, &mut rng)[0].entry as usize] += 1;
+        }
+        assert!((950..1_000).contains(&counts[1]), "{counts:?}");
+        assert_eq!(counts[2], 0, "{counts:?}");
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod advert;
 pub mod charter;
+mod class;
 pub mod codec;
 pub mod directory;
 pub mod explain;
@@ -25,6 +26,8 @@ pub mod note;
 pub mod place;
 pub mod plan;
 pub mod policy;
+mod rank;
+mod resolve;
 pub mod rng;
 pub mod time;
 pub mod view;

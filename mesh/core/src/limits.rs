@@ -48,8 +48,10 @@ pub const ATTEMPTS_MAX: u8 = 8;
 pub const EXTENSIONS_MAX: usize = 16;
 /// Bundles of one peer whose service times are remembered.
 pub const BUNDLES_MEASURED_MAX: usize = 256;
-/// Candidates that the planner compares for one job; beyond that it draws by capacity.
+/// Candidates that the planner compares for one job: all that are permitted, or if there are more…
 pub const CANDIDATES_MAX: usize = 16;
+/// …this many drawn by capacity, and the nearest.
+pub const CANDIDATES_DRAWN: usize = 12;
 /// Gate verdicts that a snapshot remembers, by policy and bundle.
 pub const VERDICTS_MAX: usize = 256;
 /// Most adverts, and most accusations, and most leaves, that one gossip frame carries.

@@ -1,7 +1,7 @@
 //! What this peer has measured of the others: round trips, speed, work in flight, failures. Fresh
 //! from pings and answers; never gossiped, since old load misleads (`plan` reads it).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::{Digest, PeerId};
@@ -14,6 +14,10 @@ pub const AVOID_FIRST: Duration = Duration::from_secs(4);
 pub const AVOID_MAX: Duration = Duration::from_secs(60);
 /// Work in flight that an answer reported is believed for this long.
 pub const REPORT_LIFETIME: Duration = Duration::from_secs(1);
+/// Inputs below this, in bytes, say nothing of bandwidth.
+const BANDWIDTH_SAMPLE_MIN: u64 = 256 * 1024;
+/// No link is believed to be faster, in bytes per second.
+const BANDWIDTH_MAX: u64 = 100_000_000_000;
 
 /// What an answer says of its executor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +30,8 @@ pub struct Report {
     pub service: Duration,
     /// Rows that it ran.
     pub rows: u32,
+    /// Bytes of the inputs that it was sent.
+    pub bytes: u64,
     /// Jobs in flight there, this one not counted.
     pub in_flight: u32,
 }
@@ -34,6 +40,7 @@ pub struct Report {
 struct PeerLoad {
     rtt: Option<Duration>,
     rtt_min: Option<Duration>,
+    bytes_per_second: Option<u64>,
     failures: u32,
     avoid_until: Mono,
     bundles: BTreeMap<Digest, BundleLoad>,
@@ -51,6 +58,8 @@ struct BundleLoad {
 #[derive(Clone, Debug, Default)]
 pub struct Loads {
     peers: BTreeMap<PeerId, PeerLoad>,
+    /// The measured, nearest first.
+    near: BTreeSet<(Duration, PeerId)>,
 }
 
 /// What the planner reads of one peer and bundle.
@@ -58,6 +67,8 @@ pub struct Loads {
 pub struct Load {
     /// Smoothed round trip, if measured.
     pub rtt: Option<Duration>,
+    /// Smoothed bandwidth to it, if measured.
+    pub bytes_per_second: Option<u64>,
     /// Jobs believed in flight.
     pub in_flight: u32,
     /// Measured service time of a row.
@@ -84,6 +95,9 @@ impl Loads {
         if bundles.len() >= BUNDLES_MEASURED_MAX && !bundles.contains_key(&bundle) {
             // The measurements that cost least to lose: those of nothing in flight.
             bundles.retain(|_, load| load.outstanding > 0);
+            if bundles.len() >= BUNDLES_MEASURED_MAX {
+                return None;
+            }
         }
         Some(bundles.entry(bundle).or_default())
     }
@@ -91,9 +105,15 @@ impl Loads {
     /// A round trip was measured: the peer lives, so it is forgiven.
     pub fn measured_rtt(&mut self, peer: PeerId, rtt: Duration) {
         if let Some(load) = self.peer(peer) {
+            let before = load.rtt;
             // Jacobson's weight: one eighth for the newest.
-            load.rtt = Some(load.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+            let smoothed = before.map_or(rtt, |old| (old * 7 + rtt) / 8);
+            load.rtt = Some(smoothed);
             load.rtt_min = Some(load.rtt_min.map_or(rtt, |old| old.min(rtt)));
+            if let Some(before) = before {
+                self.near.remove(&(before, peer));
+            }
+            self.near.insert((smoothed, peer));
         }
         self.heard(peer);
     }
@@ -109,6 +129,10 @@ impl Loads {
     /// The peer could not be reached, or lost a job: it is avoided at once.
     pub fn failed(&mut self, peer: PeerId, now: Mono) {
         if let Some(load) = self.peer(peer) {
+            // All jobs in flight at a peer that dies fail together: that is one failure.
+            if load.avoid_until > now {
+                return;
+            }
             let doubled = AVOID_FIRST * 2u32.saturating_pow(load.failures.min(8));
             load.failures = load.failures.saturating_add(1);
             load.avoid_until = now + doubled.min(AVOID_MAX);
@@ -131,8 +155,10 @@ impl Loads {
 
     /// An answer came and told of the peer's load.
     pub fn answered(&mut self, peer: PeerId, bundle: Digest, report: Report, now: Mono) {
-        // What was neither waiting nor work was the way there and back.
-        self.measured_rtt(peer, report.took.saturating_sub(report.queue + report.service));
+        // A peer may claim anything, but nothing there took longer than all of it did here.
+        let queue = report.queue.min(report.took);
+        let service = report.service.min(report.took);
+        let report = Report { queue, service, ..report };
         if let Some(load) = self.bundle(peer, bundle) {
             let per_row = report.service / report.rows.max(1);
             load.service_per_row =
@@ -140,11 +166,38 @@ impl Loads {
             load.reported = report.in_flight;
             load.reported_at = now;
         }
+        self.measured_transfer(peer, &report);
+        self.heard(peer);
+    }
+
+    /// What an answer took beyond round trip, wait and service went into moving bytes. Small inputs
+    /// say nothing of bandwidth.
+    fn measured_transfer(&mut self, peer: PeerId, report: &Report) {
+        let Some(load) = self.peers.get_mut(&peer) else { return };
+        let still = report.queue + report.service + load.rtt.unwrap_or_default();
+        let moving = report.took.saturating_sub(still);
+        if report.bytes < BANDWIDTH_SAMPLE_MIN || moving.is_zero() {
+            return;
+        }
+        let measured = u128::from(report.bytes) * 1_000_000_000 / moving.as_nanos();
+        let measured = u64::try_from(measured).unwrap_or(u64::MAX).clamp(1, BANDWIDTH_MAX);
+        let smoothed = load.bytes_per_second.map_or(measured, |old| (old * 7 + measured) / 8);
+        load.bytes_per_second = Some(smoothed.max(1));
     }
 
     /// The smoothed round trip to a peer.
     pub fn rtt(&self, peer: PeerId) -> Option<Duration> {
         self.peers.get(&peer)?.rtt
+    }
+
+    /// The shortest round trip to a peer that was measured: evidence of where it can be.
+    pub fn rtt_min(&self, peer: PeerId) -> Option<Duration> {
+        self.peers.get(&peer)?.rtt_min
+    }
+
+    /// Peers by measured round trip, nearest first.
+    pub fn nearest(&self) -> impl Iterator<Item = PeerId> {
+        self.near.iter().map(|(_, peer)| *peer)
     }
 
     /// All that the planner wants of a peer and bundle.
@@ -155,6 +208,7 @@ impl Loads {
         let reported = if fresh { jobs.reported } else { 0 };
         Load {
             rtt: load.rtt,
+            bytes_per_second: load.bytes_per_second,
             in_flight: jobs.outstanding.max(reported),
             service_per_row: jobs.service_per_row,
             avoid_until: load.avoid_until,
@@ -164,6 +218,7 @@ impl Loads {
     /// Forgets peers that `known` does not know any more.
     pub fn keep(&mut self, known: impl Fn(PeerId) -> bool) {
         self.peers.retain(|peer, _| known(*peer));
+        self.near.retain(|(_, peer)| known(*peer));
     }
 }
 
@@ -187,16 +242,71 @@ mod tests {
     #[test]
     fn avoidance_doubles_and_has_an_end() {
         let mut loads = Loads::new();
-        let now = Mono(0);
+        let mut now = Mono(0);
         let mut before = Duration::ZERO;
-        for _ in 0..3 {
+        for _ in 0..40 {
             loads.failed(PEER, now);
             let avoided = loads.read(PEER, BUNDLE, now).avoid_until.since(now);
-            assert!(avoided > before);
+            assert!(avoided > before || avoided == AVOID_MAX);
             before = avoided;
+            now = now + avoided;
         }
-        (0..40).for_each(|_| loads.failed(PEER, now));
-        assert_eq!(loads.read(PEER, BUNDLE, now).avoid_until.since(now), AVOID_MAX);
+        assert_eq!(before, AVOID_MAX);
+    }
+
+    #[test]
+    fn jobs_that_fail_together_are_one_failure() {
+        let mut loads = Loads::new();
+        (0..200).for_each(|_| loads.failed(PEER, Mono(0)));
+        assert_eq!(loads.read(PEER, BUNDLE, Mono(0)).avoid_until, Mono(0) + AVOID_FIRST);
+    }
+
+    #[test]
+    fn no_claim_exceeds_what_was_seen() {
+        let mut loads = Loads::new();
+        let took = Duration::from_millis(9);
+        let report =
+            Report { took, service: Duration::MAX, queue: Duration::MAX, ..Report::default() };
+        loads.answered(PEER, BUNDLE, report, Mono(0));
+        assert_eq!(loads.read(PEER, BUNDLE, Mono(0)).service_per_row, Some(took));
+    }
+
+    #[test]
+    fn bandwidth_is_what_large_inputs_took_beyond_all_else() {
+        let mut loads = Loads::new();
+        let ms = Duration::from_millis;
+        loads.measured_rtt(PEER, ms(20));
+        let (queue, service) = (ms(5), ms(75));
+        let report =
+            Report { took: ms(200), queue, service, bytes: 1_000_000, ..Report::default() };
+        let small = Report { bytes: 1_000, ..report };
+        loads.answered(PEER, BUNDLE, small, Mono(0));
+        assert_eq!(loads.read(PEER, BUNDLE, Mono(0)).bytes_per_second, None);
+        loads.answered(PEER, BUNDLE, report, Mono(0));
+        assert_eq!(loads.read(PEER, BUNDLE, Mono(0)).bytes_per_second, Some(10_000_000));
+    }
+
+    #[test]
+    fn the_nearest_come_first_and_the_forgotten_are_not_among_them() {
+        let mut loads = Loads::new();
+        let other = PeerId([9; 32]);
+        loads.measured_rtt(PEER, Duration::from_millis(30));
+        loads.measured_rtt(other, Duration::from_millis(20));
+        assert_eq!(loads.nearest().collect::<Vec<_>>(), [other, PEER]);
+        (0..40).for_each(|_| loads.measured_rtt(PEER, Duration::from_millis(1)));
+        assert_eq!(loads.nearest().collect::<Vec<_>>(), [PEER, other]);
+        assert_eq!(loads.rtt_min(PEER), Some(Duration::from_millis(1)));
+        loads.keep(|peer| peer == other);
+        assert_eq!(loads.nearest().collect::<Vec<_>>(), [other]);
+    }
+
+    #[test]
+    fn what_is_measured_is_bounded() {
+        let mut loads = Loads::new();
+        for n in 0..=BUNDLES_MEASURED_MAX {
+            loads.began(PEER, Digest::of(&n.to_le_bytes()));
+        }
+        assert_eq!(loads.peers[&PEER].bundles.len(), BUNDLES_MEASURED_MAX);
     }
 
     #[test]

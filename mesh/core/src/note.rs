@@ -131,7 +131,8 @@ pub fn open<'a>(note: &'a str, known: &[VerifierKey]) -> Result<(&'a str, Vec<St
     let (text, lines) = split(note).ok_or(NoteFault::Malformed("it has no signature"))?;
     check_text(text)?;
     let mut signers = Vec::new();
-    for (count, line) in lines.lines().enumerate() {
+    // Not `str::lines`, which would pass over a carriage return.
+    for (count, line) in lines.trim_end_matches('\n').split('\n').enumerate() {
         if count >= SIGNATURES_MAX {
             return Err(NoteFault::Malformed("it has too many signatures"));
         }
@@ -167,6 +168,7 @@ pub fn signer_names(note: &str) -> Vec<String> {
 fn split(note: &str) -> Option<(&str, &str)> {
     let at = note.rfind("\n\n")?;
     let (text, lines) = (&note[..=at], &note[at + 2..]);
+    // `rfind` took the last blank line, so none is left among the signatures.
     (lines.starts_with("— ") && lines.ends_with('\n')).then_some((text, lines))
 }
 
@@ -212,6 +214,41 @@ mod tests {
         let key: VerifierKey = KEY.parse().unwrap();
         let changed = NOTE.replace("answer", "Answer");
         assert_eq!(open(&changed, &[key]), Err(NoteFault::Forged("PeterNeumann".into())));
+    }
+
+    #[test]
+    fn what_is_no_note_is_refused() {
+        let key: VerifierKey = KEY.parse().unwrap();
+        let line = NOTE.lines().last().unwrap();
+        for bad in [
+            String::new(),
+            "no signature\n".to_owned(),
+            "no blank line\n— PeterNeumann x08go/ZJ\n".to_owned(),
+            NOTE.trim_end().to_owned(),
+            NOTE.replace("— ", "- "),
+            NOTE.replace("JnAM=", "JnAM"),
+            NOTE.replace('\n', "\r\n"),
+            NOTE.replace(line, &format!("{line}\r")),
+            NOTE.replace(line, &format!("{line} ")),
+            NOTE.replace("problem is.", "problem\u{7} is."),
+            NOTE.replace(line, "— PeterNeumann x08g"),
+            NOTE.replace(line, &[line; SIGNATURES_MAX + 1].join("\n")),
+        ] {
+            let opened = open(&bad, std::slice::from_ref(&key));
+            assert!(matches!(opened, Err(NoteFault::Malformed(_))), "{bad:?}: {opened:?}");
+        }
+        for bad in ["", "PeterNeumann", &KEY.replace("c74f20a3", "c74f20a4"), &KEY[..60]] {
+            assert!(matches!(bad.parse::<VerifierKey>(), Err(NoteFault::Key(_))), "{bad}");
+        }
+        assert!(SignerKey::new("two words", [1; 32]).is_err());
+        assert!(SignerKey::from_secret_text(KEY).is_err());
+    }
+
+    #[test]
+    fn another_key_under_a_known_name_is_a_stranger() {
+        let [mine, other] = [1, 2].map(|seed| SignerKey::new("a", [seed; 32]).unwrap());
+        let note = other.sign("text\n").unwrap();
+        assert_eq!(open(&note, &[mine.verifier()]).unwrap().1, Vec::<String>::new());
     }
 
     #[test]

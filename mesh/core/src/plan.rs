@@ -11,11 +11,14 @@ use serde::Serialize;
 
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
-use crate::holders::ModelVersion;
+use crate::holders::Offer;
 use crate::id::{Digest, JobId, PeerId};
-use crate::limits::{CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
+use crate::limits::{CANDIDATES_DRAWN, CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
 use crate::loads::Loads;
 use crate::policy::{Bounds, Policy};
+pub use crate::rank::Cost;
+use crate::rank::{Order, cost_here, cost_there, order};
+pub use crate::resolve::{Resolved, resolve};
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::{Entry, Liveness, View};
@@ -61,26 +64,6 @@ impl Job {
             policy,
             path: Vec::new(),
         }
-    }
-}
-
-/// What a candidate is expected to cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Cost {
-    /// Round trip to the peer.
-    pub rtt: Duration,
-    /// The inputs over its measured bandwidth.
-    pub transfer: Duration,
-    /// Expected wait for a slot.
-    pub wait: Duration,
-    /// Expected service time.
-    pub service: Duration,
-}
-
-impl Cost {
-    /// What candidates are ranked by.
-    pub fn total(&self) -> Duration {
-        self.rtt + self.transfer + self.wait + self.service
     }
 }
 
@@ -189,25 +172,6 @@ pub enum Refusal {
     Draining,
 }
 
-/// The model that an app means.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Resolved {
-    /// The name, without a digest.
-    pub name: String,
-    /// The version.
-    pub version: String,
-    /// The bundle.
-    pub bundle: Digest,
-}
-
-/// Round trip that is assumed of a peer that was never measured.
-const RTT_ASSUMED: Duration = Duration::from_millis(20);
-/// Bandwidth that is assumed of every link, in bytes per second.
-const BANDWIDTH_ASSUMED: u64 = 100_000_000;
-/// Service time of a row that is assumed where nobody measured one.
-const SERVICE_ASSUMED: Duration = Duration::from_millis(1);
-/// What a peer that misses probes is charged: it gets jobs only when no other can.
-const SUSPECT_PENALTY: Duration = Duration::from_secs(1);
 /// A job that runs here within this is not worth a look at other peers.
 const LOCAL_AT_ONCE: Duration = Duration::from_millis(1);
 
@@ -220,8 +184,8 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
         return Plan::Refuse(Refusal::Deadline);
     }
     let here = view.get(view.me()).and_then(|entry| {
-        admit_here(now, entry, job, tried).ok()?;
-        Some(cost(now, entry, loads, job, Duration::ZERO))
+        let offer = admit_here(now, entry, job, tried).ok()?;
+        Some(cost_here(job, &offer, &loads.read(offer.peer, job.bundle, now.mono)))
     });
     match here {
         Some(here) if here.total() <= LOCAL_AT_ONCE => return Plan::Local,
@@ -249,106 +213,105 @@ fn elsewhere(
     let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
     let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
     let mut rng = Rng::new(mix(seed ^ tried.len() as u64));
-    let drawn = permitted.draw(CANDIDATES_MAX, &mut rng);
-    let best = |offers: &[crate::holders::Offer]| {
-        let candidates = offers.iter().filter_map(|offer| {
-            let entry = &view.entries()[offer.entry as usize];
-            // The gate, once more and now with the time: nothing is returned that it did not pass.
-            admit_there(now, entry, loads, job, tried).ok()?;
-            Some((entry.record.advert.peer, cost_there(now, entry, loads, job)))
-        });
-        candidates.min_by_key(|(peer, cost)| (cost.total(), *peer))
+    let candidates: Vec<&Offer> = if permitted.len() <= CANDIDATES_MAX {
+        permitted.all().collect()
+    } else {
+        let near = loads.nearest().take(CANDIDATES_MAX - CANDIDATES_DRAWN);
+        let near = near.filter_map(|peer| permitted.of_peer(peer));
+        permitted.draw(CANDIDATES_DRAWN, &mut rng).into_iter().chain(near).collect()
+    };
+    let best = |candidates: &mut dyn Iterator<Item = &Offer>| {
+        let mut ranked: Vec<(Order, Cost, u32)> = candidates
+            .filter(|offer| offer.is_valid_at(now.utc))
+            .filter(|offer| !job.path.contains(&offer.peer) && !tried.contains(&offer.peer))
+            .filter_map(|offer| {
+                let load = loads.read(offer.peer, job.bundle, now.mono);
+                let cost = cost_there(job, offer, &load);
+                let order = order(job, offer.peer, true, &cost);
+                (load.avoid_until <= now.mono).then_some((order, cost, offer.entry))
+            })
+            .collect();
+        ranked.sort_unstable_by_key(|(order, _, _)| *order);
+        // The gate once more, of the peer itself and at this moment: nothing is returned that it
+        // did not pass.
+        ranked.into_iter().find_map(|(_, cost, entry)| {
+            let entry = &view.entries()[entry as usize];
+            let offer = admit_there(now, entry, loads, job, tried).ok()?;
+            Some((offer.peer, cost))
+        })
     };
     // A draw may hit only peers that cannot take the job now; then all are looked at.
-    best(&drawn).or_else(|| best(permitted.all()))
+    best(&mut candidates.into_iter()).or_else(|| best(&mut permitted.all()))
 }
 
-/// Whether this node may run the job itself.
-pub(crate) fn admit_here(now: Now, entry: &Entry, job: &Job, tried: &[PeerId]) -> Result<(), Rule> {
+/// What this node offers the job, if it may run it itself.
+pub(crate) fn admit_here(
+    now: Now,
+    entry: &Entry,
+    job: &Job,
+    tried: &[PeerId],
+) -> Result<Offer, Rule> {
     let record = &entry.record;
     if job.path.is_empty() {
         gate::admit_entry(&job.policy, job.bundle, &record.charter, now.utc)?;
     } else {
         gate::admit(&job.policy, job.bundle, &record.charter, now.utc)?;
     }
-    can_run(entry, job)?;
-    if tried.contains(&record.advert.peer) { Err(Rule::Tried) } else { Ok(()) }
+    let offer = can_run(entry, job)?;
+    if job.path.contains(&offer.peer) {
+        Err(Rule::Visited)
+    } else if tried.contains(&offer.peer) {
+        Err(Rule::Tried)
+    } else {
+        Ok(offer)
+    }
 }
 
-/// Whether another peer may be sent the job.
+/// What another peer offers the job, if it may be sent there.
 pub(crate) fn admit_there(
     now: Now,
     entry: &Entry,
     loads: &Loads,
     job: &Job,
     tried: &[PeerId],
-) -> Result<(), Rule> {
-    let peer = entry.record.advert.peer;
+) -> Result<Offer, Rule> {
     gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc)?;
-    can_run(entry, job)?;
-    let avoided = loads.read(peer, job.bundle, now.mono).avoid_until > now.mono;
+    let offer = can_run(entry, job)?;
+    let avoided = loads.read(offer.peer, job.bundle, now.mono).avoid_until > now.mono;
     if entry.liveness == Liveness::Down || avoided {
         Err(Rule::Unreachable)
-    } else if job.path.contains(&peer) {
+    } else if job.path.contains(&offer.peer) {
         Err(Rule::Visited)
-    } else if tried.contains(&peer) {
+    } else if tried.contains(&offer.peer) {
         Err(Rule::Tried)
     } else {
-        Ok(())
+        Ok(offer)
     }
 }
 
-fn can_run(entry: &Entry, job: &Job) -> Result<(), Rule> {
-    let advert = &entry.record.advert;
-    if !advert.models.iter().any(|model| model.bundle == job.bundle) {
-        Err(Rule::NotHeld)
-    } else if !gate::fits(&job.policy.device, &advert.devices) {
-        Err(Rule::Device)
-    } else {
-        Ok(())
-    }
-}
-
-pub(crate) fn cost_there(now: Now, entry: &Entry, loads: &Loads, job: &Job) -> Cost {
-    let measured = loads.rtt(entry.record.advert.peer);
-    let mut cost = cost(now, entry, loads, job, measured.unwrap_or(RTT_ASSUMED));
-    cost.transfer = Duration::from_micros(job.bytes.saturating_mul(1_000_000) / BANDWIDTH_ASSUMED);
-    if entry.liveness == Liveness::Suspect {
-        cost.wait += SUSPECT_PENALTY;
-    }
-    cost
-}
-
-pub(crate) fn cost(now: Now, entry: &Entry, loads: &Loads, job: &Job, rtt: Duration) -> Cost {
-    let advert = &entry.record.advert;
-    let load = loads.read(advert.peer, job.bundle, now.mono);
-    let model = advert.models.iter().find(|model| model.bundle == job.bundle);
-    let advertised = model.map(|model| model.service_us).filter(|us| *us > 0);
-    let advertised = advertised.map(|us| Duration::from_micros(us.into()));
-    let per_row = load.service_per_row.or(advertised).unwrap_or(SERVICE_ASSUMED);
-    let service = per_row.saturating_mul(job.rows.max(1));
-    let slots = model.map_or(1, |model| u32::from(model.slots.max(1)));
-    let ahead = (load.in_flight + 1).saturating_sub(slots);
-    Cost { rtt, transfer: Duration::ZERO, wait: service.saturating_mul(ahead) / slots, service }
+fn can_run(entry: &Entry, job: &Job) -> Result<Offer, Rule> {
+    let offer = Offer::of(0, entry, job.bundle).ok_or(Rule::NotHeld)?;
+    let fits = gate::fits(&job.policy.device, &entry.record.advert.devices);
+    if fits { Ok(offer) } else { Err(Rule::Device) }
 }
 
 /// Why nothing can run the job: the first rule that each holder failed, counted.
 fn refusal(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -> Refusal {
     let mut failed = BTreeMap::new();
     let mut out_of_hops = false;
-    let held =
-        |entry: &&Entry| entry.record.advert.models.iter().any(|model| model.bundle == job.bundle);
-    for entry in view.entries().iter().filter(held) {
+    let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
+    permitted.tally(now.utc, &mut failed, |index, failed| {
+        let entry = &view.entries()[index as usize];
         let verdict = if entry.record.advert.peer == view.me() {
             admit_here(now, entry, job, tried)
         } else {
             admit_there(now, entry, loads, job, tried)
         };
         match verdict {
-            Ok(()) => out_of_hops = true,
+            Ok(_) => out_of_hops = true,
             Err(rule) => *failed.entry(rule).or_insert(0) += 1,
         }
-    }
+    });
     if out_of_hops {
         Refusal::HopLimit
     } else if failed.is_empty() {
@@ -358,63 +321,4 @@ fn refusal(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) ->
     } else {
         Refusal::PolicyUnsatisfiable { failed }
     }
-}
-
-/// What an app means by `model`: `NAME`, or `NAME@sha256:…` for exactly that bundle. Without a
-/// version, the highest.
-pub fn resolve(
-    now: Now,
-    view: &View,
-    model: &str,
-    version: Option<&str>,
-    policy: &Policy,
-) -> Result<Resolved, Refusal> {
-    let (name, exact) = match model.split_once('@') {
-        Some((name, digest)) => {
-            let digest = digest.parse().map_err(|error: crate::id::IdError| Refusal::BadInput {
-                reason: format!("`{model}`: {error}"),
-            })?;
-            (name, Some(digest))
-        }
-        None => (model, None),
-    };
-    let unknown = || Refusal::UnknownModel { model: model.to_owned(), hint: hint(view, name) };
-    let versions = view.index().named(name).ok_or_else(unknown)?;
-    let found = versions.iter().rev().find(|(held, bundles)| {
-        version.is_none_or(|wanted| held.0 == wanted)
-            && exact.is_none_or(|digest| bundles.contains(&digest))
-    });
-    let (ModelVersion(version), bundles) = found.ok_or_else(unknown)?;
-    let resolved = |bundle| Resolved { name: name.to_owned(), version: version.clone(), bundle };
-    if let Some(bundle) = exact {
-        return Ok(resolved(bundle));
-    }
-    if bundles.len() == 1 {
-        return Ok(resolved(*bundles.first().expect("one")));
-    }
-    let law = policy.hash();
-    let permitted = |bundle: &&Digest| {
-        let here = view.get(view.me()).is_some_and(|entry| {
-            let holds = entry.record.advert.models.iter().any(|held| held.bundle == **bundle);
-            holds && gate::admit_entry(policy, **bundle, &entry.record.charter, now.utc).is_ok()
-        });
-        here || !view.permitted(policy, law, **bundle).all().is_empty()
-    };
-    let digests: Vec<Digest> = bundles.iter().filter(permitted).copied().collect();
-    match digests[..] {
-        [bundle] => Ok(resolved(bundle)),
-        // None is permitted: whichever is taken, the plan says why.
-        [] => Ok(resolved(*bundles.first().expect("a version has a bundle"))),
-        _ => Err(Refusal::AmbiguousModel { model: model.to_owned(), digests }),
-    }
-}
-
-/// The nearest name that is offered.
-fn hint(view: &View, name: &str) -> String {
-    let near = |known: &&str| {
-        let (a, b) = (known.to_lowercase(), name.to_lowercase());
-        !b.is_empty() && (a == b || a.starts_with(&b) || b.starts_with(&a))
-    };
-    let found = view.index().names().find(near);
-    found.map_or(String::new(), |known| format!("; did you mean `{known}`?"))
 }

@@ -1,7 +1,7 @@
 //! What a peer knows of the mesh at one moment: an immutable snapshot, shared by all jobs that
 //! plan while it holds.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
@@ -39,15 +39,15 @@ pub struct Entry {
 pub struct View {
     me: PeerId,
     entries: Vec<Entry>,
-    holders: Arc<Holders>,
+    /// Made when the first job asks: a view that nobody plans on costs nothing.
+    holders: OnceLock<Arc<Holders>>,
 }
 
 impl View {
     /// A snapshot of `entries`, which are put in order. Down peers stay visible but hold nothing.
     pub fn new(me: PeerId, mut entries: Vec<Entry>) -> Self {
         entries.sort_by_key(|entry| entry.record.advert.peer);
-        let holders = Arc::new(Holders::new(&entries));
-        Self { me, entries, holders }
+        Self { me, entries, holders: OnceLock::new() }
     }
 
     /// The peer whose view this is.
@@ -74,17 +74,17 @@ impl View {
 
     /// Live holders of a bundle, this peer among them.
     pub fn holders(&self, bundle: Digest) -> impl Iterator<Item = &Entry> {
-        self.holders.of(bundle).iter().map(|offer| &self.entries[offer.entry as usize])
+        self.index().of(bundle).iter().map(|offer| &self.entries[offer.entry as usize])
     }
 
     /// The index by name and bundle.
     pub(crate) fn index(&self) -> &Holders {
-        &self.holders
+        self.holders.get_or_init(|| Arc::new(Holders::new(&self.entries)))
     }
 
     /// The live peers, others than this, that `policy` (whose hash is `law`) permits to run
     /// `bundle`.
     pub(crate) fn permitted(&self, policy: &Policy, law: Digest, bundle: Digest) -> Arc<Permitted> {
-        self.holders.permitted(&self.entries, self.me, policy, law, bundle)
+        self.index().permitted(&self.entries, self.me, policy, law, bundle)
     }
 }

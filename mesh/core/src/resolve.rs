@@ -1,0 +1,111 @@
+//! A model is named, a bundle is meant: what a name means to one who may use only permitted peers.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::gate;
+use crate::holders::{ModelVersion, Versions};
+use crate::id::{Digest, IdError};
+use crate::plan::Refusal;
+use crate::policy::Policy;
+use crate::time::Now;
+use crate::view::View;
+
+/// Versions that a message names.
+const VERSIONS_SHOWN_MAX: usize = 8;
+
+/// The model that an app means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Resolved {
+    /// The name, without a digest.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// The bundle.
+    pub bundle: Digest,
+}
+
+/// What an app means by `model`: `NAME`, or `NAME@sha256:…` for exactly that bundle. Without a
+/// version, the highest.
+pub fn resolve(
+    now: Now,
+    view: &View,
+    model: &str,
+    version: Option<&str>,
+    policy: &Policy,
+) -> Result<Resolved, Refusal> {
+    let (name, exact) = match model.split_once('@') {
+        Some((name, digest)) => {
+            let digest = digest.parse().map_err(|error: IdError| Refusal::BadInput {
+                reason: format!("`{model}`: {error}"),
+            })?;
+            (name, Some(digest))
+        }
+        None => (model, None),
+    };
+    let unknown = |hint| Refusal::UnknownModel { model: model.to_owned(), hint };
+    let versions = view.index().named(name).ok_or_else(|| unknown(near(view, name)))?;
+    // Highest first.
+    let meant: Vec<(&ModelVersion, &BTreeSet<Digest>)> = versions
+        .iter()
+        .rev()
+        .filter(|(held, _)| version.is_none_or(|wanted| held.0 == wanted))
+        .filter(|(_, bundles)| exact.is_none_or(|digest| bundles.contains(&digest)))
+        .collect();
+    let (highest, bundles) = *meant
+        .first()
+        .ok_or_else(|| unknown(format!("; its versions are {}", offered(versions))))?;
+    let resolved = |version: &ModelVersion, bundle| {
+        Ok(Resolved { name: name.to_owned(), version: version.0.clone(), bundle })
+    };
+    if let Some(bundle) = exact {
+        return resolved(highest, bundle);
+    }
+    if let ([_], 1) = (&meant[..], bundles.len()) {
+        return resolved(highest, *bundles.first().expect("one"));
+    }
+    // Only what permitted peers hold counts: else a stranger that advertises a higher version, or
+    // another bundle under the name, would decide what the name means for everybody.
+    let law = policy.hash();
+    for (version, bundles) in &meant {
+        let permitted = |bundle: &&Digest| is_offered(now, view, policy, law, **bundle);
+        let digests: Vec<Digest> = bundles.iter().filter(permitted).copied().collect();
+        match digests[..] {
+            [] => {}
+            [bundle] => return resolved(version, bundle),
+            _ => return Err(Refusal::AmbiguousModel { model: model.to_owned(), digests }),
+        }
+    }
+    // None is permitted: whichever is taken, the plan says why.
+    resolved(highest, *bundles.first().expect("a version has a bundle"))
+}
+
+/// Whether a live peer that `policy` permits holds `bundle` now.
+fn is_offered(now: Now, view: &View, policy: &Policy, law: Digest, bundle: Digest) -> bool {
+    let here = view.get(view.me()).is_some_and(|entry| {
+        let holds = entry.record.advert.models.iter().any(|held| held.bundle == bundle);
+        holds && gate::admit_entry(policy, bundle, &entry.record.charter, now.utc).is_ok()
+    });
+    here || view.permitted(policy, law, bundle).all().any(|offer| {
+        let charter = &view.entries()[offer.entry as usize].record.charter;
+        gate::admit(policy, bundle, charter, now.utc).is_ok()
+    })
+}
+
+/// The highest versions, lowest first, for a message.
+fn offered(versions: &Versions) -> String {
+    let shown = versions.keys().skip(versions.len().saturating_sub(VERSIONS_SHOWN_MAX));
+    let shown: Vec<&str> = shown.map(|version| version.0.as_str()).collect();
+    shown.join(", ")
+}
+
+/// A name that is offered and near, for a message.
+fn near(view: &View, name: &str) -> String {
+    let near = |known: &&str| {
+        let (a, b) = (known.to_lowercase(), name.to_lowercase());
+        !b.is_empty() && (a == b || a.starts_with(&b) || b.starts_with(&a))
+    };
+    let found = view.index().names().find(near);
+    found.map_or(String::new(), |known| format!("; did you mean `{known}`?"))
+}
