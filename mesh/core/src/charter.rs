@@ -30,6 +30,8 @@ use crate::place::Place;
 use crate::time::Utc;
 
 const HEAD: &str = "hansa/charter/v1";
+/// Where the data classes stand.
+const CLASSES_LINE: usize = 7;
 
 /// What a charter says, and who says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -110,10 +112,15 @@ impl Charter {
         )
     }
 
-    /// Signs the charter. The text is read back first, so that what is signed can be read.
+    /// Signs the charter. The text is read back first, so that what is signed can be read and
+    /// means what was said: a class `a,b` would come back as two.
     pub fn sign(&self, signer: &SignerKey) -> Result<String, CharterFault> {
-        parse(&self.text())?;
-        signer.sign(&self.text()).map_err(CharterFault::Note)
+        let text = self.text();
+        if parse(&text)?.data_classes != self.data_classes {
+            let reason = "a data class has no comma and is not `-`".into();
+            return Err(CharterFault::Line { line: CLASSES_LINE, reason });
+        }
+        signer.sign(&text).map_err(CharterFault::Note)
     }
 
     /// Reads what a note says without asking who signed it: for showing, never for deciding.
@@ -231,6 +238,9 @@ fn parse(text: &str) -> Result<Charter, CharterFault> {
     };
     if let Some((line, _)) = lines.next() {
         return Err(fault(line, "more lines than a charter has".into()));
+    }
+    if charter.data_classes.contains("") {
+        return Err(fault(CLASSES_LINE, "a data class is empty".into()));
     }
     if charter.not_after <= charter.not_before {
         return Err(fault(9, "it ends before it begins".into()));

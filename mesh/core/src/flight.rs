@@ -158,9 +158,9 @@ impl Flight {
             Plan::Local => Step::RunLocal,
             Plan::Forward { to, .. } => Step::Send { to },
             // What a peer said tells the app more than that nobody is left.
-            Plan::Refuse(Refusal::Unavailable { failed }) => {
+            Plan::Refuse(refusal @ (Refusal::Unavailable { .. } | Refusal::HopLimit)) => {
                 let last = self.last.take();
-                self.end(Err(last.unwrap_or(Refusal::Unavailable { failed })))
+                self.end(Err(last.unwrap_or(refusal)))
             }
             Plan::Refuse(refusal) => self.end(Err(refusal)),
         }

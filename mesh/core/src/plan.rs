@@ -272,7 +272,13 @@ pub(crate) fn admit_here(now: Now, entry: &Entry, job: &Job, tried: &[PeerId]) -
         gate::admit(&job.policy, job.bundle, &record.charter, now.utc)?;
     }
     can_run(entry, job)?;
-    if tried.contains(&record.advert.peer) { Err(Rule::Tried) } else { Ok(()) }
+    if job.path.contains(&record.advert.peer) {
+        Err(Rule::Visited)
+    } else if tried.contains(&record.advert.peer) {
+        Err(Rule::Tried)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether another peer may be sent the job.
@@ -361,7 +367,8 @@ fn refusal(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) ->
 }
 
 /// What an app means by `model`: `NAME`, or `NAME@sha256:…` for exactly that bundle. Without a
-/// version, the highest.
+/// version, the highest that `policy` permits: a name is not a stranger's to take over by a higher
+/// number.
 pub fn resolve(
     now: Now,
     view: &View,
@@ -378,19 +385,29 @@ pub fn resolve(
         }
         None => (model, None),
     };
-    let unknown = || Refusal::UnknownModel { model: model.to_owned(), hint: hint(view, name) };
-    let versions = view.index().named(name).ok_or_else(unknown)?;
-    let found = versions.iter().rev().find(|(held, bundles)| {
-        version.is_none_or(|wanted| held.0 == wanted)
-            && exact.is_none_or(|digest| bundles.contains(&digest))
-    });
-    let (ModelVersion(version), bundles) = found.ok_or_else(unknown)?;
-    let resolved = |bundle| Resolved { name: name.to_owned(), version: version.clone(), bundle };
+    let unknown = |hint| Refusal::UnknownModel { model: model.to_owned(), hint };
+    let versions = view.index().named(name).ok_or_else(|| unknown(near_name(view, name)))?;
+    let resolved = |version: &ModelVersion, bundle| Resolved {
+        name: name.to_owned(),
+        version: version.0.clone(),
+        bundle,
+    };
+    let meant: Vec<_> = versions
+        .iter()
+        .rev()
+        .filter(|(held, bundles)| {
+            version.is_none_or(|wanted| held.0 == wanted)
+                && exact.is_none_or(|digest| bundles.contains(&digest))
+        })
+        .collect();
+    let (highest, bundles) =
+        *meant.first().ok_or_else(|| unknown(offered_versions(versions.keys())))?;
     if let Some(bundle) = exact {
-        return Ok(resolved(bundle));
+        return Ok(resolved(highest, bundle));
     }
-    if bundles.len() == 1 {
-        return Ok(resolved(*bundles.first().expect("one")));
+    let first = *bundles.first().expect("a version has a bundle");
+    if meant.len() == 1 && bundles.len() == 1 {
+        return Ok(resolved(highest, first));
     }
     let law = policy.hash();
     let permitted = |bundle: &&Digest| {
@@ -400,17 +417,27 @@ pub fn resolve(
         });
         here || !view.permitted(policy, law, **bundle).all().is_empty()
     };
-    let digests: Vec<Digest> = bundles.iter().filter(permitted).copied().collect();
-    match digests[..] {
-        [bundle] => Ok(resolved(bundle)),
-        // None is permitted: whichever is taken, the plan says why.
-        [] => Ok(resolved(*bundles.first().expect("a version has a bundle"))),
-        _ => Err(Refusal::AmbiguousModel { model: model.to_owned(), digests }),
+    for (version, bundles) in meant {
+        let digests: Vec<Digest> = bundles.iter().filter(permitted).copied().collect();
+        match digests[..] {
+            [] => {}
+            [bundle] => return Ok(resolved(version, bundle)),
+            _ => return Err(Refusal::AmbiguousModel { model: model.to_owned(), digests }),
+        }
     }
+    // None is permitted: whichever is taken, the plan says why.
+    Ok(resolved(highest, first))
+}
+
+/// Said when a name is offered, but not as it was asked for.
+fn offered_versions<'a>(versions: impl Iterator<Item = &'a ModelVersion>) -> String {
+    const MOST: usize = 8;
+    let versions: Vec<&str> = versions.map(|version| version.0.as_str()).take(MOST).collect();
+    format!("; offered are its versions {}", versions.join(", "))
 }
 
 /// The nearest name that is offered.
-fn hint(view: &View, name: &str) -> String {
+fn near_name(view: &View, name: &str) -> String {
     let near = |known: &&str| {
         let (a, b) = (known.to_lowercase(), name.to_lowercase());
         !b.is_empty() && (a == b || a.starts_with(&b) || b.starts_with(&a))

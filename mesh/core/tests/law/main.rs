@@ -4,8 +4,11 @@
 //! The random tests run from one seed, printed first. To run one again:
 //! `HANSA_LAW_SEED=<seed> HANSA_LAW_CASES=<n> cargo test -p hansa-core --test law`.
 
+mod charters;
 mod flights;
+mod names;
 mod narrowing;
 mod oracle;
 mod random;
+mod refusals;
 mod world;

@@ -214,8 +214,8 @@ fn clause<T: Ord + Clone + std::fmt::Debug + 'static>(
     allow: impl Strategy<Value = BTreeSet<T>> + 'static,
     deny: impl Strategy<Value = BTreeSet<T>> + 'static,
 ) -> impl Strategy<Value = Clause<T>> {
-    let deny = prop_oneof![2 => Just(BTreeSet::new()).boxed(), 1 => deny.boxed()];
-    (option::weighted(0.4, allow), deny).prop_map(|(allow, deny)| Clause { allow, deny })
+    let deny = prop_oneof![4 => Just(BTreeSet::new()).boxed(), 1 => deny.boxed()];
+    (option::weighted(0.25, allow), deny).prop_map(|(allow, deny)| Clause { allow, deny })
 }
 
 pub(crate) fn bounds() -> impl Strategy<Value = Bounds> {
@@ -225,7 +225,7 @@ pub(crate) fn bounds() -> impl Strategy<Value = Bounds> {
         places(),
         prop_oneof![2 => open().boxed(), 1 => named(&OPERATORS).boxed()],
         prop_oneof![2 => open().boxed(), 1 => named(&AUTHORITIES).boxed()],
-        prop_oneof![4 => Just(0u8), 2 => Just(1), 2 => Just(2), 1 => Just(3)],
+        prop_oneof![12 => Just(0u8), 3 => Just(1), 3 => Just(2), 1 => Just(3)],
         prop_oneof![3 => Just(BTreeSet::new()).boxed(), 1 => names(&CLASSES, 0).boxed()],
     );
     let drawn =
@@ -237,7 +237,7 @@ pub(crate) fn bounds() -> impl Strategy<Value = Bounds> {
             signatures_min: min,
             data_classes: classes,
         });
-    prop_oneof![1 => Just(Bounds::default()).boxed(), 3 => drawn.boxed()]
+    prop_oneof![1 => Just(Bounds::default()).boxed(), 2 => drawn.boxed()]
 }
 
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
@@ -247,7 +247,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
         3 => Just(DeviceNeeds::default()),
         1 => Just(DeviceNeeds { provider: Some("cuda".into()), memory_mib_min: Some(10_000) }),
     ];
-    (bounds(), bundles, option::of(0u8..=4), device).prop_map(
+    (bounds(), bundles, option::of(prop_oneof![1 => 0u8..=1, 3 => 2u8..=4]), device).prop_map(
         |(bounds, bundles, hops_max, device)| Policy {
             bounds,
             bundles,
@@ -283,7 +283,7 @@ pub(crate) fn truth() -> impl Strategy<Value = Truth> {
 
 pub(crate) fn peer() -> impl Strategy<Value = Peer> {
     let shows = prop_oneof![
-        10 => Just(Shows::Valid),
+        30 => Just(Shows::Valid),
         1 => Just(Shows::Nothing),
         1 => Just(Shows::Later),
         1 => Just(Shows::Earlier),
@@ -295,7 +295,7 @@ pub(crate) fn peer() -> impl Strategy<Value = Peer> {
         1 => Just(Shows::OverAsserting),
     ];
     let holds =
-        prop_oneof![6 => Just([true, true]), 1 => Just([true, false]), 2 => Just([false, true])];
+        prop_oneof![6 => Just([true, true]), 1 => Just([true, false]), 2 => Just([false, false])];
     let devices = prop_oneof![
         Just(vec![("cpu", 64_000)]),
         Just(vec![("cpu", 64_000), ("cuda", 24_000)]),
@@ -329,7 +329,7 @@ pub(crate) fn peer() -> impl Strategy<Value = Peer> {
 }
 
 pub(crate) fn mesh() -> impl Strategy<Value = Vec<Peer>> {
-    vec(peer(), 1..=PEERS)
+    vec(peer(), 3..=PEERS)
 }
 
 /// Drawn numbers, used over and over.
