@@ -242,6 +242,9 @@ fn parse(text: &str) -> Result<Charter, CharterFault> {
     if let Some((line, _)) = lines.next() {
         return Err(fault(line, "more lines than a charter has".into()));
     }
+    if charter.data_classes.contains("") {
+        return Err(fault(CLASSES_LINE, "a data class is empty".into()));
+    }
     if charter.not_after <= charter.not_before {
         return Err(fault(9, "it ends before it begins".into()));
     }

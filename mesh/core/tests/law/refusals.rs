@@ -1,0 +1,160 @@
+//! A job that cannot run says why: what the plan answers instead of a peer.
+
+use std::collections::BTreeMap;
+
+use hansa_core::flight::{Event, Flight, RetryBudget, Step};
+use hansa_core::gate::Rule;
+use hansa_core::id::{Digest, JobId};
+use hansa_core::limits::ATTEMPTS_MAX;
+use hansa_core::loads::Loads;
+use hansa_core::plan::{Job, Plan, Refusal, plan};
+use hansa_core::policy::{Bounds, Policy, Split};
+use hansa_core::view::View;
+
+use crate::names::{only, view};
+use crate::world::{id, later, start};
+
+const M: &[(&str, &str, u8)] = &[("m", "1", 1)];
+
+fn job(policy: Policy) -> Job {
+    let deadline = later(start(), 1_000).mono;
+    Job::new(JobId([3; 16]), Digest([1; 32]), policy, &Bounds::default(), deadline)
+}
+
+fn planned(view: &View, job: &Job) -> Plan {
+    plan(start(), view, &Loads::new(), job, &[])
+}
+
+#[test]
+fn a_clause_that_is_not_enforced_refuses_the_job() {
+    let view = view(&[("DE", M), ("FR", M)]);
+    type Set = fn(&mut Policy);
+    let clauses: [(&str, Set); 9] = [
+        ("split", |policy| policy.split = Split::Rows),
+        ("split", |policy| policy.split = Split::Stages),
+        ("stages_max", |policy| policy.stages_max = Some(1)),
+        ("purpose", |policy| policy.purpose = Some("research".into())),
+        ("max_price", |policy| policy.price_micros_max = Some(u64::MAX)),
+        ("max_price", |policy| policy.price_currency = Some("EUR".into())),
+        ("rtt_evidence", |policy| policy.rtt_evidence = true),
+        ("receipt_required", |policy| policy.receipt_required = true),
+        ("audit_fail_closed", |policy| policy.audit_fail_closed = true),
+    ];
+    for (clause, set) in clauses {
+        let mut policy = Policy::default();
+        set(&mut policy);
+        let refusal = Refusal::Unsupported { clause: clause.into() };
+        assert_eq!(planned(&view, &job(policy)), Plan::Refuse(refusal));
+    }
+    for split in [Split::Auto, Split::Never] {
+        let policy = Policy { split, retain_nothing: true, ..Policy::default() };
+        assert!(!matches!(planned(&view, &job(policy)), Plan::Refuse(_)));
+    }
+}
+
+#[test]
+fn a_job_without_hops_that_cannot_run_here_says_so() {
+    let view = view(&[("DE", &[]), ("FR", M)]);
+    let none = Policy { hops_max: Some(0), ..Policy::default() };
+    assert_eq!(planned(&view, &job(none.clone())), Plan::Refuse(Refusal::HopLimit));
+    let one = Policy { hops_max: Some(1), ..Policy::default() };
+    assert!(matches!(planned(&view, &job(one)), Plan::Forward { to, .. } if to == id(1)));
+    // Were it permitted to travel, the law would still keep it.
+    let law = Policy { hops_max: Some(0), ..only("SG") };
+    let failed = BTreeMap::from([(Rule::Location, 1)]);
+    assert_eq!(planned(&view, &job(law)), Plan::Refuse(Refusal::PolicyUnsatisfiable { failed }));
+}
+
+#[test]
+fn an_unsatisfiable_law_counts_whom_each_rule_keeps_out() {
+    let view = view(&[("DE", M), ("FR", M), ("FR-75C", M), ("US", M), ("SG", &[("x", "1", 2)])]);
+    let mut policy = only("US");
+    policy.bounds.locations.allow.as_mut().unwrap().insert("FR-75C".parse().unwrap());
+    policy.bounds.control.allow = Some(["US".parse().unwrap()].into());
+    policy.bounds.data_classes = ["health".to_owned()].into();
+    let failed = BTreeMap::from([(Rule::Location, 2), (Rule::Control, 1), (Rule::DataClass, 1)]);
+    assert_eq!(planned(&view, &job(policy)), Plan::Refuse(Refusal::PolicyUnsatisfiable { failed }));
+    let nobody = Job { bundle: Digest([9; 32]), ..job(Policy::default()) };
+    assert!(matches!(planned(&view, &nobody), Plan::Refuse(Refusal::UnknownModel { .. })));
+}
+
+#[test]
+fn permitted_peers_that_cannot_be_reached_are_unavailable_not_forbidden() {
+    let view = view(&[("DE", &[]), ("FR", M), ("US", M)]);
+    let mut loads = Loads::new();
+    loads.failed(id(1), start().mono);
+    let plan = plan(start(), &view, &loads, &job(only("FR")), &[]);
+    let failed = BTreeMap::from([(Rule::Unreachable, 1), (Rule::Location, 1)]);
+    assert_eq!(plan, Plan::Refuse(Refusal::Unavailable { failed }));
+}
+
+#[test]
+fn a_job_after_its_deadline_goes_nowhere() {
+    let late = Job { deadline: start().mono, ..job(Policy::default()) };
+    assert_eq!(planned(&view(&[("DE", M)]), &late), Plan::Refuse(Refusal::Deadline));
+}
+
+#[test]
+fn a_job_that_comes_back_to_a_peer_does_not_run_there() {
+    let view = view(&[("DE", M), ("FR", &[])]);
+    let back = Job { path: vec![id(0), id(1)], ..job(Policy::default()) };
+    let failed = BTreeMap::from([(Rule::Visited, 1)]);
+    assert_eq!(planned(&view, &back), Plan::Refuse(Refusal::Unavailable { failed }));
+}
+
+fn busy(peer: usize) -> Event {
+    Event::Refused { by: id(peer), refusal: Refusal::Busy { retry_after_ms: 7 } }
+}
+
+/// What the last peer said tells more than that nobody else is left.
+#[test]
+fn the_app_hears_what_the_last_peer_said() {
+    let (loads, mut budget) = (Loads::new(), RetryBudget::default());
+    for hops_max in [Some(0), None] {
+        let view = view(&[("DE", M), ("SG", M)]);
+        let policy = Policy { hops_max, ..Policy::default() };
+        let mut flight = Flight::begin(job(policy));
+        let (mut event, mut steps) = (Event::Begin, 0);
+        let answer = loop {
+            let at = match flight.handle(start(), event, &view, &loads, &mut budget) {
+                Step::RunLocal => 0,
+                Step::Send { .. } => 1,
+                Step::Answer(answer) => break answer,
+            };
+            steps += 1;
+            event = busy(at);
+        };
+        assert_eq!(steps, if hops_max == Some(0) { 1 } else { 2 });
+        assert_eq!(answer, Err(Refusal::Busy { retry_after_ms: 7 }));
+    }
+}
+
+/// A mesh in which everything is busy: attempts are bounded, and all jobs together by the budget.
+#[test]
+fn retries_are_bounded_by_job_and_by_budget() {
+    let peers: Vec<(&str, &[(&str, &str, u8)])> = vec![("DE", M); 20];
+    let (view, loads, mut budget) = (view(&peers), Loads::new(), RetryBudget::default());
+    let jobs = 1_000u32;
+    let mut attempts = 0u32;
+    for number in 0..jobs {
+        let id_of_job = JobId(u128::from(number).to_le_bytes());
+        let mut flight = Flight::begin(Job { id: id_of_job, ..job(Policy::default()) });
+        let (mut event, mut of_job) = (Event::Begin, 0);
+        loop {
+            let now = later(start(), 1);
+            match flight.handle(now, event, &view, &loads, &mut budget) {
+                Step::Answer(answer) => break assert!(answer.is_err()),
+                Step::RunLocal => event = busy(0),
+                Step::Send { to } => {
+                    let refusal = Refusal::Busy { retry_after_ms: 1 };
+                    event = Event::Refused { by: to, refusal };
+                }
+            }
+            of_job += 1;
+        }
+        assert!(of_job <= u32::from(ATTEMPTS_MAX));
+        attempts += of_job;
+    }
+    let retries = attempts - jobs;
+    assert!((200..=301).contains(&retries), "{retries} retries of {jobs} jobs: 20 % and 100 saved");
+}
