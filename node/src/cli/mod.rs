@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use hansa_runtime::library::LibraryError;
 
 use crate::client::ClientError;
 use crate::config::{Config, ConfigErrors};
@@ -219,9 +220,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             Some(CONFIG)
         } else if let Some(start) = cause.downcast_ref::<StartError>() {
             Some(start_code(start))
-        } else if matches!(cause.downcast_ref(), Some(ClientError::Unreachable { .. })) {
-            Some(UNAVAILABLE)
-        } else if cause.is::<hansa_runtime::library::LibraryError>() {
+        } else if matches!(cause.downcast_ref(), Some(ClientError::Unreachable { .. }))
+            || cause.is::<LibraryError>()
+        {
             Some(UNAVAILABLE)
         } else {
             None
