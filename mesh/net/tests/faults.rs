@@ -22,6 +22,9 @@ const HEADER: Bytes = Bytes::from_static(b"header");
 /// A peer that vanishes with calls in flight is noticed within this.
 const NOTICED: Duration = Duration::from_secs(1);
 
+/// Tests that take time share the machine with no other of this file.
+static MACHINE: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 /// A peer of flesh and blood that never answers; see
 /// [`a_killed_process_is_noticed_within_a_second_by_all_its_calls`].
 #[tokio::test]
@@ -39,13 +42,14 @@ async fn process_that_holds_every_call() {
 
 #[tokio::test]
 async fn a_killed_process_is_noticed_within_a_second_by_all_its_calls() {
+    let _machine = MACHINE.write().await;
     const CALLS: usize = 200;
-    let mut child = Command::new(std::env::current_exe().expect("this test"))
+    let child = Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", "process_that_holds_every_call", "--ignored", "--nocapture"])
         .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut lines = std::io::BufReader::new(child.stdout.take().expect("piped")).lines();
+        .spawn();
+    let mut child = Killed(child.expect("starts"));
+    let mut lines = std::io::BufReader::new(child.0.stdout.take().expect("piped")).lines();
     let mut say = move |what: &str| {
         let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with(what)));
         line.expect("the child speaks").expect("readable")
@@ -60,22 +64,33 @@ async fn a_killed_process_is_noticed_within_a_second_by_all_its_calls() {
         let client = client.clone();
         calls.spawn(async move { client.call(peer, &addrs, HEADER, vec![pattern(1_000)]).await });
     }
-    let all_held = tokio::task::spawn_blocking(move || {
-        say(&format!("holding {CALLS}"));
-    });
-    within(all_held).await.expect("no panic");
-    child.kill().expect("SIGKILL");
+    let all_held = tokio::task::spawn_blocking(move || say(&format!("holding {CALLS}")));
+    tokio::select! {
+        held = within(all_held) => drop(held.expect("no panic")),
+        early = calls.join_next() => panic!("a call ended before the kill: {early:?}"),
+    }
+    child.0.kill().expect("SIGKILL");
     let killed = Instant::now();
     while let Some(failed) = within(calls.join_next()).await {
         let error = failed.expect("no panic").expect_err("nobody answers");
         assert!(matches!(&error, CallError::Lost(_)), "{error}");
     }
     assert!(killed.elapsed() < NOTICED, "{:?}", killed.elapsed());
-    child.wait().expect("dead");
+}
+
+/// A child that is gone with the test, however it ends.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[tokio::test]
 async fn a_path_that_goes_dark_is_noticed_within_a_second() {
+    let _machine = MACHINE.write().await;
     let (server, mut incoming) = plane(1);
     let relay = Relay::start(server.local_addr(), Path::default()).await;
     let (client, _) = plane(2);
@@ -99,6 +114,7 @@ async fn a_path_that_goes_dark_is_noticed_within_a_second() {
 
 #[tokio::test]
 async fn a_long_and_lossy_path_raises_no_false_alarm() {
+    let _machine = MACHINE.read().await;
     let path = Path { delay: Duration::from_millis(100), loss_permille: 20, seed: 7 };
     eprintln!("seed {}", path.seed);
     let (server, mut incoming) = plane(1);
@@ -127,6 +143,7 @@ async fn a_long_and_lossy_path_raises_no_false_alarm() {
 
 #[tokio::test]
 async fn a_dead_connection_is_replaced_by_the_next_call() {
+    let _machine = MACHINE.read().await;
     let (first, mut incoming) = plane(1);
     let (client, _) = plane(2);
     let (peer, old) = (first.local_peer(), first.local_addr());
@@ -147,7 +164,36 @@ async fn a_dead_connection_is_replaced_by_the_next_call() {
 }
 
 #[tokio::test]
+async fn a_peer_restarted_at_its_address_resets_what_it_has_forgotten() {
+    let _machine = MACHINE.read().await;
+    let former = tokio::runtime::Runtime::new().expect("a runtime");
+    let (first, mut incoming) = former.spawn(async { plane(1) }).await.expect("no panic");
+    let (client, _) = plane(2);
+    let (peer, addr) = (first.local_peer(), first.local_addr());
+    let caller = client.clone();
+    let call = tokio::spawn(async move { caller.call(peer, &[addr], HEADER, vec![]).await });
+    let held = within(incoming.recv()).await.expect("a call");
+    // Like kill -9: its tasks are gone before they can say goodbye.
+    former.shutdown_background();
+    drop((first, incoming, held));
+    let second = within(async {
+        loop {
+            match DataPlane::bind(&[1; 32], addr, DataLimits::default()) {
+                Ok((second, incoming)) => break (second, incoming),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    })
+    .await;
+    tokio::spawn(common::echo(second.1));
+    let error = within(call).await.expect("no panic").expect_err("forgotten");
+    assert!(error.to_string().contains("reset by peer"), "{error}");
+    within(client.call(peer, &[addr], HEADER, vec![])).await.expect("answered");
+}
+
+#[tokio::test]
 async fn another_key_than_the_one_dialled_is_refused() {
+    let _machine = MACHINE.read().await;
     let (server, mut incoming) = plane(1);
     let (other, _) = plane(3);
     let (client, _) = plane(2);
@@ -172,6 +218,7 @@ async fn raw(server: &DataPlane, alpn: &[u8]) -> Result<quinn::Connection, Conne
 
 #[tokio::test]
 async fn another_protocol_version_is_refused_in_the_handshake() {
+    let _machine = MACHINE.read().await;
     let server = echoing(1);
     let error = within(raw(&server, b"hansa/2")).await.expect_err("refused");
     assert!(
@@ -184,6 +231,7 @@ async fn another_protocol_version_is_refused_in_the_handshake() {
 
 #[tokio::test]
 async fn a_broken_stream_ends_alone() {
+    let _machine = MACHINE.read().await;
     let header_timeout = Duration::from_millis(200);
     let limits = DataLimits { header_timeout, ..DataLimits::default() };
     let (server, incoming) = plane_within(1, limits);
@@ -217,6 +265,7 @@ async fn a_broken_stream_ends_alone() {
 
 #[tokio::test]
 async fn a_gigabyte_declared_and_ten_bytes_sent_costs_nothing() {
+    let _machine = MACHINE.read().await;
     let (server, mut incoming) = plane(1);
     let (client, _) = plane(2);
     let (peer, addrs) = (server.local_peer(), [server.local_addr()]);
@@ -228,6 +277,7 @@ async fn a_gigabyte_declared_and_ten_bytes_sent_costs_nothing() {
 
 #[tokio::test]
 async fn a_body_that_stalls_is_given_up() {
+    let _machine = MACHINE.read().await;
     let body_stall = Duration::from_millis(200);
     let (server, mut incoming) =
         plane_within(1, DataLimits { body_stall, ..DataLimits::default() });
@@ -241,6 +291,7 @@ async fn a_body_that_stalls_is_given_up() {
 
 #[tokio::test]
 async fn junk_packets_leave_the_endpoint_alone() {
+    let _machine = MACHINE.read().await;
     let server = echoing(1);
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let noise = pattern(200 * 1_200);

@@ -8,18 +8,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use libp2p::core::transport::ListenerId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify, mdns};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
+use super::book::{self, Book};
 use super::bootstrap::Bootstrap;
-use super::frames::{self, Offence};
+use super::frames;
 use super::gossip::{self, FromHandler};
-use super::outbox::Outbox;
-use super::peers::{self, Book};
+use super::peer::{Note, Peer};
 use super::swarm::{Behaviour, BehaviourEvent};
 use super::{Command, ControlEvent, Shared};
 use crate::identity::{core_id, libp2p_id};
@@ -45,39 +43,6 @@ pub(super) struct Driver {
 }
 
 type Resolving = futures::future::BoxFuture<'static, (usize, Result<Multiaddr, String>)>;
-
-/// A peer that is connected, being dialled, or both.
-#[derive(Default)]
-struct Peer {
-    connections: Vec<ConnectionId>,
-    outbox: Arc<Outbox>,
-    stream: Outbound,
-    readers: HashMap<ConnectionId, AbortHandle>,
-}
-
-/// The stream that we send on.
-#[derive(Default)]
-enum Outbound {
-    #[default]
-    None,
-    Opening(ConnectionId),
-    Open(ConnectionId, AbortHandle),
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.readers.values().for_each(AbortHandle::abort);
-        if let Outbound::Open(_, writer) = &self.stream {
-            writer.abort();
-        }
-    }
-}
-
-/// What the tasks of the streams tell the driver.
-enum Note {
-    WriterEnded(PeerId, ConnectionId),
-    Offence(PeerId, Offence),
-}
 
 impl Driver {
     pub(super) fn new(
@@ -151,10 +116,10 @@ impl Driver {
         }
         let entry = self.peers.entry(id).or_default();
         self.shared.dropped.add(entry.outbox.push(bytes));
-        if entry.connections.is_empty() {
-            self.dial(id);
-        } else {
+        if entry.is_connected() {
             self.open_stream(id);
+        } else {
+            self.dial(id);
         }
     }
 
@@ -163,7 +128,7 @@ impl Driver {
             return;
         };
         for addr in addrs.iter().take(ADDRS_PER_PEER_MAX).rev() {
-            match peers::parse(addr) {
+            match book::parse(addr) {
                 Ok(addr) => self.book.learn(id, addr),
                 Err(error) => tracing::debug!(%peer, %error, "address ignored"),
             }
@@ -197,7 +162,7 @@ impl Driver {
             },
             other => other.to_string(),
         };
-        if self.peers.get(&peer).is_some_and(|entry| !entry.connections.is_empty()) {
+        if self.peers.get(&peer).is_some_and(Peer::is_connected) {
             return;
         }
         if let Some(entry) = self.peers.remove(&peer) {
@@ -211,12 +176,9 @@ impl Driver {
     /// Opens the stream that we send on, if something waits and it is not there.
     fn open_stream(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let (Outbound::None, Some(connection)) = (&peer.stream, peer.connections.last()) else {
-            return;
-        };
-        if !peer.outbox.is_empty() {
-            self.swarm.behaviour_mut().gossip.open(id, *connection);
-            peer.stream = Outbound::Opening(*connection);
+        if let Some(connection) = peer.wants_stream() {
+            peer.opening(connection);
+            self.swarm.behaviour_mut().gossip.open(id, connection);
         }
     }
 
@@ -247,8 +209,7 @@ impl Driver {
                     self.bootstrap.met(nth);
                 }
                 let peer = self.peers.entry(peer_id).or_default();
-                peer.connections.push(connection_id);
-                if peer.connections.len() == 1
+                if peer.gain(connection_id)
                     && let Some(peer) = core_id(&peer_id)
                 {
                     let addr = endpoint.get_remote_address().to_string();
@@ -267,8 +228,9 @@ impl Driver {
                     self.unreachable(peer, &error);
                 }
             }
-            SwarmEvent::NewListenAddr { listener_id, address } => {
-                self.on_listening(listener_id, &address);
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.publish_addrs();
+                self.tell(ControlEvent::Listening { addr: address.to_string() });
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.publish_addrs(),
             SwarmEvent::ListenerClosed { addresses, reason, .. } => {
@@ -279,11 +241,6 @@ impl Driver {
         }
     }
 
-    fn on_listening(&mut self, _: ListenerId, addr: &Multiaddr) {
-        self.publish_addrs();
-        self.tell(ControlEvent::Listening { addr: addr.to_string() });
-    }
-
     fn publish_addrs(&self) {
         let listening: Vec<_> = self.swarm.listeners().cloned().collect();
         self.shared.set_addrs(&self.external, &listening);
@@ -291,73 +248,53 @@ impl Driver {
 
     fn on_gossip(&mut self, gossip::Event { peer: id, connection, what }: gossip::Event) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let opening = matches!(peer.stream, Outbound::Opening(at) if at == connection);
+        let notes = self.notes.0.clone();
         match what {
             FromHandler::Inbound(stream) => {
                 let from = core_id(&id).expect("the doorman admits no other key");
                 let reading =
                     frames::read(stream, from, self.events.clone(), Arc::clone(&self.shared));
-                let notes = self.notes.0.clone();
-                let reader = tokio::spawn(async move {
+                peer.read_with(connection, async move {
                     if let Err(offence) = reading.await {
                         let _ = notes.send(Note::Offence(id, offence)).await;
                     }
                 });
-                // A peer that opens a second stream has given up the first.
-                if let Some(old) = peer.readers.insert(connection, reader.abort_handle()) {
-                    old.abort();
-                }
             }
-            FromHandler::Outbound(stream) if opening => {
+            FromHandler::Outbound(stream) => {
                 let writing =
                     frames::write(stream, Arc::clone(&peer.outbox), Arc::clone(&self.shared));
-                let notes = self.notes.0.clone();
-                let writer = tokio::spawn(async move {
+                peer.write_with(connection, async move {
                     writing.await;
                     let _ = notes.send(Note::WriterEnded(id, connection)).await;
                 });
-                peer.stream = Outbound::Open(connection, writer.abort_handle());
             }
             // The tick tries again.
-            FromHandler::Failed if opening => peer.stream = Outbound::None,
+            FromHandler::Failed => peer.open_failed(connection),
             FromHandler::Unsupported => self.refuse(id, other_version(&[])),
-            FromHandler::Outbound(_) | FromHandler::Failed => {}
         }
     }
 
     fn on_closed(&mut self, id: PeerId, connection: ConnectionId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.connections.retain(|open| *open != connection);
-        if let Some(reader) = peer.readers.remove(&connection) {
-            reader.abort();
+        peer.lose(connection);
+        if peer.is_connected() {
+            return;
         }
-        match &peer.stream {
-            Outbound::Opening(at) if *at == connection => peer.stream = Outbound::None,
-            Outbound::Open(at, writer) if *at == connection => {
-                writer.abort();
-                peer.stream = Outbound::None;
-            }
-            _ => {}
+        self.shared.dropped.add(peer.outbox.drain().len() as u64);
+        self.peers.remove(&id);
+        if let Some(peer) = core_id(&id) {
+            self.tell(ControlEvent::Disconnected { peer });
         }
-        if peer.connections.is_empty() {
-            self.shared.dropped.add(peer.outbox.drain().len() as u64);
-            self.peers.remove(&id);
-            if let Some(peer) = core_id(&id) {
-                self.tell(ControlEvent::Disconnected { peer });
-            }
-            if self.swarm.network_info().num_peers() == 0 {
-                self.bootstrap.alone(Instant::now());
-            }
+        if self.swarm.network_info().num_peers() == 0 {
+            self.bootstrap.alone(Instant::now());
         }
     }
 
     fn on_note(&mut self, note: Note) {
         match note {
             Note::WriterEnded(id, connection) => {
-                if let Some(peer) = self.peers.get_mut(&id)
-                    && matches!(peer.stream, Outbound::Open(at, _) if at == connection)
-                {
-                    peer.stream = Outbound::None;
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.writer_ended(connection);
                 }
             }
             Note::Offence(id, offence) => self.refuse(id, offence.to_string()),
@@ -376,11 +313,10 @@ impl Driver {
 
     fn on_tick(&mut self) {
         for (nth, addr) in self.bootstrap.take_due(Instant::now()) {
-            self.resolving.push(Box::pin(async move { (nth, peers::resolve(addr).await) }));
+            self.resolving.push(Box::pin(async move { (nth, book::resolve(addr).await) }));
         }
-        let idle = |peer: &Peer| matches!(peer.stream, Outbound::None) && !peer.outbox.is_empty();
-        let broken: Vec<_> =
-            self.peers.iter().filter(|(_, peer)| idle(peer)).map(|(id, _)| *id).collect();
+        let waiting = |(_, peer): &(&PeerId, &Peer)| peer.wants_stream().is_some();
+        let broken: Vec<_> = self.peers.iter().filter(waiting).map(|(id, _)| *id).collect();
         for id in broken {
             self.open_stream(id);
         }
@@ -404,7 +340,7 @@ impl Driver {
                 return tracing::warn!(%addr, reason, ?pause, "bootstrap address not resolved");
             }
         };
-        if let Some(peer) = peers::peer_of(&addr) {
+        if let Some(peer) = book::peer_of(&addr) {
             if peer == *self.swarm.local_peer_id() {
                 return self.bootstrap.own(nth);
             }

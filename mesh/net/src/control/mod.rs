@@ -4,12 +4,13 @@
 //! One task owns the swarm; each gossip stream has its own, so a slow host holds back the peers
 //! that send to it and nothing else. Frames are opaque; a lost one is the core's to repair.
 
+mod book;
 mod bootstrap;
 mod driver;
 mod frames;
 mod gossip;
 mod outbox;
-mod peers;
+mod peer;
 mod swarm;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -265,11 +266,10 @@ impl Counter {
 
 impl Shared {
     fn set_addrs(&self, external: &[Multiaddr], listening: &[Multiaddr]) {
-        let (loopback, lan): (Vec<_>, Vec<_>) = listening
-            .iter()
-            .partition(|addr| peers::ip_of(addr).is_some_and(|ip| ip.is_loopback()));
+        let (loopback, lan): (Vec<_>, Vec<_>) =
+            listening.iter().partition(|addr| book::ip_of(addr).is_some_and(|ip| ip.is_loopback()));
         let listening = lan.into_iter().chain(loopback);
-        let ips = listening.clone().filter_map(peers::ip_of).collect();
+        let ips = listening.clone().filter_map(book::ip_of).collect();
         let all = external.iter().chain(listening).map(ToString::to_string).collect();
         *self.listening.write().expect("no holder panics") = ips;
         *self.addrs.write().expect("no holder panics") = all;
@@ -277,5 +277,5 @@ impl Shared {
 }
 
 fn parse_all(addrs: &[String]) -> Result<Vec<Multiaddr>, ControlError> {
-    addrs.iter().map(|addr| peers::parse(addr)).collect()
+    addrs.iter().map(|addr| book::parse(addr)).collect()
 }

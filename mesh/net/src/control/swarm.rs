@@ -12,7 +12,7 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, identify, mdns, quic};
 
 use super::gossip::Gossip;
-use super::{ControlError, peers};
+use super::{ControlError, book};
 use crate::limits::*;
 
 /// What the swarm does besides moving packets. The limits come first: what they deny, nothing else
@@ -143,7 +143,7 @@ fn io_fault(addr: &Multiaddr, error: &io::Error) -> ControlError {
 }
 
 fn socket_text(addr: &Multiaddr) -> String {
-    match (peers::ip_of(addr), peers::port_of(addr)) {
+    match (book::ip_of(addr), book::port_of(addr)) {
         (Some(ip), Some(port)) => format!("{}/udp", std::net::SocketAddr::new(ip, port)),
         _ => addr.to_string(),
     }

@@ -91,7 +91,10 @@ impl Link {
     pub(super) fn why_lost(&self, error: &impl std::fmt::Display) -> String {
         match self.silent.get() {
             Some(silence) => format!("the peer was not heard for {} ms", silence.as_millis()),
-            None => error.to_string(),
+            None => match self.connection.close_reason() {
+                Some(reason) => reason.to_string(),
+                None => error.to_string(),
+            },
         }
     }
 
@@ -126,7 +129,8 @@ impl Link {
                 return self.close(code::REPLACED);
             }
             let heard = frames_heard(&self.connection);
-            let rtt = self.rtt().unwrap_or(INITIAL_RTT);
+            // quinn's own estimate also knows of queues on the way and of hosts slow to answer.
+            let rtt = self.rtt().unwrap_or_default().max(self.connection.rtt());
             match pulses.pulse(began.elapsed(), heard, calling, rtt) {
                 Verdict::Fine => {}
                 Verdict::Echo => self.echo(),

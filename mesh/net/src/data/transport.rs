@@ -10,6 +10,7 @@ use quinn::{
     ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig,
     VarInt,
 };
+use quinn_proto::HashedConnectionIdGenerator;
 
 use super::{DataError, tls};
 use crate::limits::*;
@@ -22,7 +23,16 @@ pub(super) fn bind(addr: SocketAddr, keypair: &Keypair) -> Result<quinn::Endpoin
     };
     let socket = UdpSocket::bind(addr).map_err(fault)?;
     enlarge_buffers(&socket);
-    let mut endpoint = EndpointConfig::default();
+    // From the identity, so that a peer that restarted at the same address resets the connections
+    // of its former life at their first packet.
+    let secret = |what: &str| keypair.derive_secret(what.as_bytes()).expect("Ed25519 derives");
+    let reset = secret("hansa data plane stateless reset");
+    let reset = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &reset);
+    let mut endpoint = EndpointConfig::new(Arc::new(reset));
+    // It must know the connection ids of that life for its own.
+    let mine = secret("hansa data plane connection ids");
+    let mine = u64::from_le_bytes(*mine.first_chunk().expect("32 bytes"));
+    endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mine)));
     endpoint.supported_versions(vec![1]);
     let runtime = Arc::new(quinn::TokioRuntime);
     quinn::Endpoint::new(endpoint, Some(server(keypair)), socket, runtime).map_err(fault)

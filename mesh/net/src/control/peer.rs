@@ -1,0 +1,124 @@
+//! One peer as the driver knows it: its connections, the frames that wait for it, and the tasks
+//! that read and write its gossip streams.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use libp2p::PeerId;
+use libp2p::swarm::ConnectionId;
+use tokio::task::AbortHandle;
+
+use super::frames::Offence;
+use super::outbox::Outbox;
+
+/// A peer that is connected, being dialled, or both.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Frames that wait for it.
+    pub(super) outbox: Arc<Outbox>,
+    connections: Vec<ConnectionId>,
+    stream: Outbound,
+    readers: HashMap<ConnectionId, AbortHandle>,
+}
+
+/// The stream that we send on; one, however many connections there are.
+#[derive(Debug, Default)]
+enum Outbound {
+    #[default]
+    None,
+    Opening(ConnectionId),
+    Open(ConnectionId, AbortHandle),
+}
+
+/// What the tasks of the streams tell the driver.
+pub(super) enum Note {
+    /// The stream that we sent on broke.
+    WriterEnded(PeerId, ConnectionId),
+    /// The peer broke the protocol.
+    Offence(PeerId, Offence),
+}
+
+impl Peer {
+    /// A connection more. Says whether it is the first.
+    pub(super) fn gain(&mut self, connection: ConnectionId) -> bool {
+        self.connections.push(connection);
+        self.connections.len() == 1
+    }
+
+    /// A connection less; its streams are gone with it.
+    pub(super) fn lose(&mut self, connection: ConnectionId) {
+        self.connections.retain(|open| *open != connection);
+        if let Some(reader) = self.readers.remove(&connection) {
+            reader.abort();
+        }
+        self.open_failed(connection);
+        self.writer_ended(connection);
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        !self.connections.is_empty()
+    }
+
+    /// Where a stream should be opened: something waits, and none is there.
+    pub(super) fn wants_stream(&self) -> Option<ConnectionId> {
+        match self.stream {
+            Outbound::None if !self.outbox.is_empty() => self.connections.last().copied(),
+            _ => None,
+        }
+    }
+
+    /// A stream is being opened.
+    pub(super) fn opening(&mut self, connection: ConnectionId) {
+        self.stream = Outbound::Opening(connection);
+    }
+
+    /// It could not be.
+    pub(super) fn open_failed(&mut self, connection: ConnectionId) {
+        if matches!(self.stream, Outbound::Opening(at) if at == connection) {
+            self.stream = Outbound::None;
+        }
+    }
+
+    /// It was: `writing` runs on it.
+    pub(super) fn write_with(
+        &mut self,
+        connection: ConnectionId,
+        writing: impl Future<Output = ()> + Send + 'static,
+    ) {
+        if matches!(self.stream, Outbound::Opening(at) if at == connection) {
+            self.stream = Outbound::Open(connection, tokio::spawn(writing).abort_handle());
+        }
+    }
+
+    /// It broke.
+    pub(super) fn writer_ended(&mut self, connection: ConnectionId) {
+        if let Outbound::Open(at, writer) = &self.stream
+            && *at == connection
+        {
+            writer.abort();
+            self.stream = Outbound::None;
+        }
+    }
+
+    /// The peer opened a stream: `reading` runs on it. A peer that opens a second one has given up
+    /// the first.
+    pub(super) fn read_with(
+        &mut self,
+        connection: ConnectionId,
+        reading: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let reader = tokio::spawn(reading).abort_handle();
+        if let Some(old) = self.readers.insert(connection, reader) {
+            old.abort();
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.readers.values().for_each(AbortHandle::abort);
+        if let Outbound::Open(_, writer) = &self.stream {
+            writer.abort();
+        }
+    }
+}
