@@ -26,12 +26,18 @@ fn lines_with(sources: &[(PathBuf, String)], word: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in sources {
         for (number, line) in (1..).zip(text.lines()) {
-            if !line.trim_start().starts_with("//") && line.contains(word) {
+            if !line.trim_start().starts_with("//") && has_word(line, word) {
                 found.push(format!("{}:{number}: {}", path.display(), line.trim()));
             }
         }
     }
     found
+}
+
+/// Whether `word` begins a word of `line`.
+fn has_word(line: &str, word: &str) -> bool {
+    let is_inside = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word).any(|(at, _)| !line[..at].ends_with(is_inside))
 }
 
 fn forbid(folder: &str, words: &[&str]) {

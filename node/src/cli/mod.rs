@@ -205,6 +205,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn run_node(args: &RunArgs) -> anyhow::Result<()> {
+    // Both planes' TLS would write its secrets there.
+    if !cfg!(debug_assertions) && std::env::var_os("SSLKEYLOGFILE").is_some() {
+        anyhow::bail!(
+            "SSLKEYLOGFILE is set, which would leak the keys of every connection; unset it"
+        );
+    }
     let config = Config::load(&args.config)?;
     telemetry::log(&config.telemetry)?;
     for warning in config.check(crate::clock::Clock::start().now().utc)?.warnings {
