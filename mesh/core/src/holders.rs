@@ -92,7 +92,7 @@ pub(crate) struct Permitted {
     ranges: Vec<Range<usize>>,
     /// Running sums of the ranges' capacities.
     reach: Vec<u64>,
-    /// Spans that do not pass.
+    /// Spans that do not pass, by rule.
     denied: Vec<(usize, Rule)>,
     /// The offer of the peer whose view this is: it is planned apart.
     mine: Option<usize>,
@@ -248,6 +248,7 @@ impl Permitted {
                 Err(rule) => denied.push((index, rule)),
             }
         }
+        denied.sort_unstable_by_key(|(span, rule)| (*rule, *span));
         let mine = held.find(me);
         Self { held, ranges, reach, denied, mine }
     }
@@ -300,18 +301,29 @@ impl Permitted {
         failed: &mut BTreeMap<Rule, u32>,
         mut each: impl FnMut(u32, &mut BTreeMap<Rule, u32>),
     ) {
-        let permitted = self.ranges.iter().cloned();
-        let mut apart: Vec<Range<usize>> = permitted.collect();
+        let mut apart = self.ranges.clone();
+        // One look-up for all spans that fail the same rule: a refusal costs little too.
+        let mut run: (Option<Rule>, u32) = (None, 0);
+        let mut close = |(rule, count): (Option<Rule>, u32)| {
+            if let Some(rule) = rule {
+                *failed.entry(rule).or_insert(0) += count;
+            }
+        };
         for (span, rule) in &self.denied {
             let Span { range, valid } = &self.held.spans[*span];
             // Rules before validity in time speak of peers without a charter that counts.
             let as_one = *rule < Rule::CharterExpired || (valid.0 <= utc && utc < valid.1);
             if as_one && !self.mine.is_some_and(|mine| range.contains(&mine)) {
-                *failed.entry(*rule).or_insert(0) += u32::try_from(range.len()).expect("peers");
+                let count = u32::try_from(range.len()).expect("peers");
+                match run {
+                    (Some(last), so_far) if last == *rule => run.1 = so_far + count,
+                    _ => close(std::mem::replace(&mut run, (Some(*rule), count))),
+                }
             } else {
                 apart.push(range.clone());
             }
         }
+        close(run);
         let living = apart.into_iter().flatten().map(|index| self.held.offers[index].entry);
         living.chain(self.held.down.iter().copied()).for_each(|entry| each(entry, failed));
     }

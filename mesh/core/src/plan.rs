@@ -1,8 +1,9 @@
 //! The decision for a job: gate, then rank.
 //!
-//! `plan` is pure and fast: it draws a few of the permitted holders by advertised capacity, ranks
-//! them by the one cost law (round trip + transfer + wait + service), and asks the gate once more
-//! of the one that it returns. Reasons are written only when asked, by [`crate::explain`].
+//! `plan` is pure and fast: it looks at a few of the permitted holders, drawn by advertised
+//! capacity, and the nearest; ranks them by the one cost law (round trip + transfer + wait +
+//! service); and asks the gate once more of the one that it returns. Reasons are written only when
+//! asked, by [`crate::explain`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hansa_core::advert::{Advert, Device, Model, Version};
 use hansa_core::charter::{Authority, Charter, Trust};
 use hansa_core::explain::{Choice, explain};
+use hansa_core::flight::{Event, Flight, RetryBudget, Step};
 use hansa_core::gate::Rule;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::keys::SigningKey;
@@ -378,4 +379,48 @@ fn a_claim_of_endless_work_is_survived() {
     }
     let job = Job { rows: u32::MAX, bytes: u64::MAX, ..job(&Policy::default(), 1) };
     assert!(matches!(plan(NOW, &view, &loads, &job, &[]), Plan::Forward { .. }));
+}
+
+/// kill -9 of a peer with 200 jobs in flight: each is answered by another permitted peer, whatever
+/// the retry budget has left, and none goes back to the dead one.
+#[test]
+fn every_job_in_flight_at_a_peer_that_dies_flies_on() {
+    let mut rng = Rng::new(seed());
+    let (peers, view, mut loads) = mesh(&mut rng);
+    let meant = Meant { places: Some(["DE", "FR"].into()), ..Meant::default() };
+    let policy = meant.policy();
+    let mut budget = RetryBudget::default();
+    let mut flights = Vec::new();
+    for number in 0..200 {
+        let mut flight = Flight::begin(job(&policy, number));
+        match flight.handle(NOW, Event::Begin, &view, &loads, &mut budget) {
+            Step::Send { to } => flights.push((flight, to)),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Nothing is left to spend.
+    let busy = |by| Event::Refused { by, refusal: Refusal::Busy { retry_after_ms: 1 } };
+    for number in 1_000..2_000 {
+        let mut flight = Flight::begin(job(&policy, number));
+        let mut step = flight.handle(NOW, Event::Begin, &view, &loads, &mut budget);
+        while let Step::Send { to } = step {
+            step = flight.handle(NOW, busy(to), &view, &loads, &mut budget);
+        }
+    }
+    // All peers that hold one of the jobs die at the same moment.
+    let dead: BTreeSet<PeerId> = flights.iter().map(|(_, to)| *to).collect();
+    dead.iter().for_each(|peer| loads.failed(*peer, NOW.mono));
+    for (flight, to) in &mut flights {
+        let lost = Event::Lost { peer: *to, reason: "reset".into() };
+        match flight.handle(NOW, lost, &view, &loads, &mut budget) {
+            Step::Send { to: next } => {
+                let peer = peers.iter().find(|peer| peer.id == next).unwrap();
+                assert!(!dead.contains(&next), "a job goes to a dead peer");
+                assert!(peer.holds && meant.keeps_out(peer, NOW.utc).is_none());
+            }
+            other => panic!("{other:?}"),
+        }
+        let answer = flight.handle(NOW, Event::Answered, &view, &loads, &mut budget);
+        assert_eq!(answer, Step::Answer(Ok(())));
+    }
 }
