@@ -8,7 +8,7 @@ use crate::holders::standing_text;
 use crate::id::{Digest, PeerId};
 use crate::loads::Loads;
 use crate::place::Place;
-use crate::plan::{Cost, Job, Plan, admit_here, admit_there, cost, cost_there, plan};
+use crate::plan::{Cost, Job, Plan, admit_here, admit_there, cost_here, cost_there, plan};
 use crate::time::Now;
 use crate::view::{Entry, View};
 
@@ -128,11 +128,11 @@ pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
 
 fn reason(now: Now, view: &View, loads: &Loads, job: &Job, entry: &Entry) -> PeerReason {
     let (advert, charter) = (&entry.record.advert, entry.record.charter.as_ref().ok());
+    let load = loads.read(advert.peer, job.bundle, now.mono);
     let verdict = if advert.peer == view.me() {
-        admit_here(now, entry, job, &[])
-            .map(|()| cost(now, entry, loads, job, std::time::Duration::ZERO))
+        admit_here(now, entry, job, &[]).map(|()| cost_here(entry, &load, job))
     } else {
-        admit_there(now, entry, loads, job, &[]).map(|()| cost_there(now, entry, loads, job))
+        admit_there(now, entry, loads, job, &[]).map(|()| cost_there(entry, &load, job))
     };
     let detail = |rule: Rule| {
         let found = match rule {

@@ -98,8 +98,8 @@ impl Holders {
         self.names.keys().map(String::as_str)
     }
 
-    /// The live holders whose charters pass `policy`, whose hash is `law`, at a time when they are
-    /// valid.
+    /// The live holders whose devices and charters pass `policy`, whose hash is `law`, at a time
+    /// when those are valid.
     pub(crate) fn permitted(
         &self,
         entries: &[Entry],
@@ -116,7 +116,8 @@ impl Holders {
             let record = &entries[offer.entry as usize].record;
             let valid_time = record.charter.as_ref().map_or(Utc(0), valid_time);
             let gated = gate::admit(policy, bundle, &record.charter, valid_time);
-            record.advert.peer != me && gated.is_ok()
+            let fits = gate::fits(&policy.device, &record.advert.devices);
+            record.advert.peer != me && gated.is_ok() && fits
         };
         let offers: Vec<Offer> = self.of(bundle).iter().filter(passes).copied().collect();
         let mut sum = 0u64;

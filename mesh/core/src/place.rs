@@ -1,5 +1,6 @@
 //! Where a peer stands: ISO 3166-1 countries, ISO 3166-2 subdivisions and named groups of them.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -68,6 +69,13 @@ impl Place {
     /// Whether the code is one: what came off the wire need not be.
     pub fn is_valid(&self) -> bool {
         self.0.parse::<Place>().is_ok()
+    }
+}
+
+/// Places are ordered and compared as their codes are.
+impl Borrow<str> for Place {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
-use crate::holders::ModelVersion;
+use crate::holders::{ModelVersion, Offer};
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
-use crate::loads::Loads;
+use crate::loads::{Load, Loads};
 use crate::policy::{Bounds, Policy};
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
@@ -221,7 +221,7 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
     }
     let here = view.get(view.me()).and_then(|entry| {
         admit_here(now, entry, job, tried).ok()?;
-        Some(cost(now, entry, loads, job, Duration::ZERO))
+        Some(cost_here(entry, &loads.read(view.me(), job.bundle, now.mono), job))
     });
     match here {
         Some(here) if here.total() <= LOCAL_AT_ONCE => return Plan::Local,
@@ -250,14 +250,21 @@ fn elsewhere(
     let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
     let mut rng = Rng::new(mix(seed ^ tried.len() as u64));
     let drawn = permitted.draw(CANDIDATES_MAX, &mut rng);
-    let best = |offers: &[crate::holders::Offer]| {
-        let candidates = offers.iter().filter_map(|offer| {
+    let best = |offers: &[Offer]| {
+        let candidate = |offer: &Offer| {
             let entry = &view.entries()[offer.entry as usize];
-            // The gate, once more and now with the time: nothing is returned that it did not pass.
-            admit_there(now, entry, loads, job, tried).ok()?;
-            Some((entry.record.advert.peer, cost_there(now, entry, loads, job)))
+            let load = loads.read(entry.record.advert.peer, job.bundle, now.mono);
+            can_take(now, entry, &load, job, tried).ok()?;
+            Some((cost_there(entry, &load, job), entry))
+        };
+        let mut candidates: Vec<(Cost, &Entry)> = offers.iter().filter_map(candidate).collect();
+        candidates.sort_by_key(|(cost, entry)| (cost.total(), entry.record.advert.peer));
+        // The gate, once more and now with the time: nothing is returned that it did not pass.
+        let admitted = candidates.into_iter().find(|(_, entry)| {
+            gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc).is_ok()
+                && can_run(entry, job).is_ok()
         });
-        candidates.min_by_key(|(peer, cost)| (cost.total(), *peer))
+        admitted.map(|(cost, entry)| (entry.record.advert.peer, cost))
     };
     // A draw may hit only peers that cannot take the job now; then all are looked at.
     best(&drawn).or_else(|| best(permitted.all()))
@@ -289,11 +296,16 @@ pub(crate) fn admit_there(
     job: &Job,
     tried: &[PeerId],
 ) -> Result<(), Rule> {
-    let peer = entry.record.advert.peer;
     gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc)?;
     can_run(entry, job)?;
-    let avoided = loads.read(peer, job.bundle, now.mono).avoid_until > now.mono;
-    if entry.liveness == Liveness::Down || avoided {
+    let load = loads.read(entry.record.advert.peer, job.bundle, now.mono);
+    can_take(now, entry, &load, job, tried)
+}
+
+/// Whether a peer can take the job at this moment, were it permitted.
+fn can_take(now: Now, entry: &Entry, load: &Load, job: &Job, tried: &[PeerId]) -> Result<(), Rule> {
+    let peer = entry.record.advert.peer;
+    if entry.liveness == Liveness::Down || load.avoid_until > now.mono {
         Err(Rule::Unreachable)
     } else if job.path.contains(&peer) {
         Err(Rule::Visited)
@@ -315,9 +327,8 @@ fn can_run(entry: &Entry, job: &Job) -> Result<(), Rule> {
     }
 }
 
-pub(crate) fn cost_there(now: Now, entry: &Entry, loads: &Loads, job: &Job) -> Cost {
-    let measured = loads.rtt(entry.record.advert.peer);
-    let mut cost = cost(now, entry, loads, job, measured.unwrap_or(RTT_ASSUMED));
+pub(crate) fn cost_there(entry: &Entry, load: &Load, job: &Job) -> Cost {
+    let mut cost = Cost { rtt: load.rtt.unwrap_or(RTT_ASSUMED), ..cost_here(entry, load, job) };
     cost.transfer = Duration::from_micros(job.bytes.saturating_mul(1_000_000) / BANDWIDTH_ASSUMED);
     if entry.liveness == Liveness::Suspect {
         cost.wait += SUSPECT_PENALTY;
@@ -325,17 +336,15 @@ pub(crate) fn cost_there(now: Now, entry: &Entry, loads: &Loads, job: &Job) -> C
     cost
 }
 
-pub(crate) fn cost(now: Now, entry: &Entry, loads: &Loads, job: &Job, rtt: Duration) -> Cost {
-    let advert = &entry.record.advert;
-    let load = loads.read(advert.peer, job.bundle, now.mono);
-    let model = advert.models.iter().find(|model| model.bundle == job.bundle);
+pub(crate) fn cost_here(entry: &Entry, load: &Load, job: &Job) -> Cost {
+    let model = entry.record.advert.models.iter().find(|model| model.bundle == job.bundle);
     let advertised = model.map(|model| model.service_us).filter(|us| *us > 0);
     let advertised = advertised.map(|us| Duration::from_micros(us.into()));
     let per_row = load.service_per_row.or(advertised).unwrap_or(SERVICE_ASSUMED);
     let service = per_row.saturating_mul(job.rows.max(1));
     let slots = model.map_or(1, |model| u32::from(model.slots.max(1)));
     let ahead = (load.in_flight + 1).saturating_sub(slots);
-    Cost { rtt, transfer: Duration::ZERO, wait: service.saturating_mul(ahead) / slots, service }
+    Cost { wait: service.saturating_mul(ahead) / slots, service, ..Cost::default() }
 }
 
 /// Why nothing can run the job: the first rule that each holder failed, counted.
