@@ -66,9 +66,15 @@ impl Holders {
         let (mut bundles, mut names) = (BTreeMap::<Digest, Vec<Offer>>::new(), Names::new());
         for (entry, peer) in (0..).zip(entries) {
             for model in &peer.record.advert.models {
-                let versions = names.entry(model.name.clone()).or_default();
-                let version = ModelVersion(model.version.clone());
-                versions.entry(version).or_default().insert(model.bundle);
+                // Most peers offer what others do: a name is copied once.
+                if !names.contains_key(&model.name) {
+                    names.insert(model.name.clone(), BTreeMap::new());
+                }
+                let versions = names.get_mut(&model.name).expect("it is there");
+                versions
+                    .entry(ModelVersion(model.version.clone()))
+                    .or_default()
+                    .insert(model.bundle);
                 if peer.liveness == Liveness::Down {
                     continue;
                 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::codec::{Decode, Encode, encode};
 use crate::id::Digest;
-use crate::limits::{DEADLINE_MAX, HOPS_MAX, POLICY_VALUES_MAX};
+use crate::limits::{DEADLINE_MAX, HOPS_MAX, NARROWED_VALUES_MAX, POLICY_VALUES_MAX};
 use crate::place::{Groups, Place};
 
 /// Values that are allowed and denied. Nothing passes an empty `allow`; `None` allows all that
@@ -205,9 +205,9 @@ impl Policy {
             let allowed = clause.allow.iter().flatten();
             allowed.chain(&clause.deny).all(Place::is_valid)
         };
-        places.iter().all(|clause| clause.values() <= POLICY_VALUES_MAX)
-            && names.iter().all(|clause| clause.values() <= POLICY_VALUES_MAX)
-            && data_classes.len() <= POLICY_VALUES_MAX
+        places.iter().all(|clause| clause.values() <= NARROWED_VALUES_MAX)
+            && names.iter().all(|clause| clause.values() <= NARROWED_VALUES_MAX)
+            && data_classes.len() <= NARROWED_VALUES_MAX
             && self.bundles.values() <= POLICY_VALUES_MAX
             && places.iter().all(listed)
             && self.hops_max.is_none_or(|hops| hops <= HOPS_MAX)
