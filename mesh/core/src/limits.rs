@@ -30,6 +30,9 @@ pub const ADVERT_REFRESH: Duration = Duration::from_secs(600);
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 /// Most distinct values in one clause of a policy.
 pub const POLICY_VALUES_MAX: usize = 512;
+/// Most distinct values in one clause of a policy that travels: the app's own, narrowed by every
+/// node that sent it.
+pub const NARROWED_VALUES_MAX: usize = POLICY_VALUES_MAX * (1 + HOPS_MAX as usize);
 /// Most inputs or outputs of a job.
 pub const TENSORS_MAX: usize = 256;
 /// Highest rank of a tensor.

@@ -66,6 +66,13 @@ const COUNTRIES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB B
     PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG \
     TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW";
 
+/// Each hop asks this of every place of a policy: a search, not a walk.
+fn is_assigned(country: &str) -> bool {
+    let (codes, last) = COUNTRIES.as_bytes().as_chunks::<3>();
+    let found = codes.binary_search_by(|code| code[..2].cmp(country.as_bytes()));
+    found.is_ok() || last == country.as_bytes()
+}
+
 impl Place {
     /// The code.
     pub fn as_str(&self) -> &str {
@@ -86,6 +93,13 @@ impl Place {
     /// Whether the code is one: what came off the wire need not be.
     pub fn is_valid(&self) -> bool {
         self.0.parse::<Place>().is_ok()
+    }
+}
+
+/// Places are ordered and compared as their codes are.
+impl Borrow<str> for Place {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::codec::{Decode, Encode, encode};
 use crate::id::Digest;
-use crate::limits::{DEADLINE_MAX, HOPS_MAX, POLICY_VALUES_MAX};
+use crate::limits::{DEADLINE_MAX, HOPS_MAX, NARROWED_VALUES_MAX, POLICY_VALUES_MAX};
 use crate::place::{Groups, Place};
 
 /// Values that are allowed and denied. Nothing passes an empty `allow`; `None` allows all that
@@ -104,16 +104,9 @@ pub struct Policy {
 }
 
 impl<T: Ord> Clause<T> {
-    /// Whether a value passes: `allows` says whether a listed value covers it, `denies` whether a
-    /// listed value may mean it. The two differ where a value is known only roughly.
-    pub fn permits(&self, allows: impl Fn(&T) -> bool, denies: impl Fn(&T) -> bool) -> bool {
-        let allowed = self.allow.as_ref().is_none_or(|allow| allow.iter().any(allows));
-        allowed && !self.deny.iter().any(denies)
-    }
-
-    /// [`Clause::permits`] for values that are equal or not.
+    /// Whether a value passes. Places are asked by [`Clause::permits_place`].
     pub fn permits_value(&self, value: &T) -> bool {
-        self.permits(|listed| listed == value, |listed| listed == value)
+        self.allow.as_ref().is_none_or(|allow| allow.contains(value)) && !self.deny.contains(value)
     }
 
     fn values(&self) -> usize {
@@ -139,8 +132,12 @@ impl Clause<Place> {
     /// Whether a place passes. One that is known only as a country does not pass when one of its
     /// parts is denied: it may lie there.
     pub fn permits_place(&self, place: &Place) -> bool {
-        let allows = |listed: &Place| listed.covers(place);
-        self.permits(allows, |listed| listed.covers(place) || place.covers(listed))
+        let covered =
+            |set: &BTreeSet<Place>| set.contains(place.as_str()) || set.contains(place.country());
+        // The parts of a country follow it in the order of places.
+        let first_after = self.deny.range::<Place, _>(place..).next();
+        let part_is_denied = first_after.is_some_and(|listed| place.covers(listed));
+        self.allow.as_ref().is_none_or(covered) && !covered(&self.deny) && !part_is_denied
     }
 }
 
@@ -159,7 +156,8 @@ fn meet_equal<T: PartialEq + Clone>(a: &T, b: &T) -> Option<T> {
 }
 
 impl Bounds {
-    /// What passes both: an intersection, so nothing widens.
+    /// What passes both: an intersection, so nothing widens. It is exact but for authorities, where
+    /// it is stricter: the same authorities must satisfy both.
     pub fn narrow(&self, other: &Self) -> Self {
         Self {
             locations: self.locations.narrow(&other.locations, meet_places),
@@ -207,9 +205,9 @@ impl Policy {
             let allowed = clause.allow.iter().flatten();
             allowed.chain(&clause.deny).all(Place::is_valid)
         };
-        places.iter().all(|clause| clause.values() <= POLICY_VALUES_MAX)
-            && names.iter().all(|clause| clause.values() <= POLICY_VALUES_MAX)
-            && data_classes.len() <= POLICY_VALUES_MAX
+        places.iter().all(|clause| clause.values() <= NARROWED_VALUES_MAX)
+            && names.iter().all(|clause| clause.values() <= NARROWED_VALUES_MAX)
+            && data_classes.len() <= NARROWED_VALUES_MAX
             && self.bundles.values() <= POLICY_VALUES_MAX
             && places.iter().all(listed)
             && self.hops_max.is_none_or(|hops| hops <= HOPS_MAX)

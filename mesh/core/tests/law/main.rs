@@ -11,4 +11,5 @@ mod narrowing;
 mod oracle;
 mod random;
 mod refusals;
+mod wire;
 mod world;

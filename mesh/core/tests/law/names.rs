@@ -14,9 +14,12 @@ fn digest(of: u8) -> Digest {
     Digest([of; 32])
 }
 
+/// Models that a peer offers: name, version, bundle.
+pub(crate) type Offers = &'static [(&'static str, &'static str, u8)];
+
 /// Peers by place, and what each offers; the first is this one.
-pub(crate) fn view(peers: &[(&str, &[(&str, &str, u8)])]) -> View {
-    let entry = |(index, (place, models)): (usize, &(&str, &[(&str, &str, u8)]))| {
+pub(crate) fn view(peers: &[(&str, Offers)]) -> View {
+    let entry = |(index, (place, models)): (usize, &(&str, Offers))| {
         let charter = Charter {
             serial: index.to_string(),
             subject: id(index),
@@ -67,7 +70,7 @@ fn meant(view: &View, model: &str, version: Option<&str>, policy: &Policy) -> Re
 
 #[test]
 fn the_highest_number_is_meant_where_no_version_is_named() {
-    let offers: &[_] = &[("m", "9", 9), ("m", "10", 10), ("m", "beta", 3), ("m", "2", 2)];
+    let offers: Offers = &[("m", "9", 9), ("m", "10", 10), ("m", "beta", 3), ("m", "2", 2)];
     let view = view(&[("DE", &[]), ("FR", offers)]);
     let law = Policy::default();
     assert_eq!(meant(&view, "m", None, &law), Ok(10));
@@ -77,7 +80,7 @@ fn the_highest_number_is_meant_where_no_version_is_named() {
 
 #[test]
 fn a_digest_is_exact() {
-    let offers: &[_] = &[("m", "1", 1), ("m", "2", 2)];
+    let offers: Offers = &[("m", "1", 1), ("m", "2", 2)];
     let view = view(&[("DE", &[]), ("FR", offers), ("US", &[("m", "2", 3)])]);
     let law = Policy::default();
     for bundle in 1..=3 {
@@ -104,8 +107,8 @@ fn what_no_permitted_peer_holds_does_not_count() {
     let view = view(&[("DE", &[]), ("FR", &[("m", "1", 1)]), ("US", &[("m", "1", 2)])]);
     assert_eq!(meant(&view, "m", None, &only("FR")), Ok(1));
     assert_eq!(meant(&view, "m", None, &only("US")), Ok(2));
-    let mut law = Policy::default();
-    law.bundles = Clause { allow: None, deny: [digest(1)].into() };
+    let bundles = Clause { allow: None, deny: [digest(1)].into() };
+    let law = Policy { bundles, ..Policy::default() };
     assert_eq!(meant(&view, "m", None, &law), Ok(2));
     // None is permitted: the plan, not the name, says so.
     assert!(meant(&view, "m", None, &only("SG")).is_ok());

@@ -11,10 +11,10 @@ use hansa_core::plan::{Job, Plan, Refusal, plan};
 use hansa_core::policy::{Bounds, Policy, Split};
 use hansa_core::view::View;
 
-use crate::names::{only, view};
+use crate::names::{Offers, only, view};
 use crate::world::{id, later, start};
 
-const M: &[(&str, &str, u8)] = &[("m", "1", 1)];
+const M: Offers = &[("m", "1", 1)];
 
 fn job(policy: Policy) -> Job {
     let deadline = later(start(), 1_000).mono;
@@ -132,7 +132,7 @@ fn the_app_hears_what_the_last_peer_said() {
 /// A mesh in which everything is busy: attempts are bounded, and all jobs together by the budget.
 #[test]
 fn retries_are_bounded_by_job_and_by_budget() {
-    let peers: Vec<(&str, &[(&str, &str, u8)])> = vec![("DE", M); 20];
+    let peers: Vec<(&str, Offers)> = vec![("DE", M); 20];
     let (view, loads, mut budget) = (view(&peers), Loads::new(), RetryBudget::default());
     let jobs = 1_000u32;
     let mut attempts = 0u32;
