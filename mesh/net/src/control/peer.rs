@@ -39,9 +39,13 @@ pub(super) enum Note {
 }
 
 impl Peer {
-    /// A connection more. Says whether it is the first.
+    /// A connection more. Says whether it is the first. A peer that connects anew has perhaps
+    /// restarted and knows nothing of the others, so that what we send goes over the newest.
     pub(super) fn gain(&mut self, connection: ConnectionId) -> bool {
         self.connections.push(connection);
+        if let Outbound::Open(_, writer) = std::mem::take(&mut self.stream) {
+            writer.abort();
+        }
         self.connections.len() == 1
     }
 
