@@ -132,7 +132,7 @@ fn a_line_that_is_not_as_it_must_be_is_named() {
         ("not-before 2026-01-01T00:00:00Z", "not-before yesterday", 8),
         ("not-before 2026-01-01T00:00:00Z", "not-before 1969-01-01T00:00:00Z", 8),
         ("not-after 2026-02-01T00:00:00Z", "not-after 2026-02-30T00:00:00Z", 9),
-        ("not-after 2026-02-01T00:00:00Z\n", "", 0),
+        ("not-after 2026-02-01T00:00:00Z\n", "", 9),
         ("not-after 2026-02-01T00:00:00Z", "not-after 2026-02-01T00:00:00Z\nnote x", 10),
         ("not-after 2026-02-01", "not-after 2026-01-01", 9),
         ("not-after 2026-02-01", "not-after 2025-12-31", 9),
