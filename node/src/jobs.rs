@@ -17,7 +17,7 @@ use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::gate;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::loads::Report;
-use hansa_core::plan::{Job, Refusal};
+use hansa_core::plan::{Job, Plan, Refusal, plan};
 use hansa_core::policy::Policy;
 use hansa_core::wire::{
     AnswerHeader, Ask, Done, JobHeader, TensorMeta, TraceContext, WIRE_VERSION,
@@ -68,10 +68,13 @@ impl Node {
             return Err(Refusal::Draining);
         }
         let deadline = self.clock.instant(order.job.deadline).into();
-        match tokio::time::timeout_at(deadline, self.fly(order)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Refusal::Deadline),
+        let flown = tokio::time::timeout_at(deadline, self.fly(order)).await;
+        let outcome = flown.unwrap_or(Err(Refusal::Deadline));
+        match &outcome {
+            Ok(answer) => tracing::debug!(by = %answer.executed_by, "answered"),
+            Err(refusal) => tracing::info!(%refusal, "refused"),
         }
+        outcome
     }
 
     async fn fly(&self, order: &Order) -> Result<Answer, Refusal> {
@@ -325,6 +328,10 @@ async fn answer_call(
     };
     gate::within(&node.serve, standing, node.clock.now().utc)
         .map_err(|rule| Refusal::NotServed { rule })?;
+    if header.path.last() != Some(&from) {
+        let reason = "the peer that sent the job is not the last of its path".to_owned();
+        return Err(Refusal::Malformed { reason });
+    }
     let (bundle, metas, outputs) = match header.ask {
         Ask::Infer { bundle, ref inputs, ref outputs } => (bundle, inputs.clone(), outputs.clone()),
         Ask::Describe { bundle } => return describe_own(node, bundle),
@@ -345,6 +352,9 @@ async fn answer_call(
         ..Job::new(header.job, bundle, header.policy, &node.send, deadline)
     };
     check(&signature, &metas, &outputs)?;
+    if let Plan::Refuse(refusal) = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[]) {
+        return Err(refusal);
+    }
     let reading = async {
         let mut inputs = Vec::with_capacity(metas.len());
         for meta in &metas {

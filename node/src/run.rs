@@ -120,7 +120,15 @@ async fn drain(node: &Arc<Node>) {
         }
     }
     node.tasks.close();
-    if tokio::time::timeout(DRAIN_MAX, node.tasks.wait()).await.is_err() {
+    // The data plane drains by itself: it waits for the last answer to arrive, not only to leave.
+    let data = node.data();
+    let sent = async {
+        if let Some(data) = data {
+            data.drain(DRAIN_MAX).await;
+        }
+    };
+    let answered = tokio::time::timeout(DRAIN_MAX, node.tasks.wait());
+    if tokio::join!(answered, sent).0.is_err() {
         tracing::warn!(unanswered = node.tasks.len(), "jobs cut off by the end of the drain");
     }
 }

@@ -217,7 +217,8 @@ fn a_node_that_is_told_to_stop_answers_what_it_has_and_leaves_at_once() {
         assert!(Instant::now() < patience && !job.is_finished(), "the job is seen running");
     }
     terminate(berlin);
-    assert_eq!(job.join().expect("a job ends").0, 200);
+    let answer = job.join().expect("a job ends");
+    assert_eq!(answer.0, 200, "{}", body(&answer));
     let berlin = &mut mesh.nodes[0];
     assert!(berlin.process.wait().expect("it ends").success());
     let austin = mesh.node("austin");
