@@ -2,6 +2,7 @@
 //! small clients. The tests are in `tests/tests`, the benches in `tests/benches`.
 
 pub mod mesh;
+pub mod python;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

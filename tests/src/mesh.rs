@@ -195,10 +195,12 @@ impl Mesh {
             Some(_) => "charter_file = \"charter.txt\"\n",
             None => "",
         };
+        // mDNS speaks on the network's interfaces, not on loopback.
+        let ip = if spec.mdns { "0.0.0.0" } else { "127.0.0.1" };
         let mut text = format!(
             "[node]\nname = {:?}\ndata_dir = \"data\"\n\
              [identity]\nkey_file = \"identity.key\"\n{charter}\
-             [mesh]\nlisten = \"/ip4/127.0.0.1/udp/0/quic-v1\"\ndata_listen = \"127.0.0.1:0\"\n\
+             [mesh]\nlisten = \"/ip4/{ip}/udp/0/quic-v1\"\ndata_listen = \"{ip}:0\"\n\
              mdns = {}\nbootstrap = [{bootstrap}]\n\
              [api]\nhttp = \"127.0.0.1:0\"\n\
              [runtime]\nthreads = 1\n\

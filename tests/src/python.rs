@@ -35,11 +35,8 @@ pub fn interpreter() -> &'static Path {
 /// Runs a script of `tests/python` with `arguments`; returns what it prints.
 pub fn script(name: &str, arguments: &[&str]) -> String {
     let path = crate::root().join("tests").join("python").join(name);
-    let output = Command::new(interpreter())
-        .arg(path)
-        .args(arguments)
-        .output()
-        .expect("python runs");
+    let output =
+        Command::new(interpreter()).arg(path).args(arguments).output().expect("python runs");
     let (said, error) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name}: {said}\n{error}");

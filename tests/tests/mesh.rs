@@ -269,3 +269,10 @@ fn a_request_is_traced_across_peers() {
         assert!(log.contains(trace), "{}'s log names the trace", node.name);
     }
 }
+
+#[test]
+fn on_one_network_mdns_alone_suffices() {
+    let specs = [("one", "DE"), ("two", "FR"), ("three", "IE")]
+        .map(|(name, place)| Spec { mdns: true, ..Spec::new(name, place, place) });
+    Mesh::with(&specs);
+}
