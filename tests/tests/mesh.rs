@@ -198,7 +198,7 @@ fn a_joiner_through_one_address_is_routable_from_everywhere_within_two_seconds()
     for node in &mesh.nodes {
         assert_eq!(header(&ask(node, &[]), "hansa-executed-by"), "five");
     }
-    println!("a joiner was routable from every node after {took:?}");
+    eprintln!("a joiner was routable from every node after {took:?}");
 }
 
 #[test]

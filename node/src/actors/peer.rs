@@ -37,7 +37,7 @@ pub enum NetworkEvent {
         /// Who sent it.
         from: PeerId,
         /// What it says.
-        message: Message,
+        message: Box<Message>,
     },
     /// A connection stands.
     Connected(PeerId),
@@ -120,7 +120,7 @@ impl Actor for Peer {
         match message {
             PeerMessage::Network { event, _permit } => match event {
                 NetworkEvent::Message { from, message } => {
-                    state.feed(&myself, Input::Message { from, message });
+                    state.feed(&myself, Input::Message { from, message: *message });
                 }
                 NetworkEvent::Connected(peer) => {
                     state.connected.insert(peer);

@@ -56,16 +56,12 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often children may be restarted before the node gives up: a fault that a restart does not
 /// mend must surface, not spin.
+#[derive(Debug, Default)]
 pub struct RestartBudget {
     recent: VecDeque<Instant>,
 }
 
 impl RestartBudget {
-    /// A budget that is not touched yet.
-    pub fn new() -> Self {
-        Self { recent: VecDeque::new() }
-    }
-
     /// Takes one restart; false when more than [`RESTARTS_MAX`] fell within [`RESTARTS_WITHIN`].
     pub fn take(&mut self, now: Instant) -> bool {
         self.recent.retain(|at| now.duration_since(*at) < RESTARTS_WITHIN);
@@ -94,7 +90,7 @@ impl Actor for Supervisor {
             mesh: Some(mesh),
             engine: Some(engine),
             api: Some(api),
-            budget: RestartBudget::new(),
+            budget: RestartBudget::default(),
             stopping: false,
         })
     }
@@ -213,7 +209,7 @@ mod tests {
 
     #[test]
     fn restarts_are_granted_until_they_come_too_often() {
-        let mut budget = RestartBudget::new();
+        let mut budget = RestartBudget::default();
         let start = Instant::now();
         assert!((0..RESTARTS_MAX).all(|_| budget.take(start)));
         assert!(!budget.take(start));

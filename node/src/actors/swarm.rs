@@ -100,7 +100,7 @@ fn verify(node: &Node, event: ControlEvent) -> Option<super::peer::NetworkEvent>
             let view = node.view();
             let held = |peer, version| view.holds(peer, version);
             match Message::open(&bytes, &node.trust, node.clock.now(), held) {
-                Ok(message) => NetworkEvent::Message { from, message },
+                Ok(message) => NetworkEvent::Message { from, message: Box::new(message) },
                 Err(fault) => {
                     metrics::counter!("hansa_gossip_refused_total").increment(1);
                     tracing::warn!(peer = %from, %fault, "gossip frame refused");
