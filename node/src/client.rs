@@ -143,10 +143,15 @@ impl Client {
 }
 
 fn refused(status: u16, body: Value) -> ClientError {
-    let message = match body["error"].as_str() {
+    let mut message = match body["error"].as_str() {
         Some(error) => error.to_owned(),
         None => format!("HTTP {status}"),
     };
+    if let Some(failed) = body["failed"].as_object() {
+        let counts: Vec<String> =
+            failed.iter().map(|(rule, peers)| format!("{rule}: {peers}")).collect();
+        message += &format!(" (peers that failed a rule: {})", counts.join(", "));
+    }
     ClientError::Refused { status, body, message }
 }
 

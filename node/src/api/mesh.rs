@@ -60,7 +60,9 @@ pub async fn plan(
     State(node): State<Arc<Node>>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Response, ApiError> {
-    let explanation = Named::explain(&node, query).await?;
+    let model = query.get("model").cloned();
+    let mut explanation = json!(Named::explain(&node, query).await?);
+    explanation["model"] = json!(model);
     Ok(Json(explanation).into_response())
 }
 
