@@ -9,6 +9,10 @@ pub const PEER_MAILBOX_MAX: usize = 256;
 pub const RESTARTS_MAX: usize = 5;
 /// …within this time.
 pub const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// A part that does not start again is tried so often…
+pub const RESTART_ATTEMPTS_MAX: u32 = 25;
+/// …with this pause between.
+pub const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// On SIGTERM, jobs in flight get this long to finish.
 pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How often devices are read anew.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::{api, data, engine, peer, swarm};
-use crate::limits::{RESTARTS_MAX, RESTARTS_WITHIN};
+use crate::limits::{RESTART_ATTEMPTS_MAX, RESTART_PAUSE, RESTARTS_MAX, RESTARTS_WITHIN};
 use crate::node::Node;
 use crate::run::StartError;
 
@@ -21,6 +21,20 @@ pub struct Supervisor;
 pub enum SupervisorMessage {
     /// Stop everything, mesh last.
     Stop,
+    /// Start a part that failed. Said by the supervisor to itself: the states of those that ended,
+    /// and with them their sockets, come to it as events and are let go before its next message.
+    Start(Part),
+}
+
+/// What is restarted as one.
+#[derive(Clone, Copy, Debug)]
+pub enum Part {
+    /// Swarm, peer, data.
+    Mesh,
+    /// The engines.
+    Engine,
+    /// The API.
+    Api,
 }
 
 /// The children and the restart budget.
@@ -98,9 +112,12 @@ impl Actor for Supervisor {
     async fn handle(
         &self,
         myself: ActorRef<SupervisorMessage>,
-        SupervisorMessage::Stop: SupervisorMessage,
+        message: SupervisorMessage,
         children: &mut Children,
     ) -> Result<(), ActorProcessingErr> {
+        if let SupervisorMessage::Start(part) = message {
+            return children.start(part, &myself.get_cell()).await;
+        }
         children.stopping = true;
         if let Some(api) = children.api.take() {
             let _ = api.stop_and_wait(None, Some(crate::limits::DRAIN_MAX)).await;
@@ -129,45 +146,80 @@ impl Actor for Supervisor {
         if children.stopping {
             return Ok(());
         }
-        children.restart(&myself.get_cell(), &cell, &why).await
+        if let Some(part) = children.clear(&cell, &why).await? {
+            myself.cast(SupervisorMessage::Start(part))?;
+        }
+        Ok(())
     }
 }
 
 impl Children {
-    async fn restart(
+    /// Makes room for the part of a child that failed: what stands with it falls with it.
+    async fn clear(
         &mut self,
-        root: &ActorCell,
         failed: &ActorCell,
         why: &str,
-    ) -> Result<(), ActorProcessingErr> {
+    ) -> Result<Option<Part>, ActorProcessingErr> {
         let is = |held: &Option<ActorCell>| {
             held.as_ref().is_some_and(|cell| cell.get_id() == failed.get_id())
         };
         let part = if self.mesh.as_ref().is_some_and(|mesh| mesh.owns(failed)) {
-            "mesh"
+            Part::Mesh
         } else if is(&self.engine) {
-            "engine"
+            Part::Engine
         } else if is(&self.api) {
-            "api"
+            Part::Api
         } else {
-            return Ok(()); // One of those that a restart has stopped already.
+            return Ok(None); // One of those that were stopped already.
         };
-        metrics::counter!("hansa_restarts_total", "part" => part).increment(1);
-        tracing::error!(part, why, "failed; restarting");
+        metrics::counter!("hansa_restarts_total", "part" => format!("{part:?}")).increment(1);
+        tracing::error!(?part, why, "failed; restarting");
         if !self.budget.take(Instant::now()) {
-            return Err(format!("{part} fails again and again, the last time: {why}").into());
+            tracing::error!(?part, "failed too often; the node gives up");
+            return Err(format!("{part:?} fails again and again, the last time: {why}").into());
         }
         match part {
-            "mesh" => {
+            Part::Mesh => {
                 if let Some(mesh) = self.mesh.take() {
                     mesh.stop().await;
                 }
-                self.mesh = Some(start_mesh(&self.node, root).await?);
             }
-            "engine" => self.engine = Some(start_engine(&self.node, root).await?),
-            _ => self.api = Some(start_api(&self.node, root).await?),
+            Part::Engine => self.engine = None,
+            Part::Api => self.api = None,
+        }
+        Ok(Some(part))
+    }
+
+    async fn start(&mut self, part: Part, root: &ActorCell) -> Result<(), ActorProcessingErr> {
+        let node = &self.node;
+        match part {
+            Part::Mesh => self.mesh = Some(again(part, || start_mesh(node, root)).await?),
+            Part::Engine => self.engine = Some(again(part, || start_engine(node, root)).await?),
+            Part::Api => self.api = Some(again(part, || start_api(node, root)).await?),
         }
         Ok(())
+    }
+}
+
+/// Starts a part again, patiently: its predecessor's sockets may be closing still.
+async fn again<T, F: Future<Output = Result<T, StartError>>>(
+    part: Part,
+    start: impl Fn() -> F,
+) -> Result<T, StartError> {
+    let mut attempts = 0;
+    loop {
+        match start().await {
+            Err(error) if attempts < RESTART_ATTEMPTS_MAX => {
+                attempts += 1;
+                tracing::warn!(?part, %error, attempts, "cannot be started again yet");
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+            Err(error) => {
+                tracing::error!(?part, %error, "cannot be started again; the node gives up");
+                return Err(error);
+            }
+            Ok(started) => return Ok(started),
+        }
     }
 }
 
