@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 /// What is installed, pinned: the folder's name says so, and another list makes another folder.
 const PACKAGES: [&str; 3] = ["tritonclient[http]==2.73.0", "numpy==2.2.6", "onnxruntime==1.31.1"];
 
-/// The interpreter of a virtual environment that has [`PACKAGES`]. Made once, then reused.
+/// The interpreter of a virtual environment that has the pinned packages. Made once, then reused.
 pub fn interpreter() -> &'static Path {
     static READY: OnceLock<PathBuf> = OnceLock::new();
     READY.get_or_init(|| {

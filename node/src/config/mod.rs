@@ -1,5 +1,5 @@
-//! What the operator wrote: the config as types. [`schema`] says what each key means, [`reader`]
-//! reads strictly, [`check`] looks at the files that the config names.
+//! What the operator wrote: the config as types. `schema` says what each key means, `reader`
+//! reads strictly, `check` looks at the files that the config names.
 //!
 //! Each key has a default that is safe, so that the empty config is a node that serves nothing and
 //! listens for apps on loopback. `configs/reference.toml` shows them all.
