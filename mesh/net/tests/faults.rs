@@ -174,7 +174,8 @@ async fn a_peer_restarted_at_its_address_resets_what_it_has_forgotten() {
     let call = tokio::spawn(async move { caller.call(peer, &[addr], HEADER, vec![]).await });
     let held = within(incoming.recv()).await.expect("a call");
     // Like kill -9: its tasks are gone before they can say goodbye.
-    former.shutdown_background();
+    let gone = move || former.shutdown_timeout(Duration::from_secs(5));
+    tokio::task::spawn_blocking(gone).await.expect("no panic");
     drop((first, incoming, held));
     let second = within(async {
         loop {
