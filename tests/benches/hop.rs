@@ -41,7 +41,7 @@ fn main() {
     ]);
     let mut local = Client::connect(mesh.node("berlin"));
     let mut remote = Client::connect(mesh.node("paris"));
-    let mut ask = |client: &mut Client, request: &[u8], bytes: usize| {
+    let ask = |client: &mut Client, request: &[u8], bytes: usize| {
         let started = Instant::now();
         let reply = client.send(request);
         let took = started.elapsed();
