@@ -13,16 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hansa_core::charter::CharterFault;
 use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::gate;
 use hansa_core::id::{Digest, JobId, PeerId};
+use hansa_core::limits::HEADER_BYTES_MAX;
 use hansa_core::loads::Report;
-use hansa_core::plan::{Job, Plan, Refusal, plan};
+use hansa_core::plan::{Job, Plan, Refusal, candidates, plan};
 use hansa_core::policy::Policy;
 use hansa_core::wire::{
     AnswerHeader, Ask, Done, JobHeader, TensorMeta, TraceContext, WIRE_VERSION,
 };
 use hansa_net::data::{Body, Call, CallError};
+use hansa_net::limits::code;
 use hansa_runtime::check::{Head, InputLimits};
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
 use hansa_runtime::tensor::{DType, InputError, Signature, Tensor};
@@ -67,6 +70,7 @@ impl Node {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
+        let _counted = self.tasks.token(); // The drain waits for it.
         let deadline = self.clock.instant(order.job.deadline).into();
         let flown = tokio::time::timeout_at(deadline, self.fly(order)).await;
         let outcome = flown.unwrap_or(Err(Refusal::Deadline));
@@ -208,12 +212,30 @@ impl Node {
         header: JobHeader,
         body: Vec<Bytes>,
     ) -> Result<(Done, Body), SendError> {
-        let lost = |error: CallError| SendError::Lost(error.to_string());
+        let lost = |error: CallError| match error {
+            // It lives, and says that it has no place or goes.
+            CallError::Refused(code) if code == u64::from(code::BUSY) => {
+                SendError::Refused(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
+            }
+            CallError::Refused(code) if code == u64::from(code::DRAINING) => {
+                SendError::Refused(Refusal::Draining)
+            }
+            other => SendError::Lost(other.to_string()),
+        };
+        let header = header.encode();
+        if header.len() > HEADER_BYTES_MAX {
+            let reason = format!(
+                "the job's description takes {} bytes, the limit is {HEADER_BYTES_MAX}; \
+                 shorten the lists of its constraints",
+                header.len()
+            );
+            return Err(SendError::Refused(Refusal::BadInput { reason }));
+        }
         let data = self.data().ok_or_else(|| SendError::Lost("the data plane restarts".into()))?;
         let view = self.view();
         let entry = view.get(to).ok_or_else(|| SendError::Lost("it left the mesh".into()))?;
         let addrs = &entry.record.advert.data_addrs;
-        let answer = data.call(to, addrs, header.encode().into(), body).await.map_err(lost)?;
+        let answer = data.call(to, addrs, header.into(), body).await.map_err(lost)?;
         let header = AnswerHeader::decode(&answer.header)
             .map_err(|fault| SendError::Lost(format!("its answer is not understood: {fault}")))?;
         match header.outcome {
@@ -232,24 +254,33 @@ impl Node {
     }
 
     /// The signature of a bundle: this node's own, or a holder's, kept for good.
-    pub async fn describe(&self, bundle: Digest) -> Result<Arc<Signature>, Refusal> {
+    ///
+    /// Only peers are asked that `policy` lets see the job: the question tells of it.
+    pub async fn describe(
+        &self,
+        bundle: Digest,
+        policy: &Policy,
+    ) -> Result<Arc<Signature>, Refusal> {
         if let Some(hosted) = self.hosted(bundle) {
             return Ok(hosted.signature);
         }
         if let Some(signature) = self.signature(bundle) {
             return Ok(signature);
         }
+        let deadline = self.clock.now().mono + DESCRIBE_TIMEOUT;
+        let job = Job::new(self.draw_job(), bundle, policy.clone(), &self.send, deadline);
+        let holders = candidates(self.clock.now(), &self.view(), &self.loads(), &job)?;
+        let order = Order { job, inputs: vec![], outputs: vec![], trace: TraceContext::default() };
         let mut last = gone(bundle);
-        let view = self.view();
-        for holder in view.holders(bundle).filter(|holder| holder.record.advert.peer != self.me) {
-            match self.ask_signature(bundle, holder.record.advert.peer).await {
+        for holder in holders {
+            match self.ask_signature(&order, holder).await {
                 Ok(signature) => {
                     self.keep_signature(bundle, signature.clone());
                     return Ok(signature);
                 }
                 Err(SendError::Refused(refusal)) => last = refusal,
                 Err(SendError::Lost(reason)) => {
-                    self.lost(holder.record.advert.peer, &reason);
+                    self.lost(holder, &reason);
                     last = Refusal::Failed { attempts: 1, last: reason };
                 }
             }
@@ -259,13 +290,10 @@ impl Node {
 
     async fn ask_signature(
         &self,
-        bundle: Digest,
+        order: &Order,
         holder: PeerId,
     ) -> Result<Arc<Signature>, SendError> {
-        let deadline = self.clock.now().mono + DESCRIBE_TIMEOUT;
-        let job = Job::new(self.draw_job(), bundle, Policy::default(), &self.send, deadline);
-        let order = Order { job, inputs: vec![], outputs: vec![], trace: TraceContext::default() };
-        let header = self.job_header(&order, Ask::Describe { bundle });
+        let header = self.job_header(order, Ask::Describe { bundle: order.job.bundle });
         let asking = async {
             let (done, mut body) = self.call(holder, header, Vec::new()).await?;
             let length = usize::try_from(done.bytes).unwrap_or(usize::MAX);
@@ -308,9 +336,19 @@ pub async fn serve(node: &Node, mut call: Call) {
         Ok((done, parts)) => (Ok(done), parts),
         Err(refusal) => (Err(refusal), Vec::new()),
     };
-    let header = AnswerHeader { version: WIRE_VERSION, job, outcome, extensions: Vec::new() };
-    if let Err(error) = call.reply.send(header.encode().into(), parts).await {
-        tracing::debug!(%job, %error, "the answer could not be sent");
+    let mut header = AnswerHeader { version: WIRE_VERSION, job, outcome, extensions: Vec::new() };
+    let mut bytes = header.encode();
+    if bytes.len() > HEADER_BYTES_MAX {
+        let reason = "the answer's description is longer than a header may be".to_owned();
+        header.outcome = Err(Refusal::Execution { reason });
+        bytes = header.encode();
+    }
+    let parts = if header.outcome.is_ok() { parts } else { Vec::new() };
+    // A peer that lives and does not read must not hold its place for ever.
+    match tokio::time::timeout(ANSWER_TIMEOUT, call.reply.send(bytes.into(), parts)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%job, %error, "the answer could not be sent"),
+        Err(_) => tracing::info!(%job, "the answer was not taken in time"),
     }
 }
 
@@ -321,28 +359,31 @@ async fn answer_call(
     from: PeerId,
     body: &mut Body,
 ) -> Result<(Done, Vec<Bytes>), Refusal> {
-    let sender = node.view().get(from).map(|entry| entry.record.clone());
-    let standing = match &sender {
-        Some(record) => &record.charter,
-        None => &Err(hansa_core::charter::CharterFault::Absent),
-    };
-    gate::within(&node.serve, standing, node.clock.now().utc)
-        .map_err(|rule| Refusal::NotServed { rule })?;
     if header.path.last() != Some(&from) {
         let reason = "the peer that sent the job is not the last of its path".to_owned();
         return Err(Refusal::Malformed { reason });
     }
-    let (bundle, metas, outputs) = match header.ask {
-        Ask::Infer { bundle, ref inputs, ref outputs } => (bundle, inputs.clone(), outputs.clone()),
-        Ask::Describe { bundle } => return describe_own(node, bundle),
+    let bundle = match &header.ask {
+        Ask::Infer { bundle, .. } | Ask::Describe { bundle } => *bundle,
     };
-    let signature = node.describe(bundle).await?;
+    let sender = node.view().get(from).map(|entry| entry.record.clone());
+    let standing = match &sender {
+        Some(record) => &record.charter,
+        None => &Err(CharterFault::Absent),
+    };
+    let utc = node.clock.now().utc;
+    gate::receive(&node.serve, standing, &header.policy, bundle, &node.charter, utc)?;
+    let remaining = header.remaining();
+    let (metas, outputs) = match header.ask {
+        Ask::Infer { inputs, outputs, .. } => (inputs, outputs),
+        Ask::Describe { .. } => return describe_own(node, bundle),
+    };
+    let signature = node.describe(bundle, &header.policy).await?;
     let bytes = metas.iter().map(|meta| meta.bytes).fold(0, u64::saturating_add);
     if bytes > BODY_BYTES_MAX as u64 {
         let reason = format!("inputs of {bytes} bytes; the limit is {BODY_BYTES_MAX}");
         return Err(Refusal::BadInput { reason });
     }
-    let remaining = header.remaining();
     let deadline = node.clock.now().mono + remaining;
     let job = Job {
         bytes,

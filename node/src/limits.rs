@@ -17,8 +17,10 @@ pub const RESTART_PAUSE: Duration = Duration::from_millis(200);
 pub const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How often devices are read anew.
 pub const DEVICES_EVERY: Duration = Duration::from_secs(30);
-/// An advert is signed anew when a device's free memory moved by more than this share of its total.
-pub const DEVICE_CHANGE_PERCENT: u32 = 10;
+/// An advert tells free memory in so many steps, so that it is signed anew only when it matters…
+pub const ADVERT_MEMORY_STEPS: u32 = 10;
+/// …and a device's load in steps of so many percent.
+pub const ADVERT_LOAD_STEP_PERCENT: u8 = 25;
 /// Largest request body after decompression, and largest job on the data plane, in bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 30;
 /// Open HTTP connections.
@@ -33,6 +35,8 @@ pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SIGNATURES_MAX: usize = 1_024;
 /// Largest encoded signature of a bundle, in bytes.
 pub const SIGNATURE_BYTES_MAX: usize = 1 << 20;
+/// A peer takes its answer within this, or the answer is reset.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Asking a holder for a signature may take this long.
 pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Jobs that wait or run on one model of this node; one more is refused as busy.

@@ -11,7 +11,7 @@ use hansa_runtime::engine::EngineConfig;
 use hansa_runtime::library::{Library, LibraryError};
 use hansa_runtime::runtime::Runtime;
 
-use crate::limits::{DEVICE_CHANGE_PERCENT, ENGINE_QUEUE_MAX};
+use crate::limits::{ADVERT_LOAD_STEP_PERCENT, ADVERT_MEMORY_STEPS, ENGINE_QUEUE_MAX};
 use crate::node::{Hosted, Node};
 use crate::run::StartError;
 
@@ -35,6 +35,11 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
         let fault = |reason: String| StartError::Model { name: model.name.clone(), reason };
         let bundle = Bundle::open(&model.path).map_err(|error| fault(error.to_string()))?;
         let digest = Digest(bundle.digest.0);
+        if let Some(Hosted { name, .. }) = engines.get(&digest) {
+            return Err(fault(format!(
+                "it is the same bundle as `{name}`; serve it under one name"
+            )));
+        }
         let engine_config = EngineConfig {
             instances: model.instances,
             threads: Some(config.runtime.threads).filter(|threads| *threads > 0),
@@ -77,18 +82,17 @@ fn advertised(device: devices::Device) -> Device {
     }
 }
 
-/// Whether two readings differ so much that the mesh should hear: other devices, or free memory
-/// that moved by [`DEVICE_CHANGE_PERCENT`] of the total.
-pub fn differ(old: &[Device], new: &[Device]) -> bool {
-    let moved = |old: &Device, new: &Device| {
-        let by = old.memory_free_mib.abs_diff(new.memory_free_mib);
-        u64::from(by) * 100 > u64::from(new.memory_total_mib) * u64::from(DEVICE_CHANGE_PERCENT)
+/// A device as an advert tells it: in steps, so that the mesh hears only of what matters.
+pub fn coarse(device: &Device) -> Device {
+    let step = (device.memory_total_mib / ADVERT_MEMORY_STEPS).max(1);
+    let percent = |busy: u8| {
+        (busy + ADVERT_LOAD_STEP_PERCENT / 2) / ADVERT_LOAD_STEP_PERCENT * ADVERT_LOAD_STEP_PERCENT
     };
-    let same = |old: &Device, new: &Device| {
-        (&old.provider, &old.name, old.id, old.memory_total_mib)
-            == (&new.provider, &new.name, new.id, new.memory_total_mib)
-    };
-    old.len() != new.len() || old.iter().zip(new).any(|(o, n)| !same(o, n) || moved(o, n))
+    Device {
+        memory_free_mib: device.memory_free_mib / step * step,
+        utilisation_percent: device.utilisation_percent.map(percent),
+        ..device.clone()
+    }
 }
 
 #[cfg(test)]
@@ -96,17 +100,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mesh_hears_of_devices_only_when_it_matters() {
-        let device = |free| Device {
+    fn the_mesh_hears_of_devices_in_steps() {
+        let device = |free, busy| Device {
             provider: "cpu".into(),
             name: "x".into(),
             id: 0,
             memory_total_mib: 1_000,
             memory_free_mib: free,
-            utilisation_percent: None,
+            utilisation_percent: Some(busy),
         };
-        assert!(!differ(&[device(500)], &[device(450)]));
-        assert!(differ(&[device(500)], &[device(350)]));
-        assert!(differ(&[], &[device(500)]));
+        assert_eq!(coarse(&device(590, 40)), coarse(&device(510, 60)));
+        assert_ne!(coarse(&device(590, 40)), coarse(&device(490, 40)));
+        assert_ne!(coarse(&device(590, 40)), coarse(&device(590, 100)));
     }
 }

@@ -119,16 +119,12 @@ async fn drain(node: &Arc<Node>) {
             tracing::warn!(%error, "could not say goodbye");
         }
     }
+    // From now on an answer counts as sent when it has arrived, and jobs of apps may still travel.
+    if let Some(data) = node.data() {
+        data.refuse_new();
+    }
     node.tasks.close();
-    // The data plane drains by itself: it waits for the last answer to arrive, not only to leave.
-    let data = node.data();
-    let sent = async {
-        if let Some(data) = data {
-            data.drain(DRAIN_MAX).await;
-        }
-    };
-    let answered = tokio::time::timeout(DRAIN_MAX, node.tasks.wait());
-    if tokio::join!(answered, sent).0.is_err() {
+    if tokio::time::timeout(DRAIN_MAX, node.tasks.wait()).await.is_err() {
         tracing::warn!(unanswered = node.tasks.len(), "jobs cut off by the end of the drain");
     }
 }

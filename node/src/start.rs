@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::models;
 use crate::node::Node;
 use crate::run::StartError;
 
@@ -129,7 +130,7 @@ impl Node {
             data_addrs,
             relays: Vec::new(),
             charter: self.charter_note.clone(),
-            devices: (*self.devices()).clone(),
+            devices: self.devices().iter().map(models::coarse).collect(),
             models,
             price: None,
             extensions: Vec::new(),

@@ -115,6 +115,8 @@ fn ort_is_named_only_in_the_runtime_and_ractor_only_where_actors_are() {
 fn the_gate_is_asked_in_the_core_and_nowhere_else() {
     let outside: Vec<_> =
         ["mesh/net/src", "node/src", "runtime/src"].into_iter().flat_map(sources).collect();
-    let found = lines_with(&outside, "gate::admit");
-    assert!(found.is_empty(), "{found:#?}");
+    for word in ["gate::admit", "gate::within", "permits_"] {
+        let found = lines_with(&outside, word);
+        assert!(found.is_empty(), "{found:#?}");
+    }
 }

@@ -7,6 +7,7 @@ use crate::advert::Device;
 use crate::charter::{Charter, CharterFault};
 use crate::codec::{Decode, Encode};
 use crate::id::Digest;
+use crate::plan::Refusal;
 use crate::policy::{Bounds, DeviceNeeds, Policy};
 use crate::time::Utc;
 
@@ -70,6 +71,22 @@ pub fn within(
 fn permits_bundle(policy: &Policy, bundle: Digest) -> Result<(), Rule> {
     let permitted = policy.bundles.permits_value(&bundle);
     if permitted { Ok(()) } else { Err(Rule::Bundle) }
+}
+
+/// The gate of the peer that receives a job, before it reads a byte of the payload: it serves only
+/// whom it wants to, and sees only what the job's policy lets it see, also when it would pass the
+/// job on.
+pub fn receive(
+    serve: &Bounds,
+    sender: &Result<Charter, CharterFault>,
+    policy: &Policy,
+    bundle: Digest,
+    own: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Refusal> {
+    within(serve, sender, utc).map_err(|rule| Refusal::NotServed { rule })?;
+    let unsatisfiable = |rule| Refusal::PolicyUnsatisfiable { failed: [(rule, 1)].into() };
+    admit(policy, bundle, own, utc).map_err(unsatisfiable)
 }
 
 /// Whether one of `devices` is what the job needs.

@@ -9,7 +9,7 @@ use crate::limits::{BUNDLES_MEASURED_MAX, PEERS_MAX};
 use crate::time::Mono;
 
 /// After a failure a peer gets no job for this long, doubled with each further failure…
-pub const AVOID_FIRST: Duration = Duration::from_secs(4);
+pub const AVOID_FIRST: Duration = Duration::from_secs(10);
 /// …up to this.
 pub const AVOID_MAX: Duration = Duration::from_secs(60);
 /// Work in flight that an answer reported is believed for this long.

@@ -268,6 +268,20 @@ pub(crate) fn admit_here(
     }
 }
 
+/// Other peers that may be asked about the job's bundle at this moment, or why none may.
+///
+/// # Errors
+/// What [`plan`] would refuse the job with.
+pub fn candidates(now: Now, view: &View, loads: &Loads, job: &Job) -> Result<Vec<PeerId>, Refusal> {
+    let may = |entry: &&Entry| {
+        let peer = entry.record.advert.peer;
+        peer != view.me() && admit_there(now, entry, loads, job, &[]).is_ok()
+    };
+    let peers: Vec<PeerId> =
+        view.holders(job.bundle).filter(may).map(|entry| entry.record.advert.peer).collect();
+    if peers.is_empty() { Err(refusal(now, view, loads, job, &[])) } else { Ok(peers) }
+}
+
 /// What another peer offers the job, if it may be sent there.
 pub(crate) fn admit_there(
     now: Now,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::Task;
 use crate::api::server;
 use crate::limits::DRAIN_MAX;
 use crate::node::Node;
@@ -19,7 +19,7 @@ pub struct ServeEnded;
 /// What the actor owns.
 pub struct ApiState {
     stop: CancellationToken,
-    serving: Option<JoinHandle<()>>,
+    serving: Task,
 }
 
 impl Actor for Api {
@@ -35,11 +35,9 @@ impl Actor for Api {
         let server = server::Server::bind(&node).await?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let serving = tokio::spawn(async move {
-            server.serve(stopped).await;
-            let _ = myself.cast(ServeEnded);
-        });
-        Ok(ApiState { stop, serving: Some(serving) })
+        let serving = async move { server.serve(stopped).await };
+        let serving = Task::run(serving, move || drop(myself.cast(ServeEnded)));
+        Ok(ApiState { stop, serving })
     }
 
     async fn handle(
@@ -58,10 +56,8 @@ impl Actor for Api {
         state: &mut ApiState,
     ) -> Result<(), ActorProcessingErr> {
         state.stop.cancel();
-        if let Some(mut serving) = state.serving.take()
-            && tokio::time::timeout(DRAIN_MAX, &mut serving).await.is_err()
-        {
-            serving.abort();
+        if tokio::time::timeout(DRAIN_MAX, state.serving.ended()).await.is_err() {
+            tracing::warn!("requests cut off by the end of the drain");
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use hansa_net::data::{Call, DataPlane};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
+use super::Task;
 use crate::jobs;
 use crate::node::Node;
 
@@ -33,8 +33,8 @@ pub struct AcceptEnded;
 /// What the actor owns.
 pub struct DataState {
     node: Arc<Node>,
-    endpoint: DataPlane,
-    accepting: JoinHandle<()>,
+    endpoint: Option<DataPlane>,
+    _accepting: Task,
 }
 
 impl Actor for Data {
@@ -49,15 +49,15 @@ impl Actor for Data {
     ) -> Result<DataState, ActorProcessingErr> {
         node.set_data(Some(endpoint.clone()));
         let serving = node.clone();
-        let accepting = tokio::spawn(async move {
+        let accepting = async move {
             // The endpoint bounds how many calls are open; each ends with its deadline.
             while let Some(call) = calls.recv().await {
                 let node = serving.clone();
                 serving.tasks.spawn(async move { jobs::serve(&node, call).await });
             }
-            let _ = myself.cast(AcceptEnded);
-        });
-        Ok(DataState { node, endpoint, accepting })
+        };
+        let accepting = Task::run(accepting, move || drop(myself.cast(AcceptEnded)));
+        Ok(DataState { node, endpoint: Some(endpoint), _accepting: accepting })
     }
 
     async fn handle(
@@ -74,9 +74,11 @@ impl Actor for Data {
         _: ActorRef<AcceptEnded>,
         state: &mut DataState,
     ) -> Result<(), ActorProcessingErr> {
-        state.accepting.abort();
         state.node.set_data(None);
-        state.endpoint.drain(GOODBYE).await;
+        // Taken out: what is left of a state outlives its actor for a while.
+        if let Some(endpoint) = state.endpoint.take() {
+            endpoint.drain(GOODBYE).await;
+        }
         Ok(())
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::peer::PeerMessage;
 use crate::limits::DEVICES_EVERY;
 use crate::models;
 use crate::node::Node;
@@ -49,11 +48,9 @@ impl Actor for Engines {
         state: &mut EnginesState,
     ) -> Result<(), ActorProcessingErr> {
         let fresh = models::read_devices(&mut state.devices);
-        if models::differ(&state.node.devices(), &fresh) {
-            state.node.set_devices(fresh);
-        }
-        // Service times move too; the advert is signed anew only if it says something else.
-        state.node.tell_peer(PeerMessage::Refresh);
+        state.node.set_devices(fresh);
+        let view = state.node.view();
+        state.node.loads().keep(|peer| view.get(peer).is_some());
         Ok(())
     }
 

@@ -172,7 +172,7 @@ impl PeerState {
         self.outputs = outputs;
     }
 
-    /// Signs the node's content anew if it changed.
+    /// Signs the node's content anew if the advert would say something else.
     fn publish(&mut self, myself: &ActorRef<PeerMessage>) {
         let own = self.node.advert(&self.control, &self.data);
         if own != self.own {

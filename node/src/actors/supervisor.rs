@@ -183,6 +183,9 @@ impl Children {
                 if let Some(mesh) = self.mesh.take() {
                     mesh.stop().await;
                 }
+                // An actor that failed hard did not clean up; these would keep its sockets.
+                self.node.set_data(None);
+                self.node.set_peer(None);
             }
             Part::Engine => self.engine = None,
             Part::Api => self.api = None,
@@ -245,14 +248,27 @@ async fn start_mesh(node: &Arc<Node>, root: &ActorCell) -> Result<Mesh, StartErr
     let args = data::DataArgs { node: node.clone(), endpoint: data.clone(), calls };
     let (serving, _) =
         Actor::spawn_linked(None, data::Data, args, root.clone()).await.map_err(spawn)?;
-    let args = peer::PeerArgs { node: node.clone(), control: control.clone(), data };
-    let (peer, _) =
-        Actor::spawn_linked(None, peer::Peer, args, root.clone()).await.map_err(spawn)?;
-    node.write_addresses(&control)?;
-    let args = swarm::SwarmArgs { node: node.clone(), control, events, peer: peer.clone() };
-    let (swarm, _) =
-        Actor::spawn_linked(None, swarm::Swarm, args, root.clone()).await.map_err(spawn)?;
-    Ok(Mesh { swarm: swarm.get_cell(), peer: peer.get_cell(), data: serving.get_cell() })
+    let rest = async {
+        let args = peer::PeerArgs { node: node.clone(), control: control.clone(), data };
+        let (peer, _) =
+            Actor::spawn_linked(None, peer::Peer, args, root.clone()).await.map_err(spawn)?;
+        node.write_addresses(&control)?;
+        let args = swarm::SwarmArgs { node: node.clone(), control, events, peer: peer.clone() };
+        let (swarm, _) =
+            Actor::spawn_linked(None, swarm::Swarm, args, root.clone()).await.map_err(spawn)?;
+        Ok((swarm.get_cell(), peer.get_cell()))
+    };
+    match rest.await {
+        Ok((swarm, peer)) => Ok(Mesh { swarm, peer, data: serving.get_cell() }),
+        Err(error) => {
+            // Half a mesh side would keep the ports from the next try.
+            let _ = serving.stop_and_wait(None, Some(STOP_WITHIN)).await;
+            if let Some(peer) = node.peer() {
+                let _ = peer.stop_and_wait(None, Some(STOP_WITHIN)).await;
+            }
+            Err(error)
+        }
+    }
 }
 
 #[cfg(test)]

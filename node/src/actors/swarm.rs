@@ -9,8 +9,8 @@ use hansa_core::directory::Message;
 use hansa_net::control::{ControlEvent, ControlHandle};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 
+use super::Task;
 use super::peer::PeerMessage;
 use crate::limits::PEER_MAILBOX_MAX;
 use crate::node::Node;
@@ -36,7 +36,7 @@ pub struct PumpEnded;
 /// What the actor owns.
 pub struct SwarmState {
     control: ControlHandle,
-    pump: JoinHandle<()>,
+    _pump: Task,
 }
 
 impl Actor for Swarm {
@@ -50,12 +50,10 @@ impl Actor for Swarm {
         args: SwarmArgs,
     ) -> Result<SwarmState, ActorProcessingErr> {
         let SwarmArgs { node, control, events, peer } = args;
-        let pump = tokio::spawn(async move {
-            pump(&node, events, &peer).await;
-            // The actor may be stopping already; then nobody needs to hear.
-            let _ = myself.cast(PumpEnded);
-        });
-        Ok(SwarmState { control, pump })
+        let pumping = async move { pump(&node, events, &peer).await };
+        // The actor may be stopping already; then nobody needs to hear.
+        let pump = Task::run(pumping, move || drop(myself.cast(PumpEnded)));
+        Ok(SwarmState { control, _pump: pump })
     }
 
     async fn handle(
@@ -72,7 +70,6 @@ impl Actor for Swarm {
         _: ActorRef<PumpEnded>,
         state: &mut SwarmState,
     ) -> Result<(), ActorProcessingErr> {
-        state.pump.abort();
         state.control.shutdown().await;
         Ok(())
     }

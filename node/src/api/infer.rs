@@ -20,7 +20,7 @@ use futures::stream;
 use hansa_core::explain::{Explanation, explain};
 use hansa_core::id::PeerId;
 use hansa_core::limits::DEADLINE_DEFAULT;
-use hansa_core::plan::{Job, Refusal, Resolved, resolve};
+use hansa_core::plan::{Job, Refusal, Resolved, candidates, resolve};
 use hansa_core::policy::{Demand, Policy};
 use hansa_runtime::check::{Head, InputLimits};
 use http_body_util::BodyExt;
@@ -58,7 +58,7 @@ pub async fn metadata(
     Path(named): Path<Named>,
 ) -> Result<Response, ApiError> {
     let resolved = named.resolve(&node, &Policy::default())?;
-    let signature = node.describe(resolved.bundle).await?;
+    let signature = node.describe(resolved.bundle, &Policy::default()).await?;
     Ok(Json(v2::model_metadata(&named.model, &resolved, &signature)).into_response())
 }
 
@@ -67,7 +67,13 @@ pub async fn model_ready(
     State(node): State<Arc<Node>>,
     Path(named): Path<Named>,
 ) -> Result<StatusCode, ApiError> {
-    named.resolve(&node, &Policy::default())?;
+    // Ready means that there is a peer that a job would go to.
+    let bundle = named.resolve(&node, &Policy::default())?.bundle;
+    if node.hosted(bundle).is_none() {
+        let deadline = node.clock.now().mono + DEADLINE_DEFAULT;
+        let job = Job::new(node.draw_job(), bundle, Policy::default(), &node.send, deadline);
+        candidates(node.clock.now(), &node.view(), &node.loads(), &job)?;
+    }
     Ok(StatusCode::OK)
 }
 
@@ -110,7 +116,7 @@ async fn run(
     }
     let deadline = arrived + deadline.unwrap_or(DEADLINE_DEFAULT);
     let resolved = named.resolve(node, &policy)?;
-    let describing = node.describe(resolved.bundle);
+    let describing = node.describe(resolved.bundle, &policy);
     let signature = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
     let signature = signature.await.map_err(|_| Refusal::Deadline)??;
     let InferRequest { id, inputs, outputs: wanted, binary_default, .. } = request;

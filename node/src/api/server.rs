@@ -54,6 +54,11 @@ impl Server {
             let (router, tls, watcher) =
                 (self.router.clone(), self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
+                // A client that says nothing must not hold its place for ever.
+                let first = tokio::time::timeout(HTTP_HEADER_TIMEOUT, stream.peek(&mut [0])).await;
+                if !matches!(first, Ok(Ok(1..))) {
+                    return;
+                }
                 let served = match tls {
                     None => converse(stream, router, watcher).await,
                     Some(tls) => {

@@ -217,7 +217,10 @@ fn run_node(args: &RunArgs) -> anyhow::Result<()> {
         tracing::warn!("{}", warning.at(config.file()));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(crate::run::run(config, telemetry::count()?, args.until_stdin_ends))?)
+    let ran = runtime.block_on(crate::run::run(config, telemetry::count()?, args.until_stdin_ends));
+    // A read of standard input may still be under way, and would be waited for.
+    runtime.shutdown_background();
+    Ok(ran?)
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

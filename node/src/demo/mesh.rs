@@ -261,7 +261,7 @@ impl Mesh {
         })?;
         let text = |key: &str| addresses[key].as_str().unwrap_or_default().to_owned();
         node.peer_id = text("peer_id");
-        node.http = text("http");
+        node.http = text("http").trim_start_matches("http://").to_owned();
         Ok(addresses["control"][0].as_str().unwrap_or_default().to_owned())
     }
 

@@ -89,6 +89,13 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         story::tell(mesh, &say, &mut report)?;
         say.totals(&report);
         say.report(&report);
+        let unanswered =
+            report.killed.as_ref().map_or(0, |killed| killed.in_flight - killed.answered);
+        anyhow::ensure!(
+            report.violations == 0 && unanswered == 0,
+            "{} jobs broke their policy, {unanswered} were not answered",
+            report.violations
+        );
     }
     Ok(())
 }

@@ -113,8 +113,8 @@ impl Voice {
             _ => self.paint("33", job.outcome),
         };
         self.line(&format!(
-            "  {:<11} {:<10} {:<18} {:<18} → {:<15} {:>7.1} ms  {}",
-            format!("via {}", short(&job.via)),
+            "  {:<13} {:<10} {:<18} {:<18} → {:<15} {:>7.1} ms  {}",
+            format!("via {}", job.via),
             job.model,
             what,
             job.policy,
@@ -181,10 +181,6 @@ impl Voice {
              hansa peers --via {url}\n  hansa plan magika --in EU --via {url}"
         ));
     }
-}
-
-fn short(name: &str) -> &str {
-    &name[..name.len().min(7)]
 }
 
 /// The parts of a big file that magika looks at.

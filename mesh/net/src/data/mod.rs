@@ -222,11 +222,16 @@ impl DataPlane {
         self.0.0.live(peer)?.rtt()
     }
 
+    /// Takes no new calls from others from now on; those in flight, and our own, go on.
+    pub fn refuse_new(&self) {
+        self.0.0.shared.draining.store(true, Ordering::Relaxed);
+    }
+
     /// Takes no new calls from others, waits until those in flight are done (at most `deadline`),
     /// then closes every connection.
     pub async fn drain(&self, deadline: Duration) {
         let pool = &self.0.0;
-        pool.shared.draining.store(true, Ordering::Relaxed);
+        self.refuse_new();
         pool::calm(&pool.shared, deadline).await;
         pool.endpoint.close(code::DRAINING.into(), b"the peer is shutting down");
         // Lets the goodbyes out; a dead peer would hold this up for a whole timeout.
