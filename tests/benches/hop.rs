@@ -32,13 +32,14 @@ fn main() {
     if std::env::var_os(ECHO).is_some() {
         return runtime.block_on(echo_server());
     }
-    let (echo, child) = Echo::start(&runtime);
     let folder = tempfile::tempdir().expect("a folder");
     let model = common::write_identity(folder.path());
     let mesh = Mesh::with(&[
         Spec::new("berlin", "DE", "DE").with("identity", model),
         Spec::new("paris", "FR", "FR"),
     ]);
+    // Last, because an idle connection lapses, and a first run builds the node.
+    let (echo, child) = Echo::start(&runtime);
     let mut local = Client::connect(mesh.node("berlin"));
     let mut remote = Client::connect(mesh.node("paris"));
     let ask = |client: &mut Client, request: &[u8], bytes: usize| {
