@@ -99,22 +99,32 @@ fn a_tensor_that_does_not_fit_is_refused_with_what_was_expected() {
             "malformed",
             vec!["bytes"],
         ),
-        ("too few elements", set("data", json!([1, 2, 3])), "malformed", vec!["2048", "3"]),
+        ("too few elements", set("data", json!([1, 2, 3])), "malformed", vec!["2048", "fewer"]),
         ("text for a number", set("data", json!(vec!["7"; 2048])), "malformed", vec!["bytes"]),
         ("a number too large", set("data", json!(vec![1u64 << 40; 2048])), "malformed", vec![]),
         ("null", set("data", Value::Null), "malformed", vec!["neither data nor"]),
         ("a member too many", set("dtype", json!("INT32")), "malformed", vec!["dtype"]),
         ("no input", json!({"inputs": []}), "bad_input", vec!["bytes"]),
-        ("an unknown output", {
-            let mut body = good();
-            body["outputs"] = json!([{"name": "verdict"}]);
-            body
-        }, "bad_input", vec!["verdict"]),
-        ("an unknown parameter", {
-            let mut body = good();
-            body["parameters"] = json!({"location": "DE"});
-            body
-        }, "unsupported", vec!["location", "locations"]),
+        (
+            "an unknown output",
+            {
+                let mut body = good();
+                body["outputs"] = json!([{"name": "verdict"}]);
+                body
+            },
+            "bad_input",
+            vec!["verdict"],
+        ),
+        (
+            "an unknown parameter",
+            {
+                let mut body = good();
+                body["parameters"] = json!({"location": "DE"});
+                body
+            },
+            "unsupported",
+            vec!["location", "locations"],
+        ),
     ];
     for (what, body, code, words) in json_cases {
         let answer = node.infer("magika", &body, &[]);
@@ -160,7 +170,12 @@ fn a_binary_tensor_that_does_not_fit_is_refused_and_none_is_allocated_unseen() {
             ["1073741824", "10 bytes"],
         ),
         ("too few bytes", binary(8188, &tensor[4..], as_is), "malformed", ["8188", "8192"]),
-        ("bytes left over", binary(8192, &[0; 8200], as_is), "malformed", ["8 bytes follow", "add up"]),
+        (
+            "bytes left over",
+            binary(8192, &[0; 8200], as_is),
+            "malformed",
+            ["8 bytes follow", "add up"],
+        ),
         (
             "another name",
             binary(8192, &tensor, |input| input["name"] = json!("byte")),
@@ -226,7 +241,8 @@ fn a_demand_or_a_model_that_is_not_understood_is_refused() {
         ("zebra", vec!["no peer offers the model `zebra`"]),
         ("magika/versions/7", vec!["versions are 1"]),
     ] {
-        let answer = post(node, &format!("/v2/models/{model}/infer"), &[], good().to_string().as_bytes());
+        let answer =
+            post(node, &format!("/v2/models/{model}/infer"), &[], good().to_string().as_bytes());
         refused(node, model, &answer, 404, "unknown_model", &words);
     }
     let answer = node.infer("magika@sha256:12", &good(), &[]);

@@ -90,7 +90,8 @@ fn a_model_file_that_is_missing_corrupt_or_reaches_out_of_its_folder_is_refused(
         refused(command, &config, CONFIG, &["[[model]]", "m.onnx", "No such file"]);
     }
     let whole = std::fs::read(magika()).expect("magika");
-    let noise: Vec<u8> = (0..4_096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let noise: Vec<u8> =
+        (0..4_096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for (bytes, words) in [
         (&[][..], ["[[model]] `m`", "m.onnx"]),
         (&noise, ["[[model]] `m`", "m.onnx"]),
@@ -219,7 +220,11 @@ fn a_port_that_another_process_has_is_named_with_its_key_and_its_holder_goes_on(
     let text = std::fs::read_to_string(&second).expect("a config");
     for (free, taken, key) in [
         ("http = \"127.0.0.1:0\"", format!("http = {http:?}"), "[api] http"),
-        ("listen = \"/ip4/127.0.0.1/udp/0/quic-v1\"", format!("listen = {control:?}"), "[mesh] listen"),
+        (
+            "listen = \"/ip4/127.0.0.1/udp/0/quic-v1\"",
+            format!("listen = {control:?}"),
+            "[mesh] listen",
+        ),
         ("data_listen = \"127.0.0.1:0\"", format!("data_listen = {data:?}"), "[mesh] data_listen"),
     ] {
         std::fs::write(&second, &text).expect("it can be written");
@@ -230,7 +235,11 @@ fn a_port_that_another_process_has_is_named_with_its_key_and_its_holder_goes_on(
     let (tcp, udp) = (TcpListener::bind("127.0.0.1:0"), UdpSocket::bind("127.0.0.1:0"));
     let (tcp, udp) = (tcp.expect("a free port"), udp.expect("a free port"));
     for (free, taken, key) in [
-        ("http = \"127.0.0.1:0\"", format!("http = \"{}\"", tcp.local_addr().unwrap()), "[api] http"),
+        (
+            "http = \"127.0.0.1:0\"",
+            format!("http = \"{}\"", tcp.local_addr().unwrap()),
+            "[api] http",
+        ),
         (
             "data_listen = \"127.0.0.1:0\"",
             format!("data_listen = \"{}\"", udp.local_addr().unwrap()),
