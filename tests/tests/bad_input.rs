@@ -326,8 +326,21 @@ fn a_gzip_bomb_is_refused_before_it_has_unfolded() {
     let bomb = gzip(&vec![b' '; 1 << 20], 1_100);
     println!("a bomb of {} bytes", bomb.len());
     let started = Instant::now();
-    let answer = post(node, INFER, &gzipped, &bomb);
-    refused(node, "a gzip bomb", &answer, 413, "too_large", &["compressed"]);
+    // The answer comes before the bomb is sent; most clients only see that nobody takes the rest.
+    let address = node.url().replace("http://", "");
+    let mut stream = TcpStream::connect(&address).expect("it listens");
+    let length = bomb.len();
+    let head = format!(
+        "POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    let _ = stream.write_all(&[head.as_bytes(), &bomb].concat());
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    let said = String::from_utf8_lossy(&said);
+    println!("a gzip bomb: {said}");
+    assert!(said.starts_with("HTTP/1.1 413") && said.contains("send it uncompressed"), "{said}");
+    still_works(node, "a gzip bomb");
     println!("answered after {:?}", started.elapsed());
     let grown = peak_kib(node) - before;
     assert!(grown < GROWTH_MAX_KIB, "the node grew by {grown} KiB");
