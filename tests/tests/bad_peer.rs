@@ -175,7 +175,8 @@ impl Raw {
     /// Calls the node with a header and a body of any kind.
     async fn call(&self, header: impl Into<Bytes>, body: &[u8]) -> Result<Done, Refusal> {
         let body = vec![Bytes::copy_from_slice(body)];
-        let call = self.data.call(self.node, &[self.node_data], header.into(), body);
+        let addrs = [self.node_data];
+        let call = self.data.call(self.node, &addrs, header.into(), body);
         let answer = tokio::time::timeout(PATIENCE, call).await.expect("in time");
         AnswerHeader::decode(&answer.expect("answered").header).expect("an answer").outcome
     }
@@ -369,7 +370,8 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
         (
             "a forged advert",
             {
-                let mut forged = advert.to_vec();
+                // A newer one: what is known already is not read again.
+                let mut forged = peer.advertise("paris", None, bundle).to_vec();
                 let end = forged.len() - 20;
                 forged[end] ^= 1;
                 forged
