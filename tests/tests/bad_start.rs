@@ -91,7 +91,7 @@ fn a_model_file_that_is_missing_corrupt_or_reaches_out_of_its_folder_is_refused(
     }
     let whole = std::fs::read(magika()).expect("magika");
     let noise: Vec<u8> =
-        (0..4_096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        (0..4_096u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     for (bytes, words) in [
         (&[][..], ["[[model]] `m`", "m.onnx"]),
         (&noise, ["[[model]] `m`", "m.onnx"]),
