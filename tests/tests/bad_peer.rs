@@ -268,7 +268,7 @@ async fn a_peer_whose_charter_does_not_count_is_gated_out_with_its_own_reason() 
     };
     for (peer, (name, _, _, _, rule, words)) in peers.iter().zip(cases) {
         let (standing, planned) = (&of(&seen, name)["charter"], of(&plan, name));
-        println!("{name}: {standing} {}", planned["gated_out"]);
+        eprintln!("{name}: {standing} {}", planned["gated_out"]);
         let answer = peer.call(peer.job(bundle).encode(), &[0; 8192]).await;
         if rule.is_empty() {
             assert_eq!(standing["valid"], true, "{name}: {standing}");
@@ -350,7 +350,7 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
     ];
     for (what, header, body, words) in cases {
         let refusal = peer.call(header, body).await.expect_err(what);
-        println!("data plane, {what}: {refusal:?}");
+        eprintln!("data plane, {what}: {refusal:?}");
         assert!(refusal.to_string().contains(words), "{what}: {refusal}");
         peer.call(peer.job(bundle).encode(), &tensor).await.expect("a good job is answered");
         still_works(node, what);
@@ -421,7 +421,7 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
         request("POST", &url, &[("Hansa-Operators", "paris")], body.as_bytes())
     });
     let said: Value = serde_json::from_slice(&answer.2).expect("JSON");
-    println!("an executor's nonsense: {} {said}", answer.0);
+    eprintln!("an executor's nonsense: {} {said}", answer.0);
     assert_eq!((answer.0, &said["code"]), (502, &json!("failed")), "{said}");
     still_works(node, "an executor's nonsense");
 }
