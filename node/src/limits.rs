@@ -23,6 +23,11 @@ pub const ADVERT_MEMORY_STEPS: u32 = 10;
 pub const ADVERT_LOAD_STEP_PERCENT: u8 = 25;
 /// Largest request body after decompression, and largest job on the data plane, in bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 30;
+/// What a compressed body may become in any case, in bytes…
+pub const UNPACKED_BYTES_FREE: usize = 16 << 20;
+/// …and beyond that, how many bytes may come of each that was sent. Text and tensors stay far
+/// below; a bomb of zeros has a thousand.
+pub const UNPACKING_RATIO_MAX: usize = 100;
 /// Open HTTP connections.
 pub const HTTP_CONNECTIONS_MAX: usize = 4_096;
 /// A client must have sent its request's headers within this time, also between requests.

@@ -146,7 +146,7 @@ impl Node {
         let chain = CertificateDer::pem_slice_iter(&chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| fault(format!("{}: {error}", tls.cert.display())))?;
-        let key = tls.key.read()?;
+        let key = tls.key.read().map_err(|error| fault(error.to_string()))?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|error| fault(format!("{}: {error}", tls.key)))?;
         // Two providers are linked, so one is named.

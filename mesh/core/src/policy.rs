@@ -345,7 +345,10 @@ fn clause<T: Ord>(
     let (mut allow, mut deny) = (None::<BTreeSet<T>>, BTreeSet::new());
     for entry in value.split(',').map(str::trim) {
         match entry.strip_prefix('!').map_or((entry, false), |name| (name.trim(), true)) {
-            ("", _) => return Err(ConstraintError::Empty(format!("{key}: an entry of `{value}`"))),
+            ("", _) => {
+                let reason = format!("`{value}` has an empty entry");
+                return Err(ConstraintError::Value { key: key.to_owned(), reason });
+            }
             (name, true) => deny.append(&mut expand(name)?),
             (name, false) => allow.get_or_insert_default().append(&mut expand(name)?),
         }

@@ -14,6 +14,12 @@ use crate::view::View;
 
 /// Versions that a message names.
 const VERSIONS_SHOWN_MAX: usize = 8;
+/// A name is a misspelling of another when so few characters differ…
+const NEAR_EDITS_MAX: usize = 2;
+/// …of names no longer than this…
+const NEAR_BYTES_MAX: usize = 64;
+/// …among so many. An unknown name must not cost more than a known one by much.
+const NEAR_NAMES_MAX: usize = 1_024;
 
 /// The model that an app means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,10 +108,31 @@ fn offered(versions: &Versions) -> String {
 
 /// A name that is offered and near, for a message.
 fn near(view: &View, name: &str) -> String {
-    let near = |known: &&str| {
-        let (a, b) = (known.to_lowercase(), name.to_lowercase());
-        !b.is_empty() && (a == b || a.starts_with(&b) || b.starts_with(&a))
+    let name = name.to_lowercase();
+    let distance = |known: &str| {
+        let known = known.to_lowercase();
+        if !name.is_empty() && (known.starts_with(&name) || name.starts_with(&known)) {
+            return Some(0);
+        }
+        let alike = name.len().max(known.len()) <= NEAR_BYTES_MAX
+            && name.len().abs_diff(known.len()) <= NEAR_EDITS_MAX;
+        alike.then(|| edits(&name, &known)).filter(|edits| *edits <= NEAR_EDITS_MAX)
     };
-    let found = view.index().names().find(near);
-    found.map_or(String::new(), |known| format!("; did you mean `{known}`?"))
+    let names = view.index().names().take(NEAR_NAMES_MAX);
+    let found = names.filter_map(|known| Some((distance(known)?, known))).min();
+    found.map_or(String::new(), |(_, known)| format!("; did you mean `{known}`?"))
+}
+
+/// How many characters are added, dropped or changed on the way from one text to the other.
+fn edits(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for (above, a) in (1..).zip(from.chars()) {
+        let mut corner = std::mem::replace(&mut row[0], above);
+        for (left, b) in to.chars().enumerate() {
+            let changed = corner + usize::from(a != b);
+            corner = row[left + 1];
+            row[left + 1] = changed.min(corner + 1).min(row[left] + 1);
+        }
+    }
+    row[row.len() - 1]
 }

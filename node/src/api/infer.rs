@@ -28,10 +28,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tracing::Instrument;
 
+use super::packed::Packed;
 use super::trace;
 use super::v2::{self, ApiError, InferRequest, JSON_LENGTH, Rendered};
 use crate::jobs::{Answer, Order, rows};
-use crate::limits::{BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT};
+use crate::limits::{BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT, UNPACKING_RATIO_MAX};
 use crate::node::Node;
 
 const EXECUTED_BY: HeaderName = HeaderName::from_static("hansa-executed-by");
@@ -106,7 +107,7 @@ async fn run(
     if node.is_draining() {
         return Err(Refusal::Draining.into());
     }
-    let body = read(headers, request.into_body()).await?;
+    let body = read(request).await?;
     let request = v2::parse_infer(json_length(headers)?, body)?;
     named.check(request.model.as_deref())?;
     let Demand { policy, deadline } = v2::demand(headers, &request.parameters, &node.groups)?;
@@ -198,8 +199,11 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
 }
 
 /// Takes in a body: never more than [`BODY_BYTES_MAX`], and not from a client that stands still.
-async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
-    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+async fn read(request: Request) -> Result<Bytes, ApiError> {
+    let (parts, mut body) = request.into_parts();
+    let packed: Option<&Packed> = parts.extensions.get();
+    let declared =
+        parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let declared: usize = declared.unwrap_or(0);
     let too_large =
         || ApiError::too_large(format!("the body has more than {BODY_BYTES_MAX} bytes, the limit"));
@@ -218,6 +222,12 @@ async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if data.len() > BODY_BYTES_MAX - bytes.len() {
             return Err(too_large());
+        }
+        if packed.is_some_and(|packed| bytes.len() + data.len() > packed.unpacked_max()) {
+            return Err(ApiError::too_large(format!(
+                "the compressed body unpacks to more than {UNPACKING_RATIO_MAX} times what was \
+                 sent; send it uncompressed"
+            )));
         }
         bytes.extend_from_slice(&data);
     }

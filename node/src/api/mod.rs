@@ -6,6 +6,7 @@
 
 pub mod infer;
 pub mod mesh;
+pub mod packed;
 pub mod server;
 pub mod trace;
 pub mod v2;
@@ -13,6 +14,7 @@ pub mod v2;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::map_request;
 use axum::routing::{get, post};
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
@@ -41,6 +43,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/metrics", get(mesh::metrics))
         .fallback(mesh::not_found)
         .layer(RequestDecompressionLayer::new().gzip(true).deflate(true))
+        .layer(map_request(packed::count))
         .layer(CompressionLayer::new().gzip(true).deflate(true))
         .with_state(node)
 }
