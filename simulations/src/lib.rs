@@ -7,7 +7,10 @@
 //!
 //! [`scenario`] reads what is to happen from a file, [`run`] lets it happen and judges the end.
 
+pub mod advert;
+pub mod connections;
 pub mod engine;
+pub mod ledger;
 pub mod links;
 pub mod run;
 pub mod scenario;
