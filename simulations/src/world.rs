@@ -452,7 +452,6 @@ impl World {
     /// meanwhile waits its turn.
     fn receive(&mut self, from: u32, to: u32, message: Box<Message>) {
         self.hash.absorb(u64::from(from) << 32 | u64::from(to));
-        self.hash.absorb(message.encoded_len() as u64);
         let now = self.clock(to as usize);
         let directory = self.directory(to as usize);
         let trust = &self.hosts[to as usize].trust;
@@ -606,10 +605,14 @@ impl World {
         }
         let delay = self.links.draw_delay(a, b);
         self.traffic.messages += 1;
-        self.traffic.bytes += message.encoded_len() as u64;
+        let size = message.encoded_len() as u64;
+        self.traffic.bytes += size;
+        let kind = &mut self.traffic.kinds[message.talk.kind()];
+        *kind = (kind.0 + 1, kind.1 + size);
         self.traffic.records += message.news.records.len() as u64;
         let bytes = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
         self.traffic.record_bytes += bytes.sum::<u64>();
+        self.hash.absorb(u64::from(from) << 32 | size);
         let number = connection.number;
         let mut at = self.now + delay;
         if let Some(healed) = self.links.cut_until(a, b, self.now) {

@@ -286,6 +286,28 @@ impl Envelope {
 }
 
 impl Talk {
+    /// The names of the steps, by [`Talk::kind`].
+    pub const KINDS: [&'static str; 10] = [
+        "news", "ping", "pong", "ping_for", "summary", "groups", "buckets", "digest", "announce",
+        "pull",
+    ];
+
+    /// Which step it is.
+    pub fn kind(&self) -> usize {
+        match self {
+            Self::News => 0,
+            Self::Ping { .. } => 1,
+            Self::Pong { .. } => 2,
+            Self::PingFor { .. } => 3,
+            Self::Summary { .. } => 4,
+            Self::Groups { .. } => 5,
+            Self::Buckets { .. } => 6,
+            Self::Digest { .. } => 7,
+            Self::Announce { .. } => 8,
+            Self::Pull { .. } => 9,
+        }
+    }
+
     fn check(&self) -> Result<(), FrameFault> {
         let (within, what) = match self {
             Self::Digest { buckets, held } => {
