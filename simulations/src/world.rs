@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use hansa_core::advert::{Advert, Record, Version};
 use hansa_core::charter::Trust;
-use hansa_core::directory::{
-    Directory, Event, FrameFault, Input, Message, Output, Params,
-};
+use hansa_core::directory::{Directory, Event, FrameFault, Input, Message, Output, Params};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::keys::SigningKey;
 use hansa_core::rng::mix;

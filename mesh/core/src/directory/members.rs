@@ -191,7 +191,7 @@ impl Members {
         }
         let at = |index: usize| short(&self.records[index]);
         let scale = |distance: u64| -> usize {
-            usize::try_from(u128::from(distance) * len as u128 >> 64).expect("below the length")
+            usize::try_from((u128::from(distance) * len as u128) >> 64).expect("below the length")
         };
         let (mut guess, mut near, mut key) = (0, scale(peer.word()).min(len - 1), Short::default());
         for _ in 0..INTERPOLATIONS {
@@ -399,9 +399,7 @@ impl Members {
     pub(super) fn graves_in_buckets(&self, buckets: Range<usize>) -> impl Iterator<Item = &Grave> {
         let from = Short::first_in(buckets.start);
         let graves = self.graves.range(from..).map(|(_, grave)| grave);
-        graves.take_while(move |grave| {
-            super::tree::bucket(Short::of(grave.peer)) < buckets.end
-        })
+        graves.take_while(move |grave| super::tree::bucket(Short::of(grave.peer)) < buckets.end)
     }
 
     /// Forgets tombstones that were dug before `before`, accusations that nobody joined since

@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use border::{Event, Input, Output, Refused};
 pub use claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
 pub use held::{Held, Short, Stamp, Standing};
-pub use message::{COLD, FrameFault, Message, News, Rumour, Talk};
+pub use message::{COLD, FrameFault, GOSSIP_VERSION, Message, News, Rumour, Talk};
 pub use params::Params;
 pub use tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print};
 
@@ -173,9 +173,9 @@ impl Directory {
             let since = self.members.trouble(record.advert.peer).map_or(Mono(0), |t| t.since);
             Entry { record: Arc::clone(record), liveness, since }
         };
-        let view = self.view.get_or_init(|| {
-            Arc::new(View::new(self.me, self.peers().map(entry).collect()))
-        });
+        let view = self
+            .view
+            .get_or_init(|| Arc::new(View::new(self.me, self.peers().map(entry).collect())));
         Arc::clone(view)
     }
 

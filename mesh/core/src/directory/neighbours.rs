@@ -75,7 +75,8 @@ impl Directory {
         }
         let Neighbours { drawn, wards } = &self.neighbours;
         let order = walk(&mut self.rng, drawn.len() + wards.len());
-        let all = order.map(|index| drawn.get(index).unwrap_or_else(|| &wards[index - drawn.len()]));
+        let all =
+            order.map(|index| drawn.get(index).unwrap_or_else(|| &wards[index - drawn.len()]));
         // Of drawn neighbours that nothing is said against there is nothing to look up.
         let quiet = self.members.quiet() && wards.is_empty();
         let fitting = all.filter(|neighbour| match quiet {

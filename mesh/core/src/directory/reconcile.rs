@@ -159,10 +159,9 @@ impl Directory {
         out: &mut Vec<Output>,
     ) {
         let mut news = News::default();
-        let all = [0..BUCKETS];
+        let all = buckets.is_empty().then_some(0..BUCKETS);
         let each = buckets.iter().map(|bucket| usize::from(*bucket)..usize::from(*bucket) + 1);
-        let ranges = if buckets.is_empty() { all.to_vec() } else { each.collect() };
-        for ours in ranges.into_iter().flat_map(|range| self.known_in(range)) {
+        for ours in all.into_iter().chain(each).flat_map(|range| self.known_in(range)) {
             let index = theirs.binary_search_by_key(&ours.peer, |held| held.peer);
             self.inform(now, ours, index.ok().map(|index| theirs[index]), &mut news);
         }
@@ -247,7 +246,9 @@ impl Directory {
                 news.records.extend(rumour.filter(|_| newer));
                 self.testify(ours.peer, news);
             }
-            Standing::Gone if not_older && theirs.is_some_and(|t| t.standing() != Standing::Gone) => {
+            Standing::Gone
+                if not_older && theirs.is_some_and(|t| t.standing() != Standing::Gone) =>
+            {
                 let Some(grave) = self.members.grave_short(ours.peer) else { return };
                 match grave.leave.clone() {
                     Some(said) => news.leaves.push(Rumour { hops: COLD, said }),

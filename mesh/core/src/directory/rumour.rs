@@ -289,7 +289,9 @@ impl Directory {
                 continue;
             }
             match self.pulls.get_mut(&held.peer) {
-                Some(pull) if now.since(pull.asked) < retry && !held.stamp().is_newer(pull.wanted) => {
+                Some(pull)
+                    if now.since(pull.asked) < retry && !held.stamp().is_newer(pull.wanted) =>
+                {
                     pull.other = Some(from);
                 }
                 _ => news.push(*held),
@@ -320,7 +322,8 @@ impl Directory {
         let mut held = Vec::with_capacity(wanted.len());
         for (had, stamp) in wanted {
             if let Some(pull) = self.pulls.get_mut(&had.peer) {
-                if pull.had == had && !stamp.is_newer(pull.wanted) && now.since(pull.asked) < retry {
+                if pull.had == had && !stamp.is_newer(pull.wanted) && now.since(pull.asked) < retry
+                {
                     pull.other = Some(from);
                     continue;
                 }
