@@ -87,7 +87,7 @@ fn main() {
             b as f64 / n as f64 / secs as f64
         );
     }
-    let p = l.deaths;
+    let p = w.bereft();
     println!(
         "deaths {p} detect {:?}/{:?}/{:?} false {} count {}",
         l.detection.quantile(0.5, p),

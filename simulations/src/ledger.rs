@@ -112,8 +112,6 @@ pub struct Ledger {
     pub dissemination: Tally,
     /// From a death to each peer that believes it.
     pub detection: Tally,
-    /// Pairs of a peer that lives and one that died.
-    pub deaths: u64,
     /// Verdicts of death on peers that lived and could be reached.
     pub false_downs: u64,
 }

@@ -1,13 +1,13 @@
 //! The host of many peers: what the node's actors are to one peer in real time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hansa_core::advert::{Advert, Record, Version};
 use hansa_core::charter::Trust;
-use hansa_core::directory::{Directory, Event, FrameFault, Input, Message, Output, Params};
+use hansa_core::directory::{Event, FrameFault, Input, Message, Output, Params, Shard, Shards};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::keys::SigningKey;
 use hansa_core::rng::mix;
@@ -66,7 +66,9 @@ pub struct World {
 struct Host {
     key: Arc<SigningKey>,
     trust: Arc<Trust>,
-    directory: Option<Box<Directory>>,
+    directory: Option<Shards>,
+    /// The shards that it subscribes to.
+    shards: Vec<String>,
     booted: Mono,
     boots: u32,
     wake: Option<Mono>,
@@ -100,6 +102,7 @@ impl World {
                 key: Arc::new(SigningKey::from_seed(&key)),
                 trust: Arc::clone(&trust),
                 directory: None,
+                shards: Vec::new(),
                 booted: Mono(0),
                 boots: 0,
                 wake: None,
@@ -214,6 +217,18 @@ impl World {
         last.1.filter(|off| *off <= at)
     }
 
+    /// Pairs of a host that is off and one that has been on since the other went off: all of them
+    /// should know.
+    pub fn bereft(&self) -> u64 {
+        let offs = self.hosts.iter().filter_map(|host| host.lives.last()?.1);
+        let since = |off: Mono| {
+            let on =
+                |host: &&Host| host.lives.last().is_some_and(|(on, o)| *on <= off && o.is_none());
+            self.hosts.iter().filter(on).count() as u64
+        };
+        offs.map(since).sum()
+    }
+
     /// The hosts that are on.
     pub fn up(&self) -> Vec<usize> {
         (0..self.hosts.len()).filter(|host| self.is_up(*host)).collect()
@@ -226,7 +241,7 @@ impl World {
 
     /// The record that a host that is on shows of itself.
     pub fn own(&self, host: usize) -> Arc<Record> {
-        Arc::clone(self.directory(host).own())
+        Arc::clone(self.directory(host).each()[0].own())
     }
 
     /// Sets a host's wall clock against the world's; its monotonic clock never jumps.
@@ -251,13 +266,28 @@ impl World {
     /// Switches all hosts on at once, as if they had long known each other.
     pub fn start_settled(&mut self) {
         (0..self.hosts.len()).for_each(|host| self.start(host, None));
-        let mut records: Vec<_> = (0..self.hosts.len()).map(|host| self.own(host)).collect();
-        records.sort_unstable_by_key(|record| record.advert.peer);
+        let mut records = BTreeMap::<Shard, Vec<Arc<Record>>>::new();
+        for host in 0..self.hosts.len() {
+            for directory in self.directory(host).each() {
+                records.entry(directory.shard()).or_default().push(Arc::clone(directory.own()));
+            }
+        }
+        for records in records.values_mut() {
+            records.sort_unstable_by_key(|record| record.advert.peer);
+        }
         for host in 0..self.hosts.len() {
             let now = self.clock(host);
             let directory = self.hosts[host].directory.as_mut().expect("just started");
-            directory.acquaint(now, records.iter().cloned());
+            for directory in directory.each_mut() {
+                let records = &records[&directory.shard()];
+                directory.acquaint(now, records.iter().cloned());
+            }
         }
+    }
+
+    /// Lets a host, before it starts, subscribe to shards.
+    pub fn subscribe(&mut self, host: usize, shards: Vec<String>) {
+        self.hosts[host].shards = shards;
     }
 
     /// Switches a host on that says this of itself.
@@ -276,12 +306,11 @@ impl World {
         let now = self.clock(host);
         let Host { key, trust, .. } = &self.hosts[host];
         let seed = mix(self.seed ^ mix((host as u64) << 16 | u64::from(boots)));
-        let params = self.params.clone();
-        let directory =
-            Directory::new(Arc::clone(key), advert, Arc::clone(trust), seed, now, params);
+        let shards = &self.hosts[host].shards;
+        let directory = Shards::new(shards, key, &advert, trust, seed, now, &self.params);
         let directory = directory.expect("an advert that fits");
-        let version = directory.own().advert.version;
-        self.hosts[host].directory = Some(Box::new(directory));
+        let version = directory.each()[0].own().advert.version;
+        self.hosts[host].directory = Some(directory);
         self.observe(host, Event::Published { version });
         self.feed(host, Input::Tick);
     }
@@ -291,7 +320,6 @@ impl World {
         assert!(self.is_up(host), "host {host} is off");
         self.hosts[host].directory = None;
         self.hosts[host].lives.last_mut().expect("it is on").1 = Some(self.now);
-        self.ledger.deaths += self.up().len() as u64;
         let at = self.now + IDLE_TIMEOUT;
         for pair in self.connections.of(index(host)) {
             let number = self.connections.get(pair).expect("it is there").number;
@@ -355,13 +383,16 @@ impl World {
     /// Whether every host that is on knows exactly the hosts that are on, by their latest adverts,
     /// and suspects none.
     pub fn converged(&self) -> bool {
-        let up = self.up();
-        let mut truth: Vec<(PeerId, Version)> =
-            up.iter().map(|host| (self.id(*host), self.own(*host).advert.version)).collect();
-        truth.sort_unstable();
-        up.iter().all(|host| {
-            let known = self.directory(*host).peers().filter(|(_, live)| *live != Liveness::Down);
-            let mut versions = Vec::with_capacity(truth.len());
+        let mut truth = BTreeMap::<Shard, Vec<(PeerId, Version)>>::new();
+        let each = |host: usize| self.directory(host).each().iter();
+        for directory in self.up().into_iter().flat_map(each) {
+            let own = (directory.me(), directory.own().advert.version);
+            truth.entry(directory.shard()).or_default().push(own);
+        }
+        truth.values_mut().for_each(|truth| truth.sort_unstable());
+        self.up().into_iter().flat_map(each).all(|directory| {
+            let known = directory.peers().filter(|(_, live)| *live != Liveness::Down);
+            let mut versions = Vec::new();
             for (record, liveness) in known {
                 if liveness == Liveness::Suspect {
                     return false;
@@ -369,7 +400,7 @@ impl World {
                 versions.push((record.advert.peer, record.advert.version));
             }
             versions.sort_unstable();
-            versions == truth
+            versions == truth[&directory.shard()]
         })
     }
 
@@ -377,7 +408,8 @@ impl World {
     pub fn ghosts(&self) -> Vec<(usize, PeerId)> {
         let mut ghosts = Vec::new();
         for host in self.up() {
-            for (record, liveness) in self.directory(host).peers() {
+            let directories = self.directory(host).each().iter();
+            for (record, liveness) in directories.flat_map(|directory| directory.peers()) {
                 let peer = record.advert.peer;
                 let other = self.by_id.get(&word(peer));
                 let off = other.is_none_or(|other| !self.is_up(*other as usize));
@@ -389,8 +421,8 @@ impl World {
         ghosts
     }
 
-    fn directory(&self, host: usize) -> &Directory {
-        self.hosts[host].directory.as_deref().expect("the host is on")
+    fn directory(&self, host: usize) -> &Shards {
+        self.hosts[host].directory.as_ref().expect("the host is on")
     }
 
     fn clock(&self, host: usize) -> Now {
@@ -513,7 +545,9 @@ impl World {
     fn observe(&mut self, host: usize, event: Event) {
         match &event {
             Event::Published { version } if self.following => {
-                let wanted = self.hosts.iter().filter(|host| host.directory.is_some()).count() - 1;
+                let shards = &self.hosts[host].shards;
+                let same = |host: &&Host| host.directory.is_some() && host.shards == *shards;
+                let wanted = self.hosts.iter().filter(same).count() - 1;
                 let wanted = u32::try_from(wanted).expect("few");
                 let version = (version.epoch, version.sequence);
                 self.ledger.follow(index(host), version, self.now, wanted);

@@ -41,7 +41,7 @@ fn mesh(test: &str, seed: u64, peers: usize, quality: Quality, params: Params) -
 }
 
 fn news(news: News) -> Message {
-    Message { talk: Talk::News, news, refused: Vec::new() }
+    Message { news, ..Message::of(Talk::News) }
 }
 
 fn downs(world: &World) -> usize {
@@ -369,4 +369,58 @@ fn one_seed_is_one_run() {
     };
     assert_eq!(run(14), run(14));
     assert_ne!(run(14), run(15));
+}
+
+#[test]
+fn peers_know_each_other_only_within_a_shard_that_both_name() {
+    println!("shards: seed 19");
+    let mut world = World::new(19, 60, wan(0.01), Params::default());
+    let (eu, us) = ("eu".to_owned(), "us".to_owned());
+    for host in 0..60 {
+        let shards = match host {
+            0 => vec![eu.clone(), us.clone()],
+            1..30 => vec![eu.clone()],
+            _ => vec![us.clone()],
+        };
+        world.subscribe(host, shards);
+        world.start(host, (host > 0).then_some(0));
+    }
+    let took = world.run_until_done(s(30), World::converged);
+    println!("shards: views are equal within each shard after {took:?}");
+    assert!(took.is_some());
+    assert_eq!(world.view(0).entries().len(), 60, "who is in both knows all");
+    assert_eq!(world.view(5).entries().len(), 30);
+    assert_eq!(world.view(50).entries().len(), 31);
+    assert_eq!(knows(&world, 5, world.id(50)), None);
+    world.publish(0, "the bridge");
+    world.kill(7);
+    world.run_for(s(20));
+    for host in [3, 40] {
+        assert_eq!(world.view(host).get(world.id(0)).unwrap().record.advert.name, "the bridge");
+    }
+    assert_eq!(knows(&world, 0, world.id(7)), Some(Liveness::Down));
+    assert_eq!(knows(&world, 40, world.id(7)), None);
+}
+
+#[test]
+fn a_run_is_the_same_whether_messages_travel_as_bytes_or_as_they_are() {
+    let run = |encoded: bool| {
+        println!("encoded {encoded}: seed 20");
+        let mut world = World::new(20, 40, wan(0.02), Params::default());
+        if encoded {
+            world.encode_messages();
+        }
+        for host in 0..40 {
+            world.start(host, (host > 0).then_some(0));
+            world.run_for(Duration::from_millis(50));
+        }
+        world.run_for(s(10));
+        world.publish(3, "news");
+        world.kill(7);
+        world.cut([10, 11, 12].into(), s(15));
+        world.run_for(s(40));
+        assert_eq!(world.faults(), []);
+        (world.hash(), world.traffic())
+    };
+    assert_eq!(run(false), run(true));
 }

@@ -165,7 +165,7 @@ impl Raw {
         let record = advert.sign(&self.key).verify(&Trust::default(), now).expect("an advert");
         let records = vec![Rumour { hops: 0, said: record }];
         let news = News { records, ..News::default() };
-        Message { talk: Talk::News, news, refused: Vec::new() }.encode().into()
+        Message { news, ..Message::of(Talk::News) }.encode().into()
     }
 
     fn tell(&self, frame: impl Into<Bytes>) {
@@ -366,7 +366,7 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
         ("noise", noise, "gossip frame refused"),
         ("an empty frame", Vec::new(), "gossip frame: malformed"),
         ("half a frame", advert[..advert.len() / 2].to_vec(), "gossip frame: malformed"),
-        ("version 2", version, "the peer speaks gossip version 2, this one speaks 1"),
+        ("version 3", version, "the peer speaks gossip version 3, this one speaks 2"),
         (
             "a forged advert",
             {

@@ -72,6 +72,8 @@ pub const PROBES_MAX: usize = 1_024;
 pub const PULLS_MAX: usize = PEERS_MAX;
 /// Most records waiting to be announced; the oldest gives way to anti-entropy.
 pub const ANNOUNCEMENTS_MAX: usize = 8_192;
+/// Most shards that a peer subscribes to.
+pub const SHARDS_MAX: usize = 16;
 /// Most connected peers without an address that a directory counts among its neighbours.
 pub const WARDS_MAX: usize = 64;
 /// Most peers that are told of a leave by the leaver itself.

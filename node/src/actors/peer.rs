@@ -1,4 +1,4 @@
-//! Owns the directory: feeds it what the network and the node say, and does what it answers.
+//! Owns the directory, or one for each shard: feeds it what the network and the node say, and does what it answers.
 //!
 //! The mirror image of the simulator's world: the same `handle`, the same outputs, other hands.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hansa_core::advert::Advert;
-use hansa_core::directory::{Directory, Event, Input, Message, Output, Params};
+use hansa_core::directory::{Event, Input, Message, Output, Params, Shards};
 use hansa_core::id::PeerId;
 use hansa_net::control::ControlHandle;
 use hansa_net::data::DataPlane;
@@ -71,7 +71,7 @@ pub enum PeerMessage {
 /// The directory and what carries its outputs out.
 pub struct PeerState {
     node: Arc<Node>,
-    directory: Directory,
+    directory: Shards,
     control: ControlHandle,
     data: DataPlane,
     own: Advert,
@@ -92,9 +92,9 @@ impl Actor for Peer {
     ) -> Result<PeerState, ActorProcessingErr> {
         let PeerArgs { node, control, data } = args;
         let own = node.advert(&control, &data);
-        let (key, trust, now) = (node.key.clone(), node.trust.clone(), node.clock.now());
-        let seed = node.draw_seed();
-        let directory = Directory::new(key, own.clone(), trust, seed, now, Params::default())?;
+        let (key, trust, now) = (&node.key, &node.trust, node.clock.now());
+        let (shards, seed) = (&node.config.mesh.shards, node.draw_seed());
+        let directory = Shards::new(shards, key, &own, trust, seed, now, &Params::default())?;
         node.publish_view(directory.view());
         node.set_peer(Some(myself.clone()));
         let mut state = PeerState {
@@ -187,9 +187,9 @@ impl PeerState {
         metrics::counter!("hansa_gossip_bytes_total", "direction" => "out")
             .increment(bytes.len() as u64);
         if !self.connected.contains(&to)
-            && let Some(entry) = self.directory.view().get(to)
+            && let Some(record) = self.directory.record(to)
         {
-            let _ = self.control.learn(to, entry.record.advert.control_addrs.clone());
+            let _ = self.control.learn(to, record.advert.control_addrs.clone());
         }
         let _ = self.control.send(to, bytes.into());
     }

@@ -119,6 +119,8 @@ pub struct MeshConfig {
     pub external: Vec<String>,
     /// Addresses under which others reach the data plane, when they differ from `data_listen`.
     pub data_external: Vec<SocketAddr>,
+    /// Shards of the mesh that the node subscribes to; none means the one without a name.
+    pub shards: Vec<String>,
 }
 
 /// How apps reach the node.
@@ -308,6 +310,7 @@ impl Default for MeshConfig {
             mdns: false,
             external: Vec::new(),
             data_external: Vec::new(),
+            shards: Vec::new(),
         }
     }
 }

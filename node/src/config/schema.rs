@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hansa_core::limits::NAME_BYTES_MAX;
+use hansa_core::limits::{NAME_BYTES_MAX, SHARDS_MAX};
 use hansa_core::note::VerifierKey;
 use hansa_core::place::{Groups, Place};
 use hansa_core::policy::{Bounds, Clause, Demand};
@@ -119,7 +119,13 @@ fn mesh(section: &mut Section<'_, '_>) -> MeshConfig {
         addrs
     };
     let (bootstrap, external) = (dialled("bootstrap"), dialled("external"));
-    section.unsupported("shards");
+    let shards: Vec<String> = section.get("shards").unwrap_or_default();
+    if shards.len() > SHARDS_MAX {
+        section.refuse("shards", format!("{} shards; at most {SHARDS_MAX}", shards.len()));
+    }
+    if shards.iter().any(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+        section.refuse("shards", format!("a shard's name has 1 to {NAME_BYTES_MAX} bytes"));
+    }
     MeshConfig {
         listen: listen.unwrap_or(default.listen),
         data_listen: section.get("data_listen").unwrap_or(default.data_listen),
@@ -127,6 +133,7 @@ fn mesh(section: &mut Section<'_, '_>) -> MeshConfig {
         mdns: section.get("mdns").unwrap_or(default.mdns),
         external,
         data_external: section.get("data_external").unwrap_or_default(),
+        shards,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
 use super::held::Held;
+use super::shards::Shard;
 use super::tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print, bucket};
 use crate::advert::{AdvertFault, Record, SignedAdvert, Version};
 use crate::charter::Trust;
@@ -117,6 +118,8 @@ pub struct News {
 /// One message, about to be sent or verified after it was received.
 #[derive(Clone, Debug)]
 pub struct Message {
+    /// Of which shard it speaks.
+    pub shard: Shard,
     /// The step.
     pub talk: Talk,
     /// The news.
@@ -157,6 +160,7 @@ pub enum FrameFault {
 #[derive(Decode)]
 struct Envelope {
     _version: u16,
+    shard: Shard,
     talk: Talk,
     adverts: Vec<(u8, SignedAdvert)>,
     accusations: Vec<(u8, Signed<Accusation>)>,
@@ -168,6 +172,7 @@ struct Envelope {
 #[derive(Encode)]
 struct EnvelopeRef<'a> {
     version: u16,
+    shard: Shard,
     talk: &'a Talk,
     adverts: Vec<(u8, &'a SignedAdvert)>,
     accusations: Vec<(u8, &'a Signed<Accusation>)>,
@@ -178,7 +183,7 @@ struct EnvelopeRef<'a> {
 impl Message {
     /// A step that carries no news.
     pub fn of(talk: Talk) -> Self {
-        Self { talk, news: News::default(), refused: Vec::new() }
+        Self { shard: Shard::default(), talk, news: News::default(), refused: Vec::new() }
     }
 
     /// The bytes of the wire.
@@ -197,6 +202,7 @@ impl Message {
         let News { records, accusations, leaves } = &self.news;
         EnvelopeRef {
             version: GOSSIP_VERSION,
+            shard: self.shard,
             talk: &self.talk,
             adverts: records.iter().map(|r| (r.hops, r.said.signed())).collect(),
             accusations: accusations.iter().map(|a| (a.hops, a.said.signed())).collect(),
@@ -239,7 +245,7 @@ impl Message {
             accusations: accusations.collect::<Result<_, _>>()?,
             leaves: leaves.collect::<Result<_, _>>()?,
         };
-        Ok(Self { talk: envelope.talk, news, refused })
+        Ok(Self { shard: envelope.shard, talk: envelope.talk, news, refused })
     }
 }
 

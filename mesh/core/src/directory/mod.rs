@@ -19,6 +19,7 @@ mod pace;
 mod params;
 mod reconcile;
 mod rumour;
+mod shards;
 mod swim;
 mod tree;
 
@@ -31,6 +32,7 @@ pub use claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
 pub use held::{Held, Short, Stamp, Standing};
 pub use message::{COLD, FrameFault, GOSSIP_VERSION, Message, News, Rumour, Talk};
 pub use params::Params;
+pub use shards::{Shard, Shards};
 pub use tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print};
 
 use crate::advert::{Advert, AdvertFault, Record, Version};
@@ -62,6 +64,7 @@ const COURTESY_INTERVAL: Duration = Duration::from_secs(1);
 /// The machine. One for each peer, fed by its host.
 pub struct Directory {
     me: PeerId,
+    shard: Shard,
     key: Arc<SigningKey>,
     trust: Arc<Trust>,
     params: Params,
@@ -124,6 +127,7 @@ impl Directory {
         let own = content.sign(&key).verify(&trust, now)?;
         let mut directory = Self {
             me,
+            shard: Shard::default(),
             view: OnceLock::new(),
             view_published: now.mono,
             own,
@@ -160,6 +164,24 @@ impl Directory {
         directory.members.tree_mut().add(&directory.own);
         directory.start_timers(now.mono);
         Ok(directory)
+    }
+
+    /// The same directory in another shard than the one without a name.
+    pub fn within(self, shard: Shard) -> Self {
+        Self { shard, ..self }
+    }
+
+    /// Its shard.
+    pub fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// The record of a peer.
+    pub fn record(&self, peer: PeerId) -> Option<&Arc<Record>> {
+        if peer == self.me {
+            return Some(&self.own);
+        }
+        self.members.get(peer).map(|member| member.record)
     }
 
     /// This peer.
@@ -339,7 +361,8 @@ impl Directory {
     }
 
     fn send(&mut self, now: Mono, to: PeerId, talk: Talk, out: &mut Vec<Output>) {
-        self.send_message(now, to, Message::of(talk), out);
+        let message = Message { shard: self.shard, ..Message::of(talk) };
+        self.send_message(now, to, message, out);
     }
 
     fn send_news(&mut self, now: Mono, to: PeerId, news: News, out: &mut Vec<Output>) {
@@ -351,7 +374,7 @@ impl Directory {
     /// Sends news to a peer to which there is a way.
     fn send_parcels(&self, to: PeerId, news: News, out: &mut Vec<Output>) {
         out.extend(news.parcels().into_iter().map(|news| {
-            let message = Message { talk: Talk::News, news, refused: Vec::new() };
+            let message = Message { shard: self.shard, news, ..Message::of(Talk::News) };
             Output::Send { to, message }
         }));
     }

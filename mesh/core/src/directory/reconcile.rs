@@ -30,7 +30,8 @@ impl Directory {
         if self.members.get(peer).is_some_and(|member| member.is_alive()) {
             return;
         }
-        let mut message = Message::of(self.summary(true));
+        let summary = self.summary(true);
+        let mut message = Message { shard: self.shard, ..Message::of(summary) };
         message.news.records.push(Rumour { hops: 0, said: Arc::clone(&self.own) });
         self.send_message(now, peer, message, out);
     }

@@ -269,7 +269,8 @@ impl Directory {
                 continue;
             }
             for held in held.chunks(FRAME_PEERS_MAX) {
-                let message = Message::of(Talk::Announce { held: held.to_vec() });
+                let talk = Talk::Announce { held: held.to_vec() };
+                let message = Message { shard: self.shard, ..Message::of(talk) };
                 out.push(Output::Send { to: neighbour.peer, message });
             }
         }
