@@ -234,9 +234,9 @@ impl Members {
         if low < len && at(low) == peer { Ok(low) } else { Err(low) }
     }
 
-    /// Whether nobody is suspected or down.
-    pub(super) fn quiet(&self) -> bool {
-        self.troubles.is_empty()
+    /// Whether nothing is held against a member: it is alive, and nobody says otherwise.
+    pub(super) fn is_well(&self, peer: PeerId) -> bool {
+        self.troubles.is_empty() || !self.troubles.contains_key(&Short::of(peer))
     }
 
     /// The peer at a place that [`Members::find`] found.

@@ -77,11 +77,15 @@ impl Directory {
         let order = walk(&mut self.rng, drawn.len() + wards.len());
         let all =
             order.map(|index| drawn.get(index).unwrap_or_else(|| &wards[index - drawn.len()]));
-        // Of drawn neighbours that nothing is said against there is nothing to look up.
-        let quiet = self.members.quiet() && wards.is_empty();
-        let fitting = all.filter(|neighbour| match quiet {
-            true => health == Liveness::Alive && fit(neighbour.peer),
-            false => self.members.get(neighbour.peer).is_some_and(fits),
+        // Of a neighbour that is well and has an address there is nothing to look up.
+        let members = &self.members;
+        let fitting = all.filter(|neighbour| match members.is_well(neighbour.peer) {
+            true => {
+                health == Liveness::Alive
+                    && (neighbour.warm || members.get(neighbour.peer).is_some())
+                    && fit(neighbour.peer)
+            }
+            false => members.get(neighbour.peer).is_some_and(fits),
         });
         fitting.take(count).copied().collect()
     }

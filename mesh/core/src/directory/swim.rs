@@ -339,7 +339,7 @@ impl Directory {
     /// Tells a peer that speaks while it is suspected, down or dropped what is held against it, so
     /// that it can refute. One that is not known at all is asked who it is.
     pub(super) fn rebuke(&mut self, now: Now, peer: PeerId, out: &mut Vec<Output>) {
-        if self.members.quiet() && self.is_acquaintance(peer) {
+        if self.members.is_well(peer) && self.is_acquaintance(peer) {
             return;
         }
         let mut news = News::default();
