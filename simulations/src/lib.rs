@@ -9,6 +9,7 @@
 
 pub mod engine;
 pub mod links;
+pub mod recording;
 pub mod run;
 pub mod scenario;
 pub mod world;

@@ -51,8 +51,8 @@ enum Command {
 enum Fault {
     #[error("{0}: {1}")]
     Read(PathBuf, std::io::Error),
-    #[error("{0}: {1}")]
-    Scenario(PathBuf, ScenarioError),
+    #[error("{0}")]
+    Scenario(ScenarioError),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +67,7 @@ fn main() -> ExitCode {
             eprintln!("hansa-sim: {fault}");
             ExitCode::from(match fault {
                 Fault::Read(..) => NO_INPUT,
+                Fault::Scenario(ref error) if error.is_missing_file() => NO_INPUT,
                 Fault::Scenario(..) => BAD_DATA,
             })
         }
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
 fn run_all(path: &Path, seeds: RangeInclusive<u64>, json: bool) -> Result<bool, Fault> {
     let scenario = read(path)?;
     if !json {
-        println!("{}: {}", scenario.name, scenario.about);
+        println!("{}: {}", scenario.name, scenario.asks);
     }
     let mut well = true;
     for seed in seeds {
@@ -125,20 +126,19 @@ fn list(folder: &Path, json: bool) -> Result<bool, Fault> {
         let scenario = read(&path)?;
         if json {
             let line = serde_json::json!({
-                "path": path, "name": scenario.name, "about": scenario.about,
+                "path": path, "name": scenario.name, "about": scenario.asks,
                 "peers": scenario.peers, "seconds": scenario.seconds,
             });
             println!("{line}");
         } else {
-            println!("{:<52} {}", path.display(), scenario.about);
+            println!("{:<52} {}", path.display(), scenario.asks);
         }
     }
     Ok(true)
 }
 
 fn read(path: &Path) -> Result<Scenario, Fault> {
-    let toml = std::fs::read_to_string(path).map_err(|e| Fault::Read(path.to_owned(), e))?;
-    Scenario::parse(&toml).map_err(|error| Fault::Scenario(path.to_owned(), error))
+    Scenario::open(path).map_err(Fault::Scenario)
 }
 
 fn parse_seeds(text: &str) -> Result<RangeInclusive<u64>, String> {

@@ -11,7 +11,7 @@ use hansa_core::time::Mono;
 use serde::Serialize;
 
 use crate::links::Quality;
-use crate::scenario::Scenario;
+use crate::scenario::{FaultKind, Scenario};
 use crate::world::World;
 
 /// A verdict of death is not false when the peer was out of reach a moment ago.
@@ -150,15 +150,19 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
             at = at + every;
         }
     }
-    for part in &scenario.partition {
-        let lasting = Duration::from_secs(part.until_s - part.from_s);
-        let share_millis = usize::try_from(millis(part.share)).expect("a share");
-        acts.insert((seconds(part.from_s), Act::Cut { share_millis, lasting }));
-    }
-    for kill in &scenario.kill {
-        let share_millis = usize::try_from(millis(kill.share)).expect("a share");
-        let restart_after = kill.restart_after_s.map(Duration::from_secs);
-        acts.insert((seconds(kill.at_s), Act::Kill { share_millis, restart_after }));
+    for fault in &scenario.fault {
+        let share_millis = usize::try_from(millis(fault.share.unwrap_or(0.0))).expect("a share");
+        let lasting = fault.until_s.map(|until| Duration::from_secs(until - fault.at_s));
+        let act = match fault.kind {
+            FaultKind::Partition => {
+                let lasting = lasting.unwrap_or(Duration::from_secs(scenario.seconds));
+                Act::Cut { share_millis, lasting }
+            }
+            FaultKind::Crash => Act::Kill { share_millis, restart_after: None },
+            FaultKind::Restart => Act::Kill { share_millis, restart_after: lasting },
+            _ => continue,
+        };
+        acts.insert((seconds(fault.at_s), act));
     }
     acts
 }

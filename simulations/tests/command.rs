@@ -34,7 +34,7 @@ fn seeds_run_from_the_first_to_the_last_and_each_prints_an_object() {
 fn a_checker_that_fails_fails_the_command() {
     // It ends amid a partition, so the views cannot be equal.
     let toml = "name = 'torn'\npeers = 10\nseconds = 60\n\
-                [[partition]]\nfrom_s = 10\nuntil_s = 60\nshare = 0.5";
+                [[fault]]\nkind = 'partition'\nat_s = 10\nuntil_s = 60\nshare = 0.5";
     let (_folder, path) = scenario(&(toml.to_owned() + "\n[links]\nloss = 0.0"));
     let output = hansa_sim(&["run", &path]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
