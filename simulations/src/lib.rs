@@ -7,9 +7,12 @@
 //!
 //! [`scenario`] reads what is to happen from a file, [`run`] lets it happen and judges the end.
 
+pub mod arrivals;
 pub mod engine;
+pub mod geography;
 pub mod links;
 pub mod recording;
 pub mod run;
 pub mod scenario;
+pub mod traces;
 pub mod world;
