@@ -121,6 +121,44 @@ impl Distribution {
     }
 }
 
+impl Distribution {
+    /// The distribution of values that were counted, in ascending order of the values: for those
+    /// who tally millions and keep none.
+    pub fn of_counts(counts: &[(f64, u64)]) -> Self {
+        let count: u64 = counts.iter().map(|(_, count)| count).sum();
+        let mut bounds = Vec::with_capacity(counts.len());
+        let mut seen = 0;
+        for (value, here) in counts.iter().filter(|(_, here)| *here > 0) {
+            seen += here;
+            bounds.push((seen, *value));
+        }
+        let Some((_, max)) = bounds.last().copied() else { return Self::default() };
+        let at = |rank: u64| bounds[bounds.partition_point(|(seen, _)| *seen < rank)].1;
+        let share = |millis: u64| at((count * millis).div_ceil(1_000).max(1));
+        let steps = KEPT_MAX as u64 - 1;
+        let kept = if count <= KEPT_MAX as u64 {
+            (1..=count).map(at).collect()
+        } else {
+            (0..=steps).map(|step| at(step * (count - 1) / steps + 1)).collect()
+        };
+        let sum = bounds.iter().scan(0, |before, (seen, value)| {
+            let here = u32::try_from(seen - *before).unwrap_or(u32::MAX);
+            *before = *seen;
+            Some(f64::from(here) * value)
+        });
+        Self {
+            count,
+            sum: sum.sum(),
+            p50: share(500),
+            p90: share(900),
+            p99: share(990),
+            p999: share(999),
+            max,
+            kept,
+        }
+    }
+}
+
 /// One line of a chart over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
@@ -385,6 +423,14 @@ mod tests {
         let expected =
             ["cpu_s", "hash", "jobs", "peers", "rss_mb", "seed", "violations", "virtual_s"];
         assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn tallied_values_are_distributed_as_listed_ones() {
+        let counts: Vec<(f64, u64)> =
+            (0..3_000_u32).map(|v| (f64::from(v), u64::from(v % 3))).collect();
+        let listed = (0..3_000_u32).flat_map(|v| (0..v % 3).map(move |_| f64::from(v))).collect();
+        assert_eq!(Distribution::of_counts(&counts), Distribution::of(listed));
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hansa_core::advert::Version;
-use hansa_core::directory::{Event, Params};
+use hansa_core::directory::Event;
 use hansa_core::id::PeerId;
 use hansa_core::rng::{Rng, mix};
 use hansa_core::time::Mono;
 use serde::Serialize;
 
-use crate::links::Quality;
+use crate::links::{Links, Quality};
 use crate::scenario::{FaultKind, Scenario};
 use crate::world::World;
 
@@ -91,6 +91,11 @@ enum Act {
 
 /// Runs `scenario` under `seed`.
 pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
+    run_watched(scenario, seed, &mut |_| {})
+}
+
+/// The same, and shows the world to `watch` at its beginning, after each act and at its end.
+pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut World)) -> Outcome {
     let ms = Duration::from_millis;
     let [shortest, longest] = scenario.links.latency_ms;
     let quality = Quality {
@@ -98,11 +103,16 @@ pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
         jitter: ms(scenario.links.jitter_ms),
         loss: scenario.links.loss,
     };
-    let mut world = World::new(seed, scenario.peers, quality, Params::default());
+    let mut world = World::new(seed, scenario.peers, quality, scenario.gossip.params());
+    if let Ok(links) = Links::of(scenario, seed) {
+        world.set_links(links);
+    }
+    watch(&mut world);
     let mut rng = Rng::new(mix(seed ^ 0xac75));
     let mut acts = script(scenario);
     while let Some((at, act)) = acts.pop_first() {
         world.run_until(at);
+        watch(&mut world);
         match act {
             Act::Start { host } => {
                 // Whoever comes back asks the first peer that is up, as the first joiners did.
@@ -129,6 +139,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
         }
     }
     world.run_until(Mono(0) + scenario.duration());
+    watch(&mut world);
     judge(&world, seed)
 }
 

@@ -15,6 +15,7 @@ use hansa_core::view::{Liveness, View};
 
 use crate::engine::{EventHash, Queue};
 use crate::links::{DIAL_TIMEOUT, IDLE_TIMEOUT, Links, Quality};
+use crate::recording::{Replay, ReplayEvent};
 
 /// The wall clock at the beginning of every world.
 pub const GENESIS: Utc = Utc(1_800_000_000_000);
@@ -54,6 +55,8 @@ pub struct World {
     faults: Vec<FrameFault>,
     seed: u64,
     params: Params,
+    /// When it is there, what happens is kept in it for the reports' replay.
+    pub replay: Option<Replay>,
 }
 
 /// One machine, up or down.
@@ -126,7 +129,23 @@ impl World {
             faults: Vec::new(),
             seed,
             params,
+            replay: None,
         }
+    }
+
+    /// Replaces the links, before anybody is up.
+    pub fn set_links(&mut self, links: Links) {
+        self.links = links;
+    }
+
+    fn note(&mut self, event: ReplayEvent) {
+        if let Some(replay) = &mut self.replay {
+            replay.push(event);
+        }
+    }
+
+    fn millis(at: Mono) -> f64 {
+        at.since(Mono(0)).as_secs_f64() * 1_000.0
     }
 
     /// Virtual time since the beginning.
@@ -227,6 +246,7 @@ impl World {
         }
         self.hosts[host].boots += 1;
         self.hosts[host].booted = self.now;
+        self.note(ReplayEvent::Up { at: Self::millis(self.now), peer: host });
         self.hosts[host].lives.push((self.now, None));
         let boots = self.hosts[host].boots;
         let now = self.clock(host);
@@ -254,6 +274,7 @@ impl World {
     pub fn kill(&mut self, host: usize) {
         assert!(self.is_up(host), "host {host} is off");
         self.hosts[host].directory = None;
+        self.note(ReplayEvent::Down { at: Self::millis(self.now), peer: host });
         self.hosts[host].lives.last_mut().expect("it is on").1 = Some(self.now);
         let at = self.now + IDLE_TIMEOUT;
         for (pair, connection) in &self.connections {
@@ -515,6 +536,11 @@ impl World {
         let arrival = &mut connection.arrivals[usize::from(to == pair.1)];
         at = at.max(*arrival);
         *arrival = at;
+        if self.replay.is_some() {
+            let (sent, until) = (Self::millis(self.now), Self::millis(at));
+            let (what, bytes) = ("gossip".into(), frame.len() as u64);
+            self.note(ReplayEvent::Message { at: sent, until, from, to, what, bytes });
+        }
         self.queue.push(at, Happening::Delivered { from, to, number, frame });
     }
 

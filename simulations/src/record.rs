@@ -1,0 +1,193 @@
+//! Runs a scenario under one seed and records what the reports show: the seam between the engines
+//! and all that is made of their results.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hansa_core::directory::Event;
+use hansa_core::time::Mono;
+
+use crate::recording::{
+    Curve, DETECTION_MS, DISSEMINATION_MS, Recording, RegionLoad, Replay, ReplayPeer, Series,
+    Violation,
+};
+use crate::run::{Outcome, run_watched};
+use crate::scenario::Scenario;
+use crate::world::World;
+
+/// How far a run has come, for those who watch from another thread.
+#[derive(Debug, Default)]
+pub struct Progress(AtomicU64);
+
+impl Progress {
+    /// Says how much virtual time has passed.
+    pub fn at(&self, now: Mono) {
+        let millis = u64::try_from(now.since(Mono(0)).as_millis()).unwrap_or(u64::MAX);
+        self.0.store(millis, Ordering::Relaxed);
+    }
+
+    /// Virtual time that has passed.
+    pub fn passed(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Runs `scenario` under `seed`.
+pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording {
+    let cpu_before = cpu_seconds();
+    let mut recording = Recording {
+        seed,
+        peers: scenario.peers as u64,
+        virtual_s: scenario.duration().as_secs_f64(),
+        regions: regions(scenario),
+        ..Recording::default()
+    };
+    let mut traffic = Vec::new();
+    let mut up = Vec::new();
+    let outcome = run_watched(scenario, seed, &mut |world| {
+        let now = world.now().since(Mono(0)).as_secs_f64();
+        if now == 0.0 && scenario.keeps_replay() && world.replay.is_none() {
+            world.replay = Some(replay(scenario));
+        }
+        progress.at(world.now());
+        let bytes = world.traffic().bytes;
+        if traffic.last().is_none_or(|(at, _): &(f64, u64)| now - at >= 1.0) {
+            traffic.push((now, bytes));
+            up.push((now, f64::from(u32::try_from(world.up().len()).unwrap_or(u32::MAX))));
+        }
+        if world.now() >= Mono(0) + scenario.duration() {
+            observe(world, &mut recording);
+            recording.replay = world.replay.take();
+        }
+    });
+    fill(&mut recording, &outcome);
+    let rates = traffic.windows(2).map(|pair| {
+        let bytes = u32::try_from(pair[1].1 - pair[0].1).unwrap_or(u32::MAX);
+        (pair[1].0, f64::from(bytes) / (pair[1].0 - pair[0].0))
+    });
+    let rates = rates.collect();
+    recording.series = vec![
+        Series { name: "gossip carried".into(), unit: "bytes/s".into(), points: rates },
+        Series { name: "peers up".into(), unit: "peers".into(), points: up },
+    ];
+    recording.cpu_s = cpu_seconds() - cpu_before;
+    recording.rss_mb = rss_mb();
+    recording
+}
+
+fn fill(recording: &mut Recording, outcome: &Outcome) {
+    recording.hash.clone_from(&outcome.hash);
+    let at_ms = millis_of(Duration::from_secs_f64(recording.virtual_s));
+    let at_end = |what: String| Violation { event: 0, at_ms, check: "at the end".into(), what };
+    recording.violations = outcome.complaints().into_iter().map(at_end).collect();
+    let count = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    recording.fact("messages carried", count(outcome.messages), "");
+    recording.fact("bytes carried", count(outcome.bytes), "bytes");
+    recording.fact("false verdicts of death", count(outcome.false_downs as u64), "");
+    recording.fact("ghosts", count(outcome.ghosts as u64), "");
+}
+
+fn regions(scenario: &Scenario) -> Vec<RegionLoad> {
+    let of_peers = scenario.region_of_peers();
+    let load = |(index, region): (usize, &crate::scenario::RegionSpec)| RegionLoad {
+        name: region.name.clone(),
+        at: region.at,
+        peers: of_peers.iter().filter(|of| **of == index).count() as u64,
+        ..RegionLoad::default()
+    };
+    scenario.region.iter().enumerate().map(load).collect()
+}
+
+fn replay(scenario: &Scenario) -> Replay {
+    let of_peers = scenario.region_of_peers().into_iter().enumerate();
+    let peers = of_peers.map(|(peer, region)| ReplayPeer { name: format!("node-{peer}"), region });
+    Replay { peers: peers.collect(), ..Replay::default() }
+}
+
+/// How the news of the world spread and its dead were found, over all pairs of peers.
+fn observe(world: &World, recording: &mut Recording) {
+    let mut published = BTreeMap::new();
+    let (mut spread, mut found) = (Vec::new(), Vec::new());
+    for observation in world.observations() {
+        let (at, host) = (observation.at, observation.peer);
+        let millis = |since: Mono| at.since(since).as_secs_f64() * 1_000.0;
+        match &observation.event {
+            Event::Published { version } => {
+                published.insert((world.id(host), *version), at);
+            }
+            Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
+                let subject = world.host_of(*peer);
+                if let Some(since) = published.get(&(*peer, *version))
+                    && world.was_up(host, *since, at)
+                    && !world.links().was_cut(host, subject, *since, at)
+                {
+                    spread.push(millis(*since));
+                }
+            }
+            Event::PeerDown { peer } => {
+                if let Some(died) = world.died(world.host_of(*peer), at) {
+                    found.push(millis(died));
+                }
+            }
+            _ => {}
+        }
+    }
+    for (name, samples) in [("a record reaches a peer", &spread), ("a death is known", &found)] {
+        if !samples.is_empty() {
+            recording.gossip_curves.push(curve(name, samples.clone()));
+        }
+    }
+    recording.distribute(DISSEMINATION_MS, spread);
+    recording.distribute(DETECTION_MS, found);
+}
+
+/// A curve of at most some two hundred points.
+fn curve(name: &str, mut samples: Vec<f64>) -> Curve {
+    samples.sort_by(f64::total_cmp);
+    let part = |index: usize| {
+        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        number(index + 1) / number(samples.len())
+    };
+    let step = samples.len().div_ceil(200).max(1);
+    let kept =
+        (0..samples.len()).filter(|index| (index + 1) % step == 0 || index + 1 == samples.len());
+    Curve { name: name.into(), points: kept.map(|index| (samples[index], part(index))).collect() }
+}
+
+fn millis_of(lasting: Duration) -> u64 {
+    u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// CPU seconds of this thread so far, where the system says; else 0.
+pub fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0);
+    Duration::from_nanos(nanos).as_secs_f64()
+}
+
+/// The most memory that this process held so far, in MB, where the system says; else 0.
+pub fn rss_mb() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u32>().ok());
+    kib.map_or(0.0, |kib| f64::from(kib) / 1_024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_world_is_recorded_with_its_replay() {
+        let toml = "name = 'x'\npeers = 5\nseconds = 20\n[[fault]]\nkind = 'crash'\nat_s = 10\n\
+                    share = 0.2";
+        let scenario = Scenario::parse(toml).unwrap();
+        let recording = record(&scenario, 1, &Progress::default());
+        let replay = recording.replay.as_ref().unwrap();
+        assert_eq!(replay.peers.len(), 5);
+        assert!(replay.events.len() > 50, "{}", replay.events.len());
+        assert!(recording.distributions.contains_key(DISSEMINATION_MS));
+        assert_eq!(recording.hash.len(), 16);
+    }
+}
