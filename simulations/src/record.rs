@@ -33,6 +33,30 @@ impl Progress {
     }
 }
 
+/// What of a scenario nothing simulates yet: it is refused and not quietly left out.
+pub fn not_yet(scenario: &Scenario) -> Vec<String> {
+    use crate::scenario::FaultKind as Kind;
+    let mut not_yet = Vec::new();
+    if scenario.has_jobs() {
+        not_yet.push("[[arrivals]]".to_owned());
+    }
+    if scenario.settled {
+        not_yet.push("settled".to_owned());
+    }
+    if scenario.republish_s.is_some() {
+        not_yet.push("republish_s".to_owned());
+    }
+    for fault in &scenario.fault {
+        let Kind::Gray | Kind::LyingAdverts | Kind::ForgedCharters | Kind::Replay | Kind::Nat =
+            fault.kind
+        else {
+            continue;
+        };
+        not_yet.push(format!("[[fault]] of kind `{}`", fault.kind.name()));
+    }
+    not_yet
+}
+
 /// Runs `scenario` under `seed`.
 pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording {
     let cpu_before = cpu_seconds();

@@ -11,7 +11,7 @@ use hansa_core::time::Mono;
 use serde::Serialize;
 
 use crate::links::{Links, Quality};
-use crate::scenario::{FaultKind, Scenario};
+use crate::scenario::{FaultKind, FaultSpec, Scenario};
 use crate::world::World;
 
 /// A verdict of death is not false when the peer was out of reach a moment ago.
@@ -85,8 +85,10 @@ impl Quantiles {
 enum Act {
     Start { host: usize },
     Publish,
-    Cut { share_millis: usize, lasting: Duration },
-    Kill { share_millis: usize, restart_after: Option<Duration> },
+    /// A fault of the scenario, by its index, begins.
+    Begin { fault: usize },
+    /// It ends, for those whom it befell.
+    End { fault: usize },
 }
 
 /// Runs `scenario` under `seed`.
@@ -110,6 +112,7 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
     watch(&mut world);
     let mut rng = Rng::new(mix(seed ^ 0xac75));
     let mut acts = script(scenario);
+    let mut befallen: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     while let Some((at, act)) = acts.pop_first() {
         world.run_until(at);
         watch(&mut world);
@@ -124,18 +127,39 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
                 let host = up[rng.below(up.len())];
                 world.publish(host, &format!("node-{host}-at-{}", at.0));
             }
-            Act::Cut { share_millis, lasting } => {
-                let side = draw(&mut rng, &world.up(), share_millis, scenario.peers);
-                world.cut(side, lasting);
-            }
-            Act::Kill { share_millis, restart_after } => {
-                for host in draw(&mut rng, &world.up(), share_millis, scenario.peers) {
-                    world.kill(host);
-                    if let Some(after) = restart_after {
-                        acts.insert((at + after, Act::Start { host }));
+            Act::Begin { fault } => {
+                let spec = &scenario.fault[fault];
+                let whom = whom(&mut rng, &world.up(), spec, scenario);
+                let lasting = Duration::from_secs(spec.until_s.unwrap_or(scenario.seconds) - spec.at_s);
+                match spec.kind {
+                    FaultKind::Partition => world.cut(whom.clone(), lasting),
+                    FaultKind::Crash | FaultKind::Restart | FaultKind::RegionLost => {
+                        whom.iter().for_each(|host| world.kill(*host));
+                        if spec.until_s.is_some() {
+                            acts.extend(whom.iter().map(|host| (at + lasting, Act::Start { host: *host })));
+                        }
                     }
+                    FaultKind::Loss => world.links_mut().set_loss(spec.by.unwrap_or(0.0)),
+                    FaultKind::Reorder => world.links_mut().set_reorder(spec.by.unwrap_or(0.0)),
+                    FaultKind::ClockJump => {
+                        let jump = spec.jump_ms.unwrap_or(0);
+                        whom.iter().for_each(|host| world.set_clock(*host, jump));
+                    }
+                    _ => {}
                 }
+                if spec.until_s.is_some() {
+                    acts.insert((at + lasting, Act::End { fault }));
+                }
+                befallen.insert(fault, whom);
             }
+            Act::End { fault } => match scenario.fault[fault].kind {
+                FaultKind::Loss => world.links_mut().set_loss(scenario.links.loss),
+                FaultKind::Reorder => world.links_mut().set_reorder(scenario.links.reorder),
+                FaultKind::ClockJump => {
+                    befallen.remove(&fault).into_iter().flatten().for_each(|host| world.set_clock(host, 0));
+                }
+                _ => {}
+            },
         }
     }
     world.run_until(Mono(0) + scenario.duration());
@@ -147,7 +171,6 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
     let mut acts = BTreeSet::new();
     let join = Duration::from_millis(scenario.join_within_ms);
     let seconds = |s: u64| Mono(0) + Duration::from_secs(s);
-    let millis = |share: f64| (0..=1_000).rfind(|m| f64::from(*m) <= share * 1_000.0).unwrap_or(0);
     for host in 0..scenario.peers {
         let part = u32::try_from(host).expect("few peers");
         let at = Mono(0) + join * part / u32::try_from(scenario.peers).expect("few peers");
@@ -161,28 +184,29 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
             at = at + every;
         }
     }
-    for fault in &scenario.fault {
-        let share_millis = usize::try_from(millis(fault.share.unwrap_or(0.0))).expect("a share");
-        let lasting = fault.until_s.map(|until| Duration::from_secs(until - fault.at_s));
-        let act = match fault.kind {
-            FaultKind::Partition => {
-                let lasting = lasting.unwrap_or(Duration::from_secs(scenario.seconds));
-                Act::Cut { share_millis, lasting }
-            }
-            FaultKind::Crash => Act::Kill { share_millis, restart_after: None },
-            FaultKind::Restart => Act::Kill { share_millis, restart_after: lasting },
-            _ => continue,
-        };
-        acts.insert((seconds(fault.at_s), act));
+    for (fault, spec) in scenario.fault.iter().enumerate() {
+        acts.insert((seconds(spec.at_s), Act::Begin { fault }));
     }
     acts
 }
 
-/// Draws a share of all `peers` from those that are `up`, rounded to the nearest.
-fn draw(rng: &mut Rng, up: &[usize], share_millis: usize, peers: usize) -> BTreeSet<usize> {
-    let count = ((peers * share_millis + 500) / 1_000).min(up.len());
+/// Whom a fault befalls: all of its region, or so many of those that are up.
+fn whom(rng: &mut Rng, up: &[usize], spec: &FaultSpec, scenario: &Scenario) -> BTreeSet<usize> {
+    let regions = scenario.region_of_peers();
+    let named = spec.region.as_ref();
+    let here = |host: &usize| named.is_none_or(|name| scenario.region[regions[*host]].name == *name);
+    let up: Vec<usize> = up.iter().copied().filter(here).collect();
+    let of = if named.is_some() { up.len() } else { scenario.peers };
+    let millis = |share: f64| (0..=1_000).rfind(|m| f64::from(*m) <= share * 1_000.0).unwrap_or(0);
+    let share = spec.share.map(|share| usize::try_from(millis(share)).expect("a share"));
+    let count = match (share, spec.count) {
+        (Some(millis), _) => (of * millis + 500) / 1_000,
+        (None, Some(count)) => count,
+        (None, None) if named.is_some() => of,
+        (None, None) => 0,
+    };
     let mut drawn = BTreeSet::new();
-    while drawn.len() < count {
+    while drawn.len() < count.min(up.len()) {
         drawn.insert(up[rng.below(up.len())]);
     }
     drawn

@@ -138,6 +138,11 @@ impl World {
         self.links = links;
     }
 
+    /// The links, to make them better or worse.
+    pub fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
     fn note(&mut self, event: ReplayEvent) {
         if let Some(replay) = &mut self.replay {
             replay.push(event);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use hansa_sim::geography::MatrixError;
+use hansa_sim::record;
 use hansa_sim::scenario::{Scenario, ScenarioError, shipped};
 use hansa_sim::store::StoreError;
 use hansa_sim::sweep::{Setting, SweepError};
@@ -101,6 +102,14 @@ pub(crate) enum Fault {
     /// Results cannot be kept or read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A scenario asks for what nothing simulates yet.
+    #[error("{name}: nothing simulates {what} yet; remove it, or wait for a version that does")]
+    NotYet {
+        /// The scenario.
+        name: String,
+        /// What it asks for.
+        what: String,
+    },
     /// What is to be varied cannot be.
     #[error(transparent)]
     Sweep(#[from] SweepError),
@@ -159,6 +168,9 @@ fn list(folder: Option<PathBuf>, json: bool) -> Result<bool, Fault> {
         }
     }
     for (path, scenario) in all {
+        if !record::not_yet(&scenario).is_empty() {
+            continue;
+        }
         if json {
             let line = serde_json::json!({
                 "path": path, "name": scenario.name, "asks": scenario.asks,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use hansa_sim::compare::shown;
 use hansa_sim::links::Links;
+use hansa_sim::record;
 use hansa_sim::recording::Recording;
 use hansa_sim::report;
 use hansa_sim::runner::{Finished, command, run_seeds};
@@ -57,6 +58,11 @@ pub(super) fn run_into(
     store: Option<&Store>,
 ) -> Result<bool, Fault> {
     Links::check(scenario)?;
+    let not_yet = record::not_yet(scenario);
+    if !not_yet.is_empty() {
+        let (name, what) = (scenario.name.clone(), not_yet.join(", "));
+        return Err(Fault::NotYet { name, what });
+    }
     let mut well = true;
     let mut wanted = Vec::new();
     for seed in how.seeds.0.clone() {
