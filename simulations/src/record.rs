@@ -47,7 +47,7 @@ pub fn not_yet(scenario: &Scenario) -> Vec<String> {
         not_yet.push("republish_s".to_owned());
     }
     for fault in &scenario.fault {
-        let Kind::Gray | Kind::LyingAdverts | Kind::ForgedCharters | Kind::Replay | Kind::Nat =
+        let (Kind::Gray | Kind::LyingAdverts | Kind::ForgedCharters | Kind::Replay | Kind::Nat) =
             fault.kind
         else {
             continue;

@@ -83,12 +83,18 @@ impl Quantiles {
 /// What happens to the world from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
-    Start { host: usize },
+    Start {
+        host: usize,
+    },
     Publish,
     /// A fault of the scenario, by its index, begins.
-    Begin { fault: usize },
+    Begin {
+        fault: usize,
+    },
     /// It ends, for those whom it befell.
-    End { fault: usize },
+    End {
+        fault: usize,
+    },
 }
 
 /// Runs `scenario` under `seed`.
@@ -130,13 +136,16 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
             Act::Begin { fault } => {
                 let spec = &scenario.fault[fault];
                 let whom = whom(&mut rng, &world.up(), spec, scenario);
-                let lasting = Duration::from_secs(spec.until_s.unwrap_or(scenario.seconds) - spec.at_s);
+                let lasting =
+                    Duration::from_secs(spec.until_s.unwrap_or(scenario.seconds) - spec.at_s);
                 match spec.kind {
                     FaultKind::Partition => world.cut(whom.clone(), lasting),
                     FaultKind::Crash | FaultKind::Restart | FaultKind::RegionLost => {
                         whom.iter().for_each(|host| world.kill(*host));
                         if spec.until_s.is_some() {
-                            acts.extend(whom.iter().map(|host| (at + lasting, Act::Start { host: *host })));
+                            acts.extend(
+                                whom.iter().map(|host| (at + lasting, Act::Start { host: *host })),
+                            );
                         }
                     }
                     FaultKind::Loss => world.links_mut().set_loss(spec.by.unwrap_or(0.0)),
@@ -156,7 +165,11 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
                 FaultKind::Loss => world.links_mut().set_loss(scenario.links.loss),
                 FaultKind::Reorder => world.links_mut().set_reorder(scenario.links.reorder),
                 FaultKind::ClockJump => {
-                    befallen.remove(&fault).into_iter().flatten().for_each(|host| world.set_clock(host, 0));
+                    befallen
+                        .remove(&fault)
+                        .into_iter()
+                        .flatten()
+                        .for_each(|host| world.set_clock(host, 0));
                 }
                 _ => {}
             },
@@ -194,7 +207,8 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
 fn whom(rng: &mut Rng, up: &[usize], spec: &FaultSpec, scenario: &Scenario) -> BTreeSet<usize> {
     let regions = scenario.region_of_peers();
     let named = spec.region.as_ref();
-    let here = |host: &usize| named.is_none_or(|name| scenario.region[regions[*host]].name == *name);
+    let here =
+        |host: &usize| named.is_none_or(|name| scenario.region[regions[*host]].name == *name);
     let up: Vec<usize> = up.iter().copied().filter(here).collect();
     let of = if named.is_some() { up.len() } else { scenario.peers };
     let millis = |share: f64| (0..=1_000).rfind(|m| f64::from(*m) <= share * 1_000.0).unwrap_or(0);
