@@ -4,7 +4,6 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs, SUMS = DATA.summaries;
 const $ = (id) => document.getElementById(id);
 const NS = "http://www.w3.org/2000/svg";
-const still = typeof matchMedia === "function" && matchMedia("(prefers-reduced-motion: reduce)").matches;
 let shownSeed = 0;
 
 function make(tag, attributes, parent, text) {
@@ -24,7 +23,7 @@ function number(value) {
   if (size >= 10) return (Math.round(value * 10) / 10).toString();
   return (Math.round(value * 1000) / 1000).toString();
 }
-const colour = (index) => "var(--c" + (index % 7) + ")";
+const colour = (index) => "var(--c" + (index % 8) + ")";
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const plain = (name) => name.replace(/_ms$/, "").replace(/_/g, " ").replace("ttft", "time to first token");
 
@@ -183,7 +182,7 @@ function charts() {
         if (at === shownSeed) rows.push([label, spread.p50, spread.p90, spread.p99, spread.p999, spread.max, spread.count]);
       });
     });
-    chart(plain(base) + ": how many are done by then", lines, { x: base.endsWith("_ms") ? "milliseconds" : "", log: true, share: true, hint: RUNS.length > 1 ? "Faint lines are the other seeds." : "", table: [["", "p50", "p90", "p99", "p99.9", "max", "of"], ...rows] });
+    chart(plain(base) + ": how many by then", lines, { x: base.endsWith("_ms") ? "milliseconds" : "", log: true, share: true, hint: RUNS.length > 1 ? "Faint lines are the other seeds." : "", table: [["", "p50", "p90", "p99", "p99.9", "max", "of"], ...rows] });
   }
   const curves = new Map();
   RUNS.forEach((run, at) => run.gossip_curves.forEach((curve) => {

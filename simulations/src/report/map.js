@@ -12,7 +12,7 @@ const LAND = [
   [[121, 18], [122, 14], [126, 7], [121, 14]], [[44, -16], [50, -16], [47, -25], [44, -23]], [[166, -46], [173, -41], [173, -35], [178, -38], [171, -46]], [[80, 6], [82, 7], [80, 10]],
 ];
 const project = ([latitude, longitude]) => [longitude + 180, 84 - latitude];
-const heat = (load) => { const part = Math.max(0, Math.min(1, load)); return `hsl(${Math.round(205 - 190 * part)} 75% ${Math.round(48 + 6 * part)}%)`; };
+const heat = (load) => `color-mix(in oklab, var(--c0), var(--c1) ${Math.round(Math.max(0, Math.min(1, load)) * 100)}%)`;
 const before = (points, at) => { let value = points.length ? points[0][1] : 0; for (const [when, what] of points) { if (when > at) break; value = what; } return value; };
 
 function drawMap() {
@@ -71,7 +71,7 @@ function startReplay(run) {
   let now = 0, next = 0, playing = false, last = 0, up = new Set(), jobs = new Map(), live = [], flash = new Map();
   const style = () => getComputedStyle(document.documentElement);
   let paint = {};
-  const repaint = () => { const s = style(); for (const name of ["ink", "soft", "land", "card", "bad", "good", "c0", "c1", "c2", "c3", "c4", "c5", "c6"]) paint[name] = s.getPropertyValue("--" + name).trim(); };
+  const repaint = () => { const s = style(); for (const name of ["ink", "soft", "land", "card", "bad", "good", "c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"]) paint[name] = s.getPropertyValue("--" + name).trim(); };
   repaint();
   const lines = [];
   const told = (event) => {
