@@ -145,7 +145,7 @@ impl Comparison {
 /// A figure in as many digits as help.
 pub fn shown(value: f64) -> String {
     match value.abs() {
-        size if size == 0.0 || size >= 1_000.0 => format!("{value:.0}"),
+        size if value.fract() == 0.0 || size >= 1_000.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.3}"),
     }

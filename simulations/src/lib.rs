@@ -9,10 +9,13 @@
 //! [`record`] makes of it what [`report`] shows. [`runner`] runs many seeds at once and [`store`]
 //! keeps each as soon as it is done; [`compare`] and [`sweep`] put such results side by side.
 
+pub mod advert;
 pub mod arrivals;
 pub mod compare;
+pub mod connections;
 pub mod engine;
 pub mod geography;
+pub mod ledger;
 pub mod links;
 pub mod record;
 pub mod recording;

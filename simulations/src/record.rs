@@ -1,16 +1,15 @@
 //! Runs a scenario under one seed and records what the reports show: the seam between the engines
 //! and all that is made of their results.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hansa_core::directory::Event;
 use hansa_core::time::Mono;
 
+use crate::ledger::Traffic;
 use crate::recording::{
-    Curve, DETECTION_MS, DISSEMINATION_MS, Recording, RegionLoad, Replay, ReplayPeer, Series,
-    Violation,
+    Curve, DETECTION_MS, DISSEMINATION_MS, Distribution, Recording, RegionLoad, Replay, ReplayPeer,
+    Series, Violation,
 };
 use crate::run::{Outcome, run_watched};
 use crate::scenario::Scenario;
@@ -40,12 +39,6 @@ pub fn not_yet(scenario: &Scenario) -> Vec<String> {
     if scenario.has_jobs() {
         not_yet.push("[[arrivals]]".to_owned());
     }
-    if scenario.settled {
-        not_yet.push("settled".to_owned());
-    }
-    if scenario.republish_s.is_some() {
-        not_yet.push("republish_s".to_owned());
-    }
     for fault in &scenario.fault {
         let (Kind::Gray | Kind::LyingAdverts | Kind::ForgedCharters | Kind::Replay | Kind::Nat) =
             fault.kind
@@ -69,27 +62,30 @@ pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording 
     };
     let mut traffic = Vec::new();
     let mut up = Vec::new();
+    let mut warm = Traffic::default();
     let outcome = run_watched(scenario, seed, &mut |world| {
         let now = world.now().since(Mono(0)).as_secs_f64();
         if now == 0.0 && scenario.keeps_replay() && world.replay.is_none() {
             world.replay = Some(replay(scenario));
         }
         progress.at(world.now());
+        if world.now() <= Mono(0) + Duration::from_secs(scenario.warmup_s) {
+            warm = world.traffic();
+        }
         let bytes = world.traffic().bytes;
         if traffic.last().is_none_or(|(at, _): &(f64, u64)| now - at >= 1.0) {
             traffic.push((now, bytes));
-            up.push((now, f64::from(u32::try_from(world.up().len()).unwrap_or(u32::MAX))));
+            up.push((now, count(world.up().len() as u64)));
         }
         if world.now() >= Mono(0) + scenario.duration() {
-            observe(world, &mut recording);
+            observe(world, warm, &mut recording);
             recording.replay = world.replay.take();
         }
     });
     fill(&mut recording, &outcome);
-    let rates = traffic.windows(2).map(|pair| {
-        let bytes = u32::try_from(pair[1].1 - pair[0].1).unwrap_or(u32::MAX);
-        (pair[1].0, f64::from(bytes) / (pair[1].0 - pair[0].0))
-    });
+    let rates = traffic
+        .windows(2)
+        .map(|pair| (pair[1].0, count(pair[1].1 - pair[0].1) / (pair[1].0 - pair[0].0)));
     let rates = rates.collect();
     recording.series = vec![
         Series { name: "gossip carried".into(), unit: "bytes/s".into(), points: rates },
@@ -105,7 +101,6 @@ fn fill(recording: &mut Recording, outcome: &Outcome) {
     let at_ms = millis_of(Duration::from_secs_f64(recording.virtual_s));
     let at_end = |what: String| Violation { event: 0, at_ms, check: "at the end".into(), what };
     recording.violations = outcome.complaints().into_iter().map(at_end).collect();
-    let count = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     recording.fact("messages carried", count(outcome.messages), "");
     recording.fact("bytes carried", count(outcome.bytes), "bytes");
     recording.fact("false verdicts of death", count(outcome.false_downs as u64), "");
@@ -129,54 +124,47 @@ fn replay(scenario: &Scenario) -> Replay {
     Replay { peers: peers.collect(), ..Replay::default() }
 }
 
-/// How the news of the world spread and its dead were found, over all pairs of peers.
-fn observe(world: &World, recording: &mut Recording) {
-    let mut published = BTreeMap::new();
-    let (mut spread, mut found) = (Vec::new(), Vec::new());
-    for observation in world.observations() {
-        let (at, host) = (observation.at, observation.peer);
-        let millis = |since: Mono| at.since(since).as_secs_f64() * 1_000.0;
-        match &observation.event {
-            Event::Published { version } => {
-                published.insert((world.id(host), *version), at);
-            }
-            Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
-                let subject = world.host_of(*peer);
-                if let Some(since) = published.get(&(*peer, *version))
-                    && world.was_up(host, *since, at)
-                    && !world.links().was_cut(host, subject, *since, at)
-                {
-                    spread.push(millis(*since));
-                }
-            }
-            Event::PeerDown { peer } => {
-                if let Some(died) = world.died(world.host_of(*peer), at) {
-                    found.push(millis(died));
-                }
-            }
-            _ => {}
+/// How the news of the world spread and its dead were found, over all pairs of peers, and what
+/// was carried since `warm`.
+fn observe(world: &World, warm: Traffic, recording: &mut Recording) {
+    let ledger = world.ledger();
+    let tallies = [
+        (DISSEMINATION_MS, "a record reaches a peer", &ledger.dissemination),
+        (DETECTION_MS, "a death is known", &ledger.detection),
+    ];
+    for (name, words, tally) in tallies {
+        if tally.count() == 0 {
+            continue;
         }
+        let mut before = 0;
+        let counts: Vec<(f64, u64)> = tally
+            .curve(usize::MAX)
+            .into_iter()
+            .map(|(ms, seen)| (count(ms), seen - std::mem::replace(&mut before, seen)))
+            .collect();
+        recording.distributions.insert(name.into(), Distribution::of_counts(&counts));
+        let part = |(ms, seen): (u64, u64)| (count(ms), count(seen) / count(tally.count()));
+        let points = tally.curve(200).into_iter().map(part).collect();
+        recording.gossip_curves.push(Curve { name: words.into(), points });
     }
-    for (name, samples) in [("a record reaches a peer", &spread), ("a death is known", &found)] {
-        if !samples.is_empty() {
-            recording.gossip_curves.push(curve(name, samples.clone()));
-        }
+    let carried = world.traffic() - warm;
+    if carried.taken > 0 && carried.record_bytes > 0 {
+        let record = count(carried.record_bytes) / count(carried.records);
+        recording.copies = Some(count(carried.records) / count(carried.taken));
+        recording.bytes_over_record = Some(count(carried.bytes) / (record * count(carried.taken)));
     }
-    recording.distribute(DISSEMINATION_MS, spread);
-    recording.distribute(DETECTION_MS, found);
+    let (wanted, taken) = ledger.delivered();
+    if wanted > 0 {
+        recording.fact("records delivered", count(taken) / count(wanted) * 100.0, "%");
+    }
+    recording.fact("signatures checked", count(carried.signatures), "");
 }
 
-/// A curve of at most some two hundred points.
-fn curve(name: &str, mut samples: Vec<f64>) -> Curve {
-    samples.sort_by(f64::total_cmp);
-    let part = |index: usize| {
-        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        number(index + 1) / number(samples.len())
-    };
-    let step = samples.len().div_ceil(200).max(1);
-    let kept =
-        (0..samples.len()).filter(|index| (index + 1) % step == 0 || index + 1 == samples.len());
-    Curve { name: name.into(), points: kept.map(|index| (samples[index], part(index))).collect() }
+/// A count as a number with a point: exact far beyond any run.
+fn count(count: u64) -> f64 {
+    let high = u32::try_from(count >> 32).unwrap_or(u32::MAX);
+    let low = u32::try_from(count & 0xffff_ffff).unwrap_or(u32::MAX);
+    f64::from(high) * 4_294_967_296.0 + f64::from(low)
 }
 
 fn millis_of(lasting: Duration) -> u64 {

@@ -3,19 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hansa_core::advert::Version;
-use hansa_core::directory::Event;
-use hansa_core::id::PeerId;
 use hansa_core::rng::{Rng, mix};
 use hansa_core::time::Mono;
 use serde::Serialize;
 
+use crate::ledger::Tally;
 use crate::links::{Links, Quality};
 use crate::scenario::{FaultKind, FaultSpec, Scenario};
 use crate::world::World;
 
-/// A verdict of death is not false when the peer was out of reach a moment ago.
-const CUT_GRACE: Duration = Duration::from_secs(30);
+/// Larger worlds keep figures only, not every observation.
+const OBSERVED_PEERS: usize = 500;
 
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -70,13 +68,10 @@ impl Outcome {
 }
 
 impl Quantiles {
-    fn of(mut values: Vec<u64>) -> Self {
-        values.sort_unstable();
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100).max(1);
-            values.get(rank - 1).copied().unwrap_or_default()
-        };
-        Self { count: values.len(), p50: at(50), p99: at(99), max: at(100) }
+    fn of(tally: &Tally) -> Self {
+        let at = |share| tally.quantile(share, tally.count()).unwrap_or_default();
+        let count = usize::try_from(tally.count()).expect("fits in memory");
+        Self { count, p50: at(0.5), p99: at(0.99), max: at(1.0) }
     }
 }
 
@@ -87,6 +82,11 @@ enum Act {
         host: usize,
     },
     Publish,
+    Republish {
+        host: usize,
+    },
+    /// What happened so far was not measured.
+    Warm,
     /// A fault of the scenario, by its index, begins.
     Begin {
         fault: usize,
@@ -115,7 +115,15 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
     if let Ok(links) = Links::of(scenario, seed) {
         world.set_links(links);
     }
+    if scenario.peers > OBSERVED_PEERS {
+        world.forget_observations();
+    }
     watch(&mut world);
+    if scenario.settled {
+        world.follow(false);
+        world.start_settled();
+        world.follow(scenario.warmup_s == 0);
+    }
     let mut rng = Rng::new(mix(seed ^ 0xac75));
     let mut acts = script(scenario);
     let mut befallen: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
@@ -127,6 +135,12 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
                 // Whoever comes back asks the first peer that is up, as the first joiners did.
                 let bootstrap = world.up().first().copied();
                 world.start(host, bootstrap);
+            }
+            Act::Warm => world.follow(true),
+            Act::Republish { host } => {
+                if world.is_up(host) {
+                    world.publish(host, &format!("node-{host}-at-{}", at.0));
+                }
             }
             Act::Publish => {
                 let up = world.up();
@@ -187,7 +201,23 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
     for host in 0..scenario.peers {
         let part = u32::try_from(host).expect("few peers");
         let at = Mono(0) + join * part / u32::try_from(scenario.peers).expect("few peers");
-        acts.insert((at, Act::Start { host }));
+        if !scenario.settled {
+            acts.insert((at, Act::Start { host }));
+        }
+    }
+    if scenario.warmup_s > 0 {
+        acts.insert((seconds(scenario.warmup_s), Act::Warm));
+    }
+    if let Some(every) = scenario.republish_s {
+        let every = Duration::from_secs(every);
+        let peers = u32::try_from(scenario.peers).expect("few peers");
+        for host in 0..scenario.peers {
+            let mut at = Mono(0) + join + every * u32::try_from(host).expect("few peers") / peers;
+            while at < seconds(scenario.seconds) {
+                acts.insert((at, Act::Republish { host }));
+                at = at + every;
+            }
+        }
     }
     if let Some(every) = scenario.publish_every_ms {
         let every = Duration::from_millis(every);
@@ -227,49 +257,14 @@ fn whom(rng: &mut Rng, up: &[usize], spec: &FaultSpec, scenario: &Scenario) -> B
 }
 
 fn judge(world: &World, seed: u64) -> Outcome {
-    let mut published: BTreeMap<(PeerId, Version), Mono> = BTreeMap::new();
-    let mut dissemination = Vec::new();
-    let mut detection = Vec::new();
-    let mut false_downs = 0;
-    for observation in world.observations() {
-        let (at, host) = (observation.at, observation.peer);
-        let millis = |since: Mono| u64::try_from(at.since(since).as_millis()).expect("a short run");
-        match &observation.event {
-            Event::Published { version } => {
-                published.insert((world.id(host), *version), at);
-            }
-            Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
-                let subject = world.host_of(*peer);
-                match published.get(&(*peer, *version)) {
-                    // Who was off or cut off has it as soon as it can, which says nothing of how
-                    // fast news spread.
-                    Some(since)
-                        if world.was_up(host, *since, at)
-                            && !world.links().was_cut(host, subject, *since, at) =>
-                    {
-                        dissemination.push(millis(*since));
-                    }
-                    _ => {}
-                }
-            }
-            Event::PeerDown { peer } => {
-                let subject = world.host_of(*peer);
-                match world.died(subject, at) {
-                    Some(died) => detection.push(millis(died)),
-                    None if world.links().was_cut(host, subject, at - CUT_GRACE, at) => {}
-                    None => false_downs += 1,
-                }
-            }
-            _ => {}
-        }
-    }
+    let ledger = world.ledger();
     let traffic = world.traffic();
     Outcome {
         seed,
         hash: world.hash().to_string(),
-        dissemination_ms: Quantiles::of(dissemination),
-        detection_ms: Quantiles::of(detection),
-        false_downs,
+        dissemination_ms: Quantiles::of(&ledger.dissemination),
+        detection_ms: Quantiles::of(&ledger.detection),
+        false_downs: usize::try_from(ledger.false_downs).expect("few"),
         ghosts: world.ghosts().len(),
         converged: world.converged(),
         unreadable: world.faults().len(),

@@ -1,10 +1,11 @@
 //! The host of many peers: what the node's actors are to one peer in real time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hansa_core::advert::{Advert, Device, Model, Record, Version};
+use hansa_core::advert::{Advert, Record, Version};
 use hansa_core::charter::Trust;
 use hansa_core::directory::{Directory, Event, FrameFault, Input, Message, Output, Params};
 use hansa_core::id::{Digest, PeerId};
@@ -13,12 +14,20 @@ use hansa_core::rng::mix;
 use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::view::{Liveness, View};
 
+use crate::advert;
+use crate::connections::{Connections, Mixed, Pair, ordered};
 use crate::engine::{EventHash, Queue};
+use crate::ledger::{Ledger, Traffic};
 use crate::links::{DIAL_TIMEOUT, IDLE_TIMEOUT, Links, Quality};
 use crate::recording::{Replay, ReplayEvent};
 
 /// The wall clock at the beginning of every world.
 pub const GENESIS: Utc = Utc(1_800_000_000_000);
+/// What checking one signature is charged with: Ed25519 with ring takes this long on a core of a
+/// server of 2023, as `cargo bench -p hansa-core --bench verify` measures it.
+pub const SIGNATURE_CHECK: Duration = Duration::from_micros(60);
+/// A verdict of death is not false when the peer was out of reach a moment ago.
+const CUT_GRACE: Duration = Duration::from_secs(30);
 
 /// What a peer told its log, and when.
 #[derive(Debug)]
@@ -31,28 +40,25 @@ pub struct Observation {
     pub event: Event,
 }
 
-/// What was carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Messages.
-    pub messages: u64,
-    /// Their bytes, exactly as on the wire.
-    pub bytes: u64,
-}
-
 /// Peers, the links between them, and their common time.
 pub struct World {
     now: Mono,
     queue: Queue<Happening>,
     links: Links,
     hosts: Vec<Host>,
-    by_id: BTreeMap<PeerId, usize>,
-    connections: BTreeMap<(usize, usize), Connection>,
-    opened: u64,
+    /// By short id; looked up, never walked through.
+    by_id: HashMap<u64, u32, BuildHasherDefault<Mixed>>,
+    connections: Connections<Box<Message>>,
     hash: EventHash,
     traffic: Traffic,
-    observations: Vec<Observation>,
+    ledger: Ledger,
+    /// Everything that every peer told its log, unless that would be too much.
+    observations: Option<Vec<Observation>>,
     faults: Vec<FrameFault>,
+    outputs: Vec<Output>,
+    /// Whether messages travel as bytes, or, what comes to the same and is faster, as they are.
+    encoded: bool,
+    following: bool,
     seed: u64,
     params: Params,
     /// When it is there, what happens is kept in it for the reports' replay.
@@ -63,10 +69,12 @@ pub struct World {
 struct Host {
     key: Arc<SigningKey>,
     trust: Arc<Trust>,
-    directory: Option<Directory>,
+    directory: Option<Box<Directory>>,
     booted: Mono,
-    boots: u64,
+    boots: u32,
     wake: Option<Mono>,
+    /// Until then it checks signatures, and what comes meanwhile waits.
+    busy: Mono,
     /// Behind NAT it can dial, and nobody can dial it; it names this peer as its relay.
     relay: Option<PeerId>,
     /// Its wall clock against the world's.
@@ -77,56 +85,50 @@ struct Host {
 
 #[derive(Debug)]
 enum Happening {
-    Wake { host: usize, boot: u64 },
-    Opened { pair: (usize, usize), number: u64 },
-    Lost { pair: (usize, usize), number: u64 },
-    Reset { host: usize, peer: PeerId },
-    Delivered { from: usize, to: usize, number: u64, frame: Arc<[u8]> },
-}
-
-/// A connection between two hosts.
-struct Connection {
-    number: u64,
-    open: bool,
-    /// Who dialled whom.
-    dialled: (usize, usize),
-    /// What waits for the connection to open.
-    waiting: Vec<(usize, usize, Arc<[u8]>)>,
-    /// When the last message to the lower and to the higher arrives: a stream keeps order.
-    arrivals: [Mono; 2],
+    Wake { host: u32, boot: u32 },
+    Opened { pair: Pair, number: u32 },
+    Lost { pair: Pair, number: u32 },
+    Reset { host: u32, other: u32 },
+    Delivered { from: u32, to: u32, number: u32, message: Box<Message> },
+    Verified { from: u32, to: u32, boot: u32, message: Box<Message> },
 }
 
 impl World {
     /// A world of `hosts` machines, all of them off.
     pub fn new(seed: u64, hosts: usize, quality: Quality, params: Params) -> Self {
+        let trust = Arc::new(Trust::default());
         let host = |index: usize| {
             let Digest(key) = Digest::of(&[seed, index as u64].map(u64::to_le_bytes).concat());
             Host {
                 key: Arc::new(SigningKey::from_seed(&key)),
-                trust: Arc::new(Trust::default()),
+                trust: Arc::clone(&trust),
                 directory: None,
                 booted: Mono(0),
                 boots: 0,
                 wake: None,
+                busy: Mono(0),
                 relay: None,
                 skew_ms: 0,
                 lives: Vec::new(),
             }
         };
         let hosts: Vec<Host> = (0..hosts).map(host).collect();
-        let by_id = hosts.iter().enumerate().map(|(index, host)| (host.key.peer_id(), index));
+        let by_id = hosts.iter().zip(0..).map(|(host, index)| (word(host.key.peer_id()), index));
         Self {
             now: Mono(0),
             queue: Queue::default(),
             links: Links::new(seed, quality),
             by_id: by_id.collect(),
+            connections: Connections::new(hosts.len()),
             hosts,
-            connections: BTreeMap::new(),
-            opened: 0,
             hash: EventHash::default(),
             traffic: Traffic::default(),
-            observations: Vec::new(),
+            ledger: Ledger::default(),
+            observations: Some(Vec::new()),
             faults: Vec::new(),
+            outputs: Vec::new(),
+            encoded: false,
+            following: true,
             seed,
             params,
             replay: None,
@@ -153,6 +155,22 @@ impl World {
         at.since(Mono(0)).as_secs_f64() * 1_000.0
     }
 
+    /// From now on, messages are encoded, decoded and verified as between nodes. The run is the
+    /// same; it takes longer.
+    pub fn encode_messages(&mut self) {
+        self.encoded = true;
+    }
+
+    /// From now on, only the [`Ledger`] is kept, not every observation.
+    pub fn forget_observations(&mut self) {
+        self.observations = None;
+    }
+
+    /// Whether adverts that are published from now on are followed in the ledger.
+    pub fn follow(&mut self, following: bool) {
+        self.following = following;
+    }
+
     /// Virtual time since the beginning.
     pub fn now(&self) -> Mono {
         self.now
@@ -168,9 +186,14 @@ impl World {
         self.traffic
     }
 
-    /// What the peers' logs say, in order.
+    /// What was counted so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What the peers' logs say, in order, unless it was to be forgotten.
     pub fn observations(&self) -> &[Observation] {
-        &self.observations
+        self.observations.as_deref().unwrap_or_default()
     }
 
     /// Frames that a peer could not read.
@@ -190,7 +213,7 @@ impl World {
 
     /// The host of a peer.
     pub fn host_of(&self, peer: PeerId) -> usize {
-        self.by_id[&peer]
+        self.by_id[&word(peer)] as usize
     }
 
     /// The key of a host, for those who want to lie in its name.
@@ -240,39 +263,52 @@ impl World {
         self.hosts[host].relay = Some(self.id(relay));
     }
 
-    /// Switches a host on. It knows nobody but one address.
+    /// Switches a host on, with an advert of common size. It knows nobody but one address.
     pub fn start(&mut self, host: usize, bootstrap: Option<usize>) {
+        let advert = advert::common(host, self.id(host), self.hosts[host].relay);
+        self.start_as(host, advert);
+        if let Some(bootstrap) = bootstrap {
+            self.dial(index(host), index(bootstrap));
+        }
+    }
+
+    /// Switches all hosts on at once, as if they had long known each other.
+    pub fn start_settled(&mut self) {
+        (0..self.hosts.len()).for_each(|host| self.start(host, None));
+        let mut records: Vec<_> = (0..self.hosts.len()).map(|host| self.own(host)).collect();
+        records.sort_unstable_by_key(|record| record.advert.peer);
+        for host in 0..self.hosts.len() {
+            let now = self.clock(host);
+            let directory = self.hosts[host].directory.as_mut().expect("just started");
+            directory.acquaint(now, records.iter().cloned());
+        }
+    }
+
+    /// Switches a host on that says this of itself.
+    pub fn start_as(&mut self, host: usize, advert: Advert) {
         assert!(!self.is_up(host), "host {host} is on");
         // Whoever still holds a connection to the last boot learns now that it is gone.
-        let stale: Vec<_> =
-            self.connections.keys().filter(|(a, b)| *a == host || *b == host).copied().collect();
-        for pair in stale {
+        for pair in self.connections.of(index(host)) {
             self.close(pair);
         }
-        self.hosts[host].boots += 1;
-        self.hosts[host].booted = self.now;
         self.note(ReplayEvent::Up { at: Self::millis(self.now), peer: host });
-        self.hosts[host].lives.push((self.now, None));
-        let boots = self.hosts[host].boots;
+        let machine = &mut self.hosts[host];
+        machine.boots += 1;
+        machine.booted = self.now;
+        machine.busy = self.now;
+        machine.lives.push((self.now, None));
+        let boots = machine.boots;
         let now = self.clock(host);
-        let Host { key, trust, relay, .. } = &self.hosts[host];
-        let seed = mix(self.seed ^ mix((host as u64) << 16 | boots));
-        let directory = Directory::new(
-            Arc::clone(key),
-            advert(host, key.peer_id(), *relay),
-            Arc::clone(trust),
-            seed,
-            now,
-            self.params.clone(),
-        );
-        let directory = directory.expect("a small advert");
-        let event = Event::Published { version: directory.own().advert.version };
-        self.observations.push(Observation { at: self.now, peer: host, event });
-        self.hosts[host].directory = Some(directory);
+        let Host { key, trust, .. } = &self.hosts[host];
+        let seed = mix(self.seed ^ mix((host as u64) << 16 | u64::from(boots)));
+        let params = self.params.clone();
+        let directory =
+            Directory::new(Arc::clone(key), advert, Arc::clone(trust), seed, now, params);
+        let directory = directory.expect("an advert that fits");
+        let version = directory.own().advert.version;
+        self.hosts[host].directory = Some(Box::new(directory));
+        self.observe(host, Event::Published { version });
         self.feed(host, Input::Tick);
-        if let Some(bootstrap) = bootstrap {
-            self.dial(host, bootstrap);
-        }
     }
 
     /// Pulls the plug of a host.
@@ -281,12 +317,11 @@ impl World {
         self.hosts[host].directory = None;
         self.note(ReplayEvent::Down { at: Self::millis(self.now), peer: host });
         self.hosts[host].lives.last_mut().expect("it is on").1 = Some(self.now);
+        self.ledger.deaths += self.up().len() as u64;
         let at = self.now + IDLE_TIMEOUT;
-        for (pair, connection) in &self.connections {
-            if pair.0 == host || pair.1 == host {
-                let number = connection.number;
-                self.queue.push(at, Happening::Lost { pair: *pair, number });
-            }
+        for pair in self.connections.of(index(host)) {
+            let number = self.connections.get(pair).expect("it is there").number;
+            self.queue.push(at, Happening::Lost { pair, number });
         }
     }
 
@@ -309,7 +344,8 @@ impl World {
 
     /// Brings a message to a host as if `from` had sent it, at once and encoded.
     pub fn inject(&mut self, from: PeerId, to: usize, message: &Message) {
-        self.receive(from, to, &message.encode());
+        let (from, message) = (index(self.host_of(from)), Box::new(message.clone()));
+        self.receive(from, index(to), message);
     }
 
     /// Lets time pass.
@@ -350,12 +386,16 @@ impl World {
             up.iter().map(|host| (self.id(*host), self.own(*host).advert.version)).collect();
         truth.sort_unstable();
         up.iter().all(|host| {
-            let view = self.view(*host);
-            let known = view.entries().iter().filter(|entry| entry.liveness != Liveness::Down);
-            known.clone().all(|entry| entry.liveness == Liveness::Alive)
-                && known
-                    .map(|entry| (entry.record.advert.peer, entry.record.advert.version))
-                    .eq(truth.iter().copied())
+            let known = self.directory(*host).peers().filter(|(_, live)| *live != Liveness::Down);
+            let mut versions = Vec::with_capacity(truth.len());
+            for (record, liveness) in known {
+                if liveness == Liveness::Suspect {
+                    return false;
+                }
+                versions.push((record.advert.peer, record.advert.version));
+            }
+            versions.sort_unstable();
+            versions == truth
         })
     }
 
@@ -363,10 +403,11 @@ impl World {
     pub fn ghosts(&self) -> Vec<(usize, PeerId)> {
         let mut ghosts = Vec::new();
         for host in self.up() {
-            for entry in self.view(host).entries() {
-                let peer = entry.record.advert.peer;
-                let off = self.by_id.get(&peer).is_none_or(|other| !self.is_up(*other));
-                if off && entry.liveness != Liveness::Down {
+            for (record, liveness) in self.directory(host).peers() {
+                let peer = record.advert.peer;
+                let other = self.by_id.get(&word(peer));
+                let off = other.is_none_or(|other| !self.is_up(*other as usize));
+                if off && liveness != Liveness::Down {
                     ghosts.push((host, peer));
                 }
             }
@@ -375,7 +416,7 @@ impl World {
     }
 
     fn directory(&self, host: usize) -> &Directory {
-        self.hosts[host].directory.as_ref().expect("the host is on")
+        self.hosts[host].directory.as_deref().expect("the host is on")
     }
 
     fn clock(&self, host: usize) -> Now {
@@ -391,47 +432,76 @@ impl World {
         self.hash.absorb(self.now.0);
         match happening {
             Happening::Wake { host, boot } => {
-                let Host { boots, booted, wake, .. } = self.hosts[host];
+                let Host { boots, booted, wake, .. } = self.hosts[host as usize];
                 let due = wake.is_some_and(|wake| booted + wake.since(Mono(0)) == self.now);
                 if boots == boot && due {
-                    self.hash.absorb(host as u64);
-                    self.hosts[host].wake = None;
-                    self.feed(host, Input::Tick);
+                    self.hash.absorb(host.into());
+                    self.hosts[host as usize].wake = None;
+                    self.feed(host as usize, Input::Tick);
                 }
             }
             Happening::Opened { pair, number } => self.opened(pair, number),
             Happening::Lost { pair, number } => {
-                let blocked = self.links.cut_until(pair.0, pair.1, self.now).is_some();
-                let dead = !self.is_up(pair.0) || !self.is_up(pair.1);
-                let same = self.connections.get(&pair).is_some_and(|c| c.number == number);
+                let (a, b) = (pair.0 as usize, pair.1 as usize);
+                let blocked = self.links.cut_until(a, b, self.now).is_some();
+                let dead = !self.is_up(a) || !self.is_up(b);
+                let same = self.connections.get(pair).is_some_and(|c| c.number == number);
                 if same && (blocked || dead) {
                     self.close(pair);
                 }
             }
-            Happening::Reset { host, peer } => {
-                let pair = ordered(host, self.by_id[&peer]);
-                if !self.connections.get(&pair).is_some_and(|connection| connection.open) {
-                    self.feed(host, Input::Disconnected { peer });
+            Happening::Reset { host, other } => {
+                let open = self.connections.get(ordered(host, other)).is_some_and(|c| c.open);
+                if !open {
+                    let peer = self.id(other as usize);
+                    self.feed(host as usize, Input::Disconnected { peer });
                 }
             }
-            Happening::Delivered { from, to, number, frame } => {
-                let connection = self.connections.get(&ordered(from, to));
-                if connection.is_some_and(|c| c.number == number) && self.is_up(to) {
-                    self.receive(self.id(from), to, &frame);
+            Happening::Delivered { from, to, number, message } => {
+                let connection = self.connections.get(ordered(from, to));
+                if connection.is_some_and(|c| c.number == number) && self.is_up(to as usize) {
+                    self.receive(from, to, message);
+                }
+            }
+            Happening::Verified { from, to, boot, message } => {
+                if self.hosts[to as usize].boots == boot {
+                    let from = self.id(from as usize);
+                    self.feed(to as usize, Input::Message { from, message: *message });
                 }
             }
         }
     }
 
-    fn receive(&mut self, from: PeerId, to: usize, frame: &[u8]) {
-        self.hash.absorb(to as u64);
-        self.hash.absorb_bytes(frame);
-        let now = self.clock(to);
-        let view = self.view(to);
-        let trust = &self.hosts[to].trust;
-        match Message::open(frame, trust, now, |peer, version| view.holds(peer, version)) {
-            Ok(message) => self.feed(to, Input::Message { from, message }),
-            Err(fault) => self.faults.push(fault),
+    /// A message is there. Its signatures are checked one after the other, and what comes
+    /// meanwhile waits its turn.
+    fn receive(&mut self, from: u32, to: u32, message: Box<Message>) {
+        self.hash.absorb(u64::from(from) << 32 | u64::from(to));
+        self.hash.absorb(message.encoded_len() as u64);
+        let now = self.clock(to as usize);
+        let directory = self.directory(to as usize);
+        let trust = &self.hosts[to as usize].trust;
+        let held = |peer, version| directory.holds(peer, version);
+        let read = if self.encoded {
+            Message::open(&message.encode(), trust, now, held)
+        } else {
+            message.reread(now, held)
+        };
+        let message = match read {
+            Ok(message) => message,
+            Err(fault) => return self.faults.push(fault),
+        };
+        let signatures = message.news.len();
+        self.traffic.signatures += signatures as u64;
+        let host = &mut self.hosts[to as usize];
+        let charged = u32::try_from(signatures).expect("a frame's");
+        host.busy = host.busy.max(self.now) + SIGNATURE_CHECK * charged;
+        let (at, boot) = (host.busy, host.boots);
+        if at == self.now {
+            let from = self.id(from as usize);
+            self.feed(to as usize, Input::Message { from, message });
+        } else {
+            let message = Box::new(message);
+            self.queue.push(at, Happening::Verified { from, to, boot, message });
         }
     }
 
@@ -439,165 +509,173 @@ impl World {
     fn feed(&mut self, host: usize, input: Input) {
         let now = self.clock(host);
         let Some(directory) = self.hosts[host].directory.as_mut() else { return };
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
         directory.handle(now, input, &mut outputs);
-        for output in outputs {
+        for output in outputs.drain(..) {
             match output {
                 Output::Send { to, message } => {
-                    if let Some(to) = self.by_id.get(&to) {
-                        self.send(host, *to, message.encode().into());
+                    if let Some(to) = self.by_id.get(&word(to)) {
+                        self.send(index(host), *to, Box::new(message));
                     }
                 }
                 Output::Dial { peer, .. } => {
-                    if let Some(peer) = self.by_id.get(&peer) {
-                        self.dial(host, *peer);
+                    if let Some(peer) = self.by_id.get(&word(peer)) {
+                        self.dial(index(host), *peer);
                     }
                 }
                 Output::WakeAt(at) => {
                     let Host { booted, boots, .. } = self.hosts[host];
                     self.hosts[host].wake = Some(at);
                     let at = (booted + at.since(Mono(0))).max(self.now);
-                    self.queue.push(at, Happening::Wake { host, boot: boots });
+                    self.queue.push(at, Happening::Wake { host: index(host), boot: boots });
                 }
-                Output::Event(event) => {
-                    self.observations.push(Observation { at: self.now, peer: host, event });
-                }
+                Output::Event(event) => self.observe(host, event),
                 Output::Rtt { .. } | Output::ViewChanged => {}
             }
         }
+        self.outputs = outputs;
     }
 
-    fn dial(&mut self, from: usize, to: usize) {
+    /// Takes what a peer told its log into the books.
+    fn observe(&mut self, host: usize, event: Event) {
+        match &event {
+            Event::Published { version } if self.following => {
+                let wanted = self.hosts.iter().filter(|host| host.directory.is_some()).count() - 1;
+                let wanted = u32::try_from(wanted).expect("few");
+                let version = (version.epoch, version.sequence);
+                self.ledger.follow(index(host), version, self.now, wanted);
+            }
+            Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
+                self.traffic.taken += 1;
+                let version = (version.epoch, version.sequence);
+                if let Some(subject) = self.by_id.get(&word(*peer)).copied() {
+                    let (lives, links, now) = (&self.hosts[host].lives, &self.links, self.now);
+                    // Who was off or cut off has it as soon as it can, which says nothing of how
+                    // fast news spread.
+                    let could = |since: Mono| {
+                        lives.last().is_some_and(|(on, _)| *on <= since)
+                            && !links.was_cut(host, subject as usize, since, now)
+                    };
+                    self.ledger.took(subject, version, now, could);
+                }
+            }
+            Event::PeerDown { peer } => {
+                let subject = self.host_of(*peer);
+                let cut = self.links.was_cut(host, subject, self.now - CUT_GRACE, self.now);
+                match self.died(subject, self.now) {
+                    Some(died) => self.ledger.detection.add(self.now.since(died)),
+                    None if cut => {}
+                    None => self.ledger.false_downs += 1,
+                }
+            }
+            _ => {}
+        }
+        if let Some(observations) = &mut self.observations {
+            observations.push(Observation { at: self.now, peer: host, event });
+        }
+    }
+
+    fn dial(&mut self, from: u32, to: u32) {
         let pair = ordered(from, to);
-        if self.connections.contains_key(&pair) {
+        if self.connections.get(pair).is_some() {
             return;
         }
-        self.opened += 1;
-        let number = self.opened;
-        let connection = Connection {
-            number,
-            open: false,
-            dialled: (from, to),
-            waiting: Vec::new(),
-            arrivals: [self.now; 2],
-        };
-        self.connections.insert(pair, connection);
-        let dialable = self.is_up(to) && self.hosts[to].relay.is_none();
-        let reachable = dialable && self.links.cut_until(from, to, self.now).is_none();
+        let number = self.connections.open(from, to, self.now);
+        let (a, b) = (from as usize, to as usize);
+        let dialable = self.is_up(b) && self.hosts[b].relay.is_none();
+        let reachable = dialable && self.links.cut_until(a, b, self.now).is_none();
         let after = if reachable {
-            self.links.draw_delay(from, to) + self.links.draw_delay(to, from)
+            self.links.draw_delay(a, b) + self.links.draw_delay(b, a)
         } else {
             DIAL_TIMEOUT
         };
         self.queue.push(self.now + after, Happening::Opened { pair, number });
     }
 
-    fn opened(&mut self, pair: (usize, usize), number: u64) {
-        let Some(connection) = self.connections.get_mut(&pair) else { return };
+    fn opened(&mut self, pair: Pair, number: u32) {
+        let Some(connection) = self.connections.get_mut(pair) else { return };
         if connection.number != number {
             return;
         }
         let waiting = std::mem::take(&mut connection.waiting);
-        let dialable = self.hosts[connection.dialled.1].relay.is_none();
-        let (a, b) = pair;
+        let dialable = self.hosts[connection.dialled as usize].relay.is_none();
+        let (a, b) = (pair.0 as usize, pair.1 as usize);
         let reachable = self.links.cut_until(a, b, self.now).is_none();
         if !self.is_up(a) || !self.is_up(b) || !reachable || !dialable {
-            self.connections.remove(&pair);
+            self.connections.remove(pair);
             let failed: BTreeSet<_> = waiting.iter().map(|(from, to, _)| (*from, *to)).collect();
             for (from, to) in failed {
-                let peer = self.id(to);
-                self.feed(from, Input::Unreachable { peer });
+                let peer = self.id(to as usize);
+                self.feed(from as usize, Input::Unreachable { peer });
             }
             return;
         }
-        self.connections.get_mut(&pair).expect("it was there").open = true;
-        for (from, to, frame) in waiting {
-            self.send(from, to, frame);
+        self.connections.get_mut(pair).expect("it was there").open = true;
+        for (from, to, message) in waiting {
+            self.send(from, to, message);
         }
-        for (host, peer) in [(a, self.id(b)), (b, self.id(a))] {
+        for (host, other) in [(a, b), (b, a)] {
+            let peer = self.id(other);
             self.feed(host, Input::Connected { peer });
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, frame: Arc<[u8]>) {
+    fn send(&mut self, from: u32, to: u32, message: Box<Message>) {
         let pair = ordered(from, to);
         self.dial(from, to);
-        let delay = self.links.draw_delay(from, to);
-        let connection = self.connections.get_mut(&pair).expect("just dialled");
+        let (a, b) = (from as usize, to as usize);
+        let connection = self.connections.get_mut(pair).expect("just dialled");
         if !connection.open {
-            return connection.waiting.push((from, to, frame));
+            return connection.waiting.push((from, to, message));
         }
+        let queued = self.links.queue(a, message.encoded_len() as u64, self.now);
+        let delay = self.links.draw_delay(a, b) + queued;
         self.traffic.messages += 1;
-        self.traffic.bytes += frame.len() as u64;
+        self.traffic.bytes += message.encoded_len() as u64;
+        self.traffic.records += message.news.records.len() as u64;
+        let bytes = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
+        self.traffic.record_bytes += bytes.sum::<u64>();
         let number = connection.number;
         let mut at = self.now + delay;
-        if let Some(healed) = self.links.cut_until(from, to, self.now) {
+        if let Some(healed) = self.links.cut_until(a, b, self.now) {
             if healed.since(self.now) >= IDLE_TIMEOUT {
                 return self.queue.push(self.now + IDLE_TIMEOUT, Happening::Lost { pair, number });
             }
-            at = healed + self.links.retransmission_after(from, to) + delay;
+            at = healed + self.links.retransmission_after(a, b) + delay;
         }
         // A stream keeps order: what comes after a delayed message waits for it.
         let arrival = &mut connection.arrivals[usize::from(to == pair.1)];
         at = at.max(*arrival);
         *arrival = at;
         if self.replay.is_some() {
+            let bytes = message.encoded_len() as u64;
             let (sent, until) = (Self::millis(self.now), Self::millis(at));
-            let (what, bytes) = ("gossip".into(), frame.len() as u64);
-            self.note(ReplayEvent::Message { at: sent, until, from, to, what, bytes });
+            let what = kind(&message).to_owned();
+            self.note(ReplayEvent::Message { at: sent, until, from: a, to: b, what, bytes });
         }
-        self.queue.push(at, Happening::Delivered { from, to, number, frame });
+        self.queue.push(at, Happening::Delivered { from, to, number, message });
     }
 
     /// Both ends of a connection learn that it is gone.
-    fn close(&mut self, pair: (usize, usize)) {
-        if self.connections.remove(&pair).is_some_and(|connection| connection.open) {
-            let (a, b) = pair;
-            for (host, peer) in [(a, self.id(b)), (b, self.id(a))] {
-                let at = self.now + self.links.latency(a, b);
-                self.queue.push(at, Happening::Reset { host, peer });
+    fn close(&mut self, pair: Pair) {
+        if self.connections.remove(pair).is_some_and(|connection| connection.open) {
+            let at = self.now + self.links.latency(pair.0 as usize, pair.1 as usize);
+            for (host, other) in [pair, (pair.1, pair.0)] {
+                self.queue.push(at, Happening::Reset { host, other });
             }
         }
     }
 }
 
-fn ordered(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
+fn index(host: usize) -> u32 {
+    u32::try_from(host).expect("fewer than 2^32 hosts")
 }
 
-/// What a common node says of itself: about 600 bytes.
-fn advert(host: usize, peer: PeerId, relay: Option<PeerId>) -> Advert {
-    let device = Device {
-        provider: "cuda".into(),
-        name: "NVIDIA H100 80GB HBM3".into(),
-        id: 0,
-        memory_total_mib: 81_559,
-        memory_free_mib: 70_000,
-        utilisation_percent: Some(20),
-    };
-    let model = |index: u8| Model {
-        name: format!("model-{index}"),
-        version: "1".into(),
-        bundle: Digest([index; 32]),
-        slots: 4,
-        service_us: 1_500,
-    };
-    let byte = |shift: usize| u8::try_from(host >> shift & 0xff).expect("masked");
-    let ip = [10, byte(16), byte(8), byte(0)];
-    let control = format!("/ip4/{}.{}.{}.{}/udp/7700/quic-v1", ip[0], ip[1], ip[2], ip[3]);
-    let public = relay.is_none();
-    Advert {
-        peer,
-        version: Version::default(),
-        issued: Utc(0),
-        name: format!("node-{host}"),
-        control_addrs: public.then_some(control).into_iter().collect(),
-        data_addrs: public.then(|| (ip, 7701).into()).into_iter().collect(),
-        relays: relay.into_iter().collect(),
-        charter: None,
-        devices: vec![device],
-        models: (0..6).map(model).collect(),
-        price: None,
-        extensions: Vec::new(),
-    }
+fn word(peer: PeerId) -> u64 {
+    u64::from_le_bytes(peer.0[..8].try_into().expect("eight of 32 bytes"))
+}
+
+/// What the reports call a message.
+fn kind(message: &Message) -> &'static str {
+    if message.news.records.is_empty() { "gossip" } else { "push" }
 }

@@ -68,7 +68,8 @@ fn accusation(world: &World, accuser: usize, subject: usize) -> Message {
         version: world.own(subject).advert.version,
         issued: GENESIS + world.now().since(Mono(0)),
     };
-    let accusations = vec![Proven::sign(claim, world.key(accuser))];
+    let said = Proven::sign(claim, world.key(accuser)).into();
+    let accusations = vec![Rumour { hops: 0, said }];
     news(News { accusations, ..News::default() })
 }
 
@@ -124,7 +125,7 @@ fn a_dead_peer_never_comes_back_as_a_ghost() {
     println!("ghosts: all know of the death after {detected:?}");
     assert!(detected.is_some());
     let relay = |hops| {
-        let records = [&old, &last].map(|record| Rumour { hops, record: record.clone() });
+        let records = [&old, &last].map(|record| Rumour { hops, said: record.clone() });
         news(News { records: records.into(), ..News::default() })
     };
     for round in 0..12 {
@@ -224,7 +225,7 @@ fn a_leaver_vanishes_at_once_and_may_return() {
     let took = world.run_until_done(s(1), gone);
     println!("leave: gone everywhere after {took:?}");
     assert!(took.is_some());
-    let records = vec![Rumour { hops: 0, record }];
+    let records = vec![Rumour { hops: 0, said: record }];
     inject_everywhere(&mut world, &news(News { records, ..News::default() }));
     world.run_for(s(20));
     assert!(gone(&world), "it came back by an old advert");
@@ -265,7 +266,7 @@ fn two_processes_with_one_key_are_no_flood() {
         let twin = Advert { version, ..own }.sign(world.key(4));
         let now = Now { mono: world.now(), utc: world.own(4).advert.issued };
         let record = twin.verify(&Default::default(), now).unwrap();
-        let records = vec![Rumour { hops: 0, record }];
+        let records = vec![Rumour { hops: 0, said: record }];
         world.inject(world.id(0), 4, &news(News { records, ..News::default() }));
         world.run_for(Duration::from_millis(50));
     }

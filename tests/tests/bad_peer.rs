@@ -163,7 +163,7 @@ impl Raw {
             extensions: Vec::new(),
         };
         let record = advert.sign(&self.key).verify(&Trust::default(), now).expect("an advert");
-        let records = vec![Rumour { hops: 0, record }];
+        let records = vec![Rumour { hops: 0, said: record }];
         let news = News { records, ..News::default() };
         Message { talk: Talk::News, news, refused: Vec::new() }.encode().into()
     }

@@ -146,6 +146,8 @@ pub struct Record {
     pub charter: Result<Charter, CharterFault>,
     /// What the gate cannot tell it apart from.
     pub(crate) class: Class,
+    /// What fingerprints of directories add up.
+    print: u64,
     signed: SignedAdvert,
 }
 
@@ -161,6 +163,17 @@ impl Advert {
         assert_eq!(key.peer_id(), self.peer, "a peer signs only for itself");
         let body = encode(self);
         SignedAdvert { signature: key.sign(&signed_bytes(&body)), body }
+    }
+
+    /// Whether it was signed neither too long ago nor in the future.
+    pub fn timely(&self, now: Now) -> Result<(), AdvertFault> {
+        if self.issued > now.utc + CLOCK_SKEW_MAX {
+            return Err(AdvertFault::FromTheFuture(self.issued.0 - now.utc.0));
+        }
+        if self.issued + ADVERT_LIFETIME < now.utc {
+            return Err(AdvertFault::Lapsed(now.utc.0 - self.issued.0));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), AdvertFault> {
@@ -212,22 +225,27 @@ impl SignedAdvert {
         if !verify(&advert.peer.0, &signed_bytes(&self.body), &self.signature) {
             return Err(AdvertFault::Forged);
         }
-        if advert.issued > now.utc + CLOCK_SKEW_MAX {
-            return Err(AdvertFault::FromTheFuture(advert.issued.0 - now.utc.0));
-        }
-        if advert.issued + ADVERT_LIFETIME < now.utc {
-            return Err(AdvertFault::Lapsed(now.utc.0 - advert.issued.0));
-        }
+        advert.timely(now)?;
         let charter = match &advert.charter {
             Some(note) => trust.verify(note, advert.peer),
             None => Err(CharterFault::Absent),
         };
         let class = Class::of(&charter, &advert.devices);
-        Ok(Arc::new(Record { advert, charter, class, signed: self }))
+        let Digest(print) = Digest::of(&encode(&(PRINT_CONTEXT, advert.peer, advert.version)));
+        let print = u64::from_le_bytes(print[..8].try_into().expect("eight of 32 bytes"));
+        Ok(Arc::new(Record { advert, charter, class, print, signed: self }))
     }
 }
 
+/// A print is bound to its use.
+const PRINT_CONTEXT: [u8; 14] = *b"hansa/print/1\0";
+
 impl Record {
+    /// A hash of peer and version.
+    pub(crate) fn print(&self) -> u64 {
+        self.print
+    }
+
     /// The advert as it travels.
     pub fn signed(&self) -> &SignedAdvert {
         &self.signed

@@ -30,6 +30,14 @@ pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
         .expect("the types of the wire encode into memory")
 }
 
+/// How many bytes [`encode`] makes of `value`.
+pub fn encoded_len<T: Encode>(value: &T) -> usize {
+    let mut size = bincode::enc::write::SizeWriter::default();
+    bincode::encode_into_writer(value, &mut size, bincode::config::standard())
+        .expect("the types of the wire encode into memory");
+    size.bytes_written
+}
+
 /// Decodes the whole of `bytes`, which must not be longer than [`FRAME_BYTES_MAX`].
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
     if bytes.len() > FRAME_BYTES_MAX {

@@ -59,17 +59,20 @@ pub const CANDIDATES_DRAWN: usize = 12;
 pub const VERDICTS_MAX: usize = 256;
 /// Most adverts, and most accusations, and most leaves, that one gossip frame carries.
 pub const FRAME_NEWS_MAX: usize = 512;
-/// Most peers that one digest, announcement or pull names: at 52 bytes each they fit a frame.
-pub const FRAME_PEERS_MAX: usize = 1_000;
+/// Most peers that one digest, announcement or pull names: at 17 bytes each at most they fit a
+/// frame, the numbers of all buckets beside them.
+pub const FRAME_PEERS_MAX: usize = 3_500;
 /// Most tombstones that a directory keeps; the oldest gives way.
 pub const GRAVES_MAX: usize = PEERS_MAX;
 /// Most accusations against one advert that a directory holds; a few convince, more add nothing.
-pub const ACCUSATIONS_MAX: usize = 4;
+pub const ACCUSATIONS_MAX: usize = 3;
 /// Most probes under way at once, own ones and those for others together.
 pub const PROBES_MAX: usize = 1_024;
 /// Most peers that a directory pulls records of at once.
 pub const PULLS_MAX: usize = PEERS_MAX;
 /// Most records waiting to be announced; the oldest gives way to anti-entropy.
 pub const ANNOUNCEMENTS_MAX: usize = 8_192;
+/// Most connected peers without an address that a directory counts among its neighbours.
+pub const WARDS_MAX: usize = 64;
 /// Most peers that are told of a leave by the leaver itself.
 pub const FAREWELLS_MAX: usize = 64;

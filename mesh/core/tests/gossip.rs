@@ -8,8 +8,8 @@ use std::time::Duration;
 use hansa_core::advert::{Advert, AdvertFault, Model, Record, Version};
 use hansa_core::charter::Trust;
 use hansa_core::directory::{
-    Accusation, COLD, ClaimFault, Directory, Event, FrameFault, Held, Input, Leave, Message, News,
-    Output, Params, Proven, Refused, Rumour, Standing, Talk,
+    Accusation, BUCKETS, COLD, ClaimFault, Directory, Event, FrameFault, GROUP_BUCKETS, GROUPS,
+    Held, Input, Leave, Message, News, Output, Params, Proven, Refused, Rumour, Standing, Talk,
 };
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::keys::SigningKey;
@@ -73,7 +73,7 @@ fn showing(index: u16, sequence: u64) -> Message {
 }
 
 fn of_record(record: Arc<Record>) -> Message {
-    of_news(News { records: vec![Rumour { hops: 0, record }], ..News::default() })
+    of_news(News { records: vec![Rumour { hops: 0, said: record }], ..News::default() })
 }
 
 fn of_news(news: News) -> Message {
@@ -81,12 +81,14 @@ fn of_news(news: News) -> Message {
 }
 
 fn of_accusations(accusations: Vec<Proven<Accusation>>) -> Message {
+    let accusations = accusations.into_iter().map(|said| Rumour { hops: 0, said: said.into() });
+    let accusations = accusations.collect();
     of_news(News { accusations, ..News::default() })
 }
 
 fn of_leave(peer: u16, epoch: u64) -> Message {
     let leave = Leave { peer: key(peer).peer_id(), epoch, issued: START.utc };
-    of_news(News { leaves: vec![Proven::sign(leave, &key(peer))], ..News::default() })
+    of_news(News { leaves: vec![Rumour { hops: 0, said: Proven::sign(leave, &key(peer)).into() }], ..News::default() })
 }
 
 fn accusation(accuser: u16, subject: u16) -> Proven<Accusation> {
@@ -158,16 +160,15 @@ fn beliefs(directory: &Directory) -> Vec<(PeerId, Version, Liveness)> {
 
 /// One message of each kind, each with all kinds of news.
 fn messages() -> Vec<Message> {
-    let held = |index: u16| Held {
-        peer: key(index).peer_id(),
-        version: Version { epoch: START.utc.0, sequence: 300 },
-        standing: Standing::Down,
+    let held = |index: u16| {
+        let version = Version { epoch: START.utc.0, sequence: 300 };
+        Held::new(key(index).peer_id(), version, Standing::Down)
     };
     let mut list = vec![held(1), held(2), held(3)];
     list.sort_by_key(|held| held.peer);
     let news = News {
-        records: vec![Rumour { hops: COLD, record: record(&advert(1, 0, START.utc), 1) }],
-        accusations: vec![accusation(1, 2)],
+        records: vec![Rumour { hops: COLD, said: record(&advert(1, 0, START.utc), 1) }],
+        accusations: vec![Rumour { hops: 1, said: accusation(1, 2).into() }],
         leaves: of_leave(2, START.utc.0).news.leaves,
     };
     let talks = [
@@ -175,8 +176,10 @@ fn messages() -> Vec<Message> {
         Talk::Ping { nonce: 7 },
         Talk::Pong { nonce: u64::MAX },
         Talk::PingFor { peer: key(1).peer_id(), nonce: 7 },
-        Talk::Summary { greeting: true, count: 3, salt: 9, fingerprint: [5; 16] },
-        Talk::Digest { after: None, until: Some(PeerId([255; 32])), held: list.clone() },
+        Talk::Summary { greeting: true, count: 3, salt: 9, root: 5 },
+        Talk::Groups { salt: 9, prints: vec![[1, 2, 3, 4]; GROUPS] },
+        Talk::Buckets { salt: 9, groups: vec![(31, vec![[4, 3, 2, 1]; GROUP_BUCKETS])] },
+        Talk::Digest { buckets: Vec::new(), held: list.clone() },
         Talk::Announce { held: list.clone() },
         Talk::Pull { held: list },
     ];
@@ -233,21 +236,29 @@ fn lists_over_their_limit_or_out_of_order_are_refused() {
         let version = Version { epoch: u64::MAX, sequence: u64::MAX };
         let held = |index: usize| {
             let mut id = [0; 32];
-            id[..8].copy_from_slice(&(index as u64 + 1).to_be_bytes());
-            Held { peer: PeerId(id), version, standing: Standing::Gone }
+            id[..8].copy_from_slice(&((index as u64 + 1) << 52).to_be_bytes());
+            Held::new(PeerId(id), version, Standing::Gone)
         };
         (0..count).map(held).collect()
     };
     let fault = |talk: Talk| open(&Message::of(talk).encode(), START).err();
-    let (after, until) = (Some(PeerId([0; 32])), Some(PeerId([255; 32])));
-    let full = Talk::Digest { after, until, held: held(FRAME_PEERS_MAX) };
+    let all: Vec<u16> = (0..u16::try_from(BUCKETS).unwrap()).collect();
+    let full = Talk::Digest { buckets: all, held: held(FRAME_PEERS_MAX) };
     assert_eq!(fault(full), None, "the largest digest fits a frame");
     let over = Talk::Pull { held: held(FRAME_PEERS_MAX + 1) };
     assert_eq!(fault(over), Some(FrameFault::OverLimit("peers")));
     let reversed = Talk::Announce { held: held(3).into_iter().rev().collect() };
     assert_eq!(fault(reversed), Some(FrameFault::OverLimit("peers")));
-    let outside = Talk::Digest { after: Some(PeerId([9; 32])), until: None, held: held(3) };
-    assert_eq!(fault(outside), Some(FrameFault::OverLimit("digest range")));
+    for buckets in [vec![0], vec![1, 0], vec![0, u16::MAX]] {
+        let outside = Talk::Digest { buckets, held: held(3) };
+        assert_eq!(fault(outside), Some(FrameFault::OverLimit("buckets")));
+    }
+    for groups in [vec![(32, vec![[0; 4]; GROUP_BUCKETS])], vec![(0, vec![[0; 4]; 31])]] {
+        let odd = Talk::Buckets { salt: 0, groups };
+        assert_eq!(fault(odd), Some(FrameFault::OverLimit("buckets")));
+    }
+    let few = Talk::Groups { salt: 0, prints: Vec::new() };
+    assert_eq!(fault(few), Some(FrameFault::OverLimit("groups")));
 }
 
 #[test]
@@ -413,14 +424,14 @@ fn a_joiner_gets_the_whole_directory_in_frames_within_the_limit() {
         feed(&mut directory, START, peer, of_record(large));
     }
     let mut greeting = showing(200, 0);
-    greeting.talk = Talk::Summary { greeting: true, count: 1, salt: 1, fingerprint: [0; 16] };
+    greeting.talk = Talk::Summary { greeting: true, count: 1, salt: 1, root: 0 };
     let out = feed(&mut directory, START, 200, greeting);
     let frames = sent(&out, 200);
     assert!(frames.len() >= 7, "{} frames for more than 400 kB", frames.len());
     let mut peers = BTreeSet::new();
     for frame in frames {
         assert!(frame.encode().len() <= FRAME_BYTES_MAX);
-        peers.extend(frame.news.records.iter().map(|rumour| rumour.record.advert.peer));
+        peers.extend(frame.news.records.iter().map(|rumour| rumour.said.advert.peer));
     }
     assert_eq!(peers.len(), 120);
 }

@@ -167,6 +167,9 @@ pub enum Refused {
     /// Its subject published too often; a later one is taken.
     #[error("{0} publishes more often than one may")]
     TooOften(PeerId),
+    /// The first bytes of its key are those of this peer, which was here first.
+    #[error("its short id is that of {0}")]
+    ShortIdTaken(PeerId),
     /// There is no room for one more peer.
     #[error("the directory is full ({PEERS_MAX} peers)")]
     Full,

@@ -97,10 +97,7 @@ pub struct Proven<C>(Signed<C>);
 impl<C: Claim> Signed<C> {
     /// Checks signature and time.
     pub fn verify(self, now: Now) -> Result<Proven<C>, ClaimFault> {
-        let issued = self.claim.issued();
-        if issued > now.utc + CLOCK_SKEW_MAX || issued + ADVERT_LIFETIME < now.utc {
-            return Err(ClaimFault::Untimely);
-        }
+        timely(&self.claim, now)?;
         if !verify(&self.claim.signer().0, &signed_bytes(&self.claim), &self.signature) {
             return Err(ClaimFault::Forged);
         }
@@ -116,6 +113,11 @@ impl<C: Claim> Proven<C> {
         Self(Signed { claim, signature })
     }
 
+    /// Whether it still counts.
+    pub fn timely(&self, now: Now) -> Result<(), ClaimFault> {
+        timely(&self.0.claim, now)
+    }
+
     /// What is claimed.
     pub fn claim(&self) -> &C {
         &self.0.claim
@@ -125,6 +127,14 @@ impl<C: Claim> Proven<C> {
     pub fn signed(&self) -> &Signed<C> {
         &self.0
     }
+}
+
+fn timely(claim: &impl Claim, now: Now) -> Result<(), ClaimFault> {
+    let issued = claim.issued();
+    if issued > now.utc + CLOCK_SKEW_MAX || issued + ADVERT_LIFETIME < now.utc {
+        return Err(ClaimFault::Untimely);
+    }
+    Ok(())
 }
 
 /// The claim is encoded anew, so only its one canonical encoding verifies.

@@ -1,11 +1,14 @@
 //! How peers go: by their own word, or dropped after a long silence. Either way a tombstone stays
 //! until no old advert could bring the peer back as a ghost.
 
+use std::sync::Arc;
+
 use super::claim::{Leave, Proven};
+use super::held::Short;
 use super::members::Grave;
-use super::message::News;
+use super::message::{COLD, News, Rumour};
 use super::pace::Timer;
-use super::{Directory, Event, GRAVE_RETENTION, Output, SWEEP_INTERVAL};
+use super::{ACCUSATION_RETENTION, Directory, Event, GRAVE_RETENTION, Output, SWEEP_INTERVAL};
 use crate::id::PeerId;
 use crate::limits::FAREWELLS_MAX;
 use crate::time::{Mono, Now};
@@ -15,14 +18,15 @@ impl Directory {
     pub(super) fn leave(&mut self, now: Now, out: &mut Vec<Output>) {
         let epoch = self.own.advert.version.epoch;
         let claim = Leave { peer: self.me, epoch, issued: now.utc };
-        let leave = Proven::sign(claim, &self.key);
+        let leave = Arc::new(Proven::sign(claim, &self.key));
         let connected = &self.connected;
         // No dials: who leaves has no time, and those that hear pass it on.
-        let told = self.members.draw(&mut self.rng, FAREWELLS_MAX, |peer, member| {
-            !member.is_down() && connected.contains(&peer)
+        let told = self.members.draw(&mut self.rng, FAREWELLS_MAX, |member| {
+            !member.is_down() && connected.contains(&member.peer())
         });
         for peer in told {
-            let news = News { leaves: vec![leave.clone()], ..News::default() };
+            let leaves = vec![Rumour { hops: 0, said: Arc::clone(&leave) }];
+            let news = News { leaves, ..News::default() };
             self.send_news(now.mono, peer, news, out);
         }
         self.left = true;
@@ -32,7 +36,7 @@ impl Directory {
         &mut self,
         now: Now,
         from: PeerId,
-        leave: Proven<Leave>,
+        Rumour { hops, said: leave }: Rumour<Proven<Leave>>,
         out: &mut Vec<Output>,
     ) {
         let peer = leave.claim().peer;
@@ -49,8 +53,11 @@ impl Directory {
             Some(member) if member.version() <= version => {}
             _ => return,
         }
-        self.hot.push_leave(leave.clone(), from);
-        self.members.bury(peer, Grave { version, dug: now.mono, leave: Some(leave) });
+        self.members.bury(Grave { peer, version, dug: now.mono, leave: Some(leave.clone()) });
+        self.suspects.remove(&Short::of(peer));
+        if hops != COLD {
+            self.hot.push_leave(Rumour { hops, said: leave }, from);
+        }
         self.view_stale = true;
         out.push(Output::Event(Event::PeerLeft { peer }));
     }
@@ -59,23 +66,14 @@ impl Directory {
     /// forgets what no longer matters.
     pub(super) fn sweep(&mut self, now: Mono, out: &mut Vec<Output>) {
         self.timers.set(now + SWEEP_INTERVAL, Timer::Sweep);
-        let retention = self.params.down_retention;
-        let dropped: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(_, member)| {
-                (member.is_down() && now.since(member.since) >= retention)
-                    || now.since(member.taken) >= GRAVE_RETENTION
-            })
-            .map(|(peer, member)| (*peer, member.version()))
-            .collect();
+        let dropped =
+            self.members.lapsed(now - GRAVE_RETENTION, now - self.params.down_retention);
         for (peer, version) in dropped {
-            self.members.bury(peer, Grave { version, dug: now, leave: None });
+            self.members.bury(Grave { peer, version, dug: now, leave: None });
+            self.suspects.remove(&Short::of(peer));
             self.view_stale = true;
             out.push(Output::Event(Event::PeerDropped { peer }));
         }
-        self.members.forget_graves(now - GRAVE_RETENTION);
-        let retry = self.params.pull_retry;
-        self.pulls.retain(|_, (_, asked)| now.since(*asked) < retry);
+        self.members.forget(now - GRAVE_RETENTION, now - ACCUSATION_RETENTION);
     }
 }

@@ -1,43 +1,48 @@
 //! The table of all other peers and the tombstones of those that are no more. It keeps the books;
 //! when a peer is suspected or taken is decided elsewhere.
+//!
+//! Of 10,000 peers nearly all are well, so a peer that is well costs twelve bytes: its record, which
+//! is shared, and a mark. What is more to say of a few stands apart.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::claim::{Accusation, Leave, Proven};
-use super::message::{Held, Standing};
+use super::held::{Held, Short, Stamp, Standing};
 use super::pace::Allowance;
+use super::tree::Tree;
 use crate::advert::{Record, Version};
 use crate::id::PeerId;
-use crate::limits::GRAVES_MAX;
+use crate::limits::{ACCUSATIONS_MAX, GRAVES_MAX};
 use crate::rng::Rng;
 use crate::time::Mono;
 use crate::view::Liveness;
 
-/// Whether a peer answers, and until when it may refute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Health {
-    Alive,
-    Suspect { until: Mono },
-    Down,
+/// An accusation, shared by all that keep it.
+pub(super) type Evidence = Arc<Proven<Accusation>>;
+
+/// One peer of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member<'a> {
+    pub(super) record: &'a Arc<Record>,
+    pub(super) health: Liveness,
 }
 
-/// What is kept of a peer.
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) record: Arc<Record>,
-    pub(super) health: Health,
-    /// Since when its health is that.
+/// What is held against a peer.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// Since when it is suspected or down.
     pub(super) since: Mono,
-    /// When the record was taken.
-    pub(super) taken: Mono,
-    /// When it last spoke to us itself.
+    /// When the last accusation was heard.
     pub(super) heard: Mono,
-    /// Who accuses this version, and when that was heard.
-    pub(super) accusations: Vec<(Mono, Proven<Accusation>)>,
-    /// How many new adverts it may bring.
-    pub(super) adverts: Allowance,
+    accusations: [Option<Evidence>; ACCUSATIONS_MAX],
+}
+
+/// What a peer that deals with us directly may still ask for.
+#[derive(Debug, Default)]
+pub(super) struct Contact {
     /// How many large answers it may ask for.
     pub(super) answers: Allowance,
     /// How often it is told that it is accused or outdated.
@@ -46,49 +51,115 @@ pub(super) struct Member {
     pub(super) refutations: Allowance,
     /// How often it is dialled.
     pub(super) dials: Allowance,
-    slot: usize,
-}
-
-impl Member {
-    pub(super) fn version(&self) -> Version {
-        self.record.advert.version
-    }
-
-    pub(super) fn is_down(&self) -> bool {
-        self.health == Health::Down
-    }
-
-    pub(super) fn liveness(&self) -> Liveness {
-        match self.health {
-            Health::Alive => Liveness::Alive,
-            Health::Suspect { .. } => Liveness::Suspect,
-            Health::Down => Liveness::Down,
-        }
-    }
 }
 
 /// A tombstone: no advert up to this version is taken any more.
 #[derive(Debug)]
 pub(super) struct Grave {
+    pub(super) peer: PeerId,
     pub(super) version: Version,
     pub(super) dug: Mono,
     /// The peer's own word, when it left.
-    pub(super) leave: Option<Proven<Leave>>,
+    pub(super) leave: Option<Arc<Proven<Leave>>>,
 }
+
+/// Health in the two lowest bits; above them, in eighths of a second, when the peer may bring as
+/// many new adverts again as at first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark(u32);
 
 /// All other peers, and the tombstones.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    map: BTreeMap<PeerId, Member>,
-    /// The same peers in no order, so that one is drawn in constant time.
-    roster: Vec<PeerId>,
+    /// By peer.
+    records: Vec<Arc<Record>>,
+    /// Of the same peers.
+    marks: Vec<Mark>,
+    tree: Tree,
+    troubles: BTreeMap<Short, Trouble>,
+    contacts: BTreeMap<PeerId, Contact>,
+    graves: BTreeMap<Short, Grave>,
     down: usize,
-    graves: BTreeMap<PeerId, Grave>,
+}
+
+impl Member<'_> {
+    pub(super) fn peer(&self) -> PeerId {
+        self.record.advert.peer
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.record.advert.version
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.health == Liveness::Down
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.health == Liveness::Alive
+    }
+}
+
+impl Trouble {
+    pub(super) fn accusations(&self) -> impl Iterator<Item = &Evidence> {
+        self.accusations.iter().flatten()
+    }
+
+    /// Keeps an accusation if its accuser has none here and there is room; `ours` finds room.
+    fn keep(&mut self, accusation: Evidence, ours: bool) -> bool {
+        let accuser = accusation.claim().accuser;
+        if self.accusations().any(|known| known.claim().accuser == accuser) {
+            return false;
+        }
+        let free = self.accusations.iter().position(Option::is_none);
+        let Some(place) = free.or(ours.then_some(ACCUSATIONS_MAX - 1)) else { return false };
+        self.accusations[place] = Some(accusation);
+        true
+    }
+}
+
+impl Mark {
+    fn health(self) -> Liveness {
+        match self.0 & 3 {
+            0 => Liveness::Alive,
+            1 => Liveness::Suspect,
+            _ => Liveness::Down,
+        }
+    }
+
+    fn set_health(&mut self, health: Liveness) {
+        let code = match health {
+            Liveness::Alive => 0,
+            Liveness::Suspect => 1,
+            Liveness::Down => 2,
+        };
+        self.0 = self.0 & !3 | code;
+    }
+
+    /// The token bucket of [`Allowance`], in eighths of a second.
+    fn take(&mut self, now: Mono, interval: Duration, burst: u32) -> bool {
+        let interval = eighths(Mono(0) + interval).max(1);
+        let (full_at, now) = (self.0 >> 2, eighths(now));
+        if now < full_at.saturating_sub(interval * (burst - 1)) {
+            return false;
+        }
+        self.0 = (full_at.max(now) + interval) << 2 | self.0 & 3;
+        true
+    }
+
+    /// About when the record was taken: not before, and at most `burst` intervals after.
+    fn taken(self) -> Mono {
+        Mono(0) + Duration::from_millis(u64::from(self.0 >> 2) * 125)
+    }
+}
+
+fn eighths(at: Mono) -> u32 {
+    u32::try_from(at.0 / 125_000_000).unwrap_or(u32::MAX) & (u32::MAX >> 2)
 }
 
 impl Members {
     pub(super) fn len(&self) -> usize {
-        self.map.len()
+        self.records.len()
     }
 
     pub(super) fn down(&self) -> usize {
@@ -96,107 +167,266 @@ impl Members {
     }
 
     pub(super) fn live(&self) -> usize {
-        self.map.len() - self.down
+        self.len() - self.down
     }
 
-    pub(super) fn roster(&self) -> &[PeerId] {
-        &self.roster
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
-    pub(super) fn get(&self, peer: PeerId) -> Option<&Member> {
-        self.map.get(&peer)
+    /// For the host's own record, which is part of what it knows.
+    pub(super) fn tree_mut(&mut self) -> &mut Tree {
+        &mut self.tree
     }
 
-    /// For everything but health, which [`Members::set_health`] counts.
-    pub(super) fn get_mut(&mut self, peer: PeerId) -> Option<&mut Member> {
-        self.map.get_mut(&peer)
+    /// Makes room for so many peers at once.
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.records.reserve_exact(more);
+        self.marks.reserve_exact(more);
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Member)> {
-        self.map.iter()
+    /// Where the peer stands, or would. Ids are evenly spread, so the place is near where its id
+    /// lies among all ids.
+    fn find(&self, peer: Short) -> Result<usize, usize> {
+        let at = |index: usize| Short::of(self.records[index].advert.peer);
+        let len = self.len();
+        let guess = u128::from(peer.word()) * len as u128 >> 64;
+        let guess = usize::try_from(guess).expect("below the length");
+        let (mut low, mut high) = (0, len);
+        let mut reach = 4;
+        // Gallop from the guess until the peer is enclosed.
+        if guess < len && at(guess) <= peer {
+            low = guess;
+            while low + reach < len && at(low + reach) <= peer {
+                low += reach;
+                reach *= 2;
+            }
+            high = (low + reach).min(len);
+        } else if guess < len {
+            high = guess;
+            while high > reach && at(high - reach) > peer {
+                high -= reach;
+                reach *= 2;
+            }
+            low = high.saturating_sub(reach);
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if at(middle) < peer {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        if low < len && at(low) == peer { Ok(low) } else { Err(low) }
+    }
+
+    fn at(&self, index: usize) -> Member<'_> {
+        Member { record: &self.records[index], health: self.marks[index].health() }
+    }
+
+    pub(super) fn get(&self, peer: PeerId) -> Option<Member<'_>> {
+        let member = self.at(self.find(Short::of(peer)).ok()?);
+        (member.peer() == peer).then_some(member)
+    }
+
+    pub(super) fn get_short(&self, peer: Short) -> Option<Member<'_>> {
+        self.find(peer).ok().map(|index| self.at(index))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Member<'_>> {
+        (0..self.len()).map(|index| self.at(index))
+    }
+
+    /// The peers of some buckets of the tree.
+    pub(super) fn in_buckets(&self, buckets: Range<usize>) -> impl Iterator<Item = Member<'_>> {
+        let from = |bucket| {
+            let before = |record: &Arc<Record>| super::tree::bucket(short(record)) < bucket;
+            self.records.partition_point(before)
+        };
+        (from(buckets.start)..from(buckets.end)).map(|index| self.at(index))
+    }
+
+    /// Whether the peer may bring one more advert now.
+    pub(super) fn take_advert(&mut self, peer: PeerId, now: Mono, pace: (Duration, u32)) -> bool {
+        let found = self.find(Short::of(peer));
+        found.is_ok_and(|index| self.marks[index].take(now, pace.0, pace.1))
     }
 
     /// Takes the record of a peer that is not in the table.
-    pub(super) fn insert(&mut self, record: Arc<Record>, now: Mono) {
-        let peer = record.advert.peer;
-        let member = Member {
-            record,
-            health: Health::Alive,
-            since: now,
-            taken: now,
-            heard: Mono(0),
-            accusations: Vec::new(),
-            adverts: Allowance::default(),
-            answers: Allowance::default(),
-            rebukes: Allowance::default(),
-            refutations: Allowance::default(),
-            dials: Allowance::default(),
-            slot: self.roster.len(),
-        };
-        let before = self.map.insert(peer, member);
-        assert!(before.is_none(), "{peer} is in the table");
-        self.roster.push(peer);
-        self.graves.remove(&peer);
+    pub(super) fn insert(&mut self, record: Arc<Record>, now: Mono, pace: (Duration, u32)) {
+        let short = Short::of(record.advert.peer);
+        let Err(index) = self.find(short) else { panic!("{short:?} is in the table") };
+        let mut mark = Mark::default();
+        mark.take(now, pace.0, pace.1);
+        self.tree.add(&record);
+        self.records.insert(index, record);
+        self.marks.insert(index, mark);
+        self.graves.remove(&short);
     }
 
-    pub(super) fn set_health(&mut self, peer: PeerId, health: Health, now: Mono) {
-        let Some(member) = self.map.get_mut(&peer) else { return };
-        self.down += usize::from(health == Health::Down);
-        self.down -= usize::from(member.is_down());
-        if std::mem::discriminant(&member.health) != std::mem::discriminant(&health) {
-            member.since = now;
+    /// Takes a newer record of a peer that is in the table: it lives, and nothing is held against
+    /// it.
+    pub(super) fn replace(&mut self, record: Arc<Record>) {
+        let short = Short::of(record.advert.peer);
+        let index = self.find(short).expect("it is in the table");
+        let before = std::mem::replace(&mut self.records[index], record);
+        if self.marks[index].health() == Liveness::Down {
+            self.down -= 1;
+        } else {
+            self.tree.remove(&before);
         }
-        member.health = health;
+        self.tree.add(&self.records[index]);
+        self.marks[index].set_health(Liveness::Alive);
+        self.troubles.remove(&short);
+    }
+
+    pub(super) fn set_health(&mut self, peer: PeerId, health: Liveness, now: Mono) {
+        let short = Short::of(peer);
+        let Ok(index) = self.find(short) else { return };
+        let before = self.marks[index].health();
+        match (before == Liveness::Down, health == Liveness::Down) {
+            (false, true) => {
+                self.down += 1;
+                self.tree.remove(&self.records[index]);
+            }
+            (true, false) => {
+                self.down -= 1;
+                self.tree.add(&self.records[index]);
+            }
+            _ => {}
+        }
+        self.marks[index].set_health(health);
+        if before != health {
+            self.troubles.entry(short).or_default().since = now;
+        }
+    }
+
+    pub(super) fn trouble(&self, peer: PeerId) -> Option<&Trouble> {
+        self.troubles.get(&Short::of(peer))
+    }
+
+    /// How many accuse the peer's version.
+    pub(super) fn accusers(&self, peer: PeerId) -> usize {
+        self.trouble(peer).map_or(0, |trouble| trouble.accusations().count())
+    }
+
+    /// Keeps an accusation of a member; says whether it was new.
+    pub(super) fn keep_accusation(&mut self, now: Mono, accusation: Evidence, ours: bool) -> bool {
+        let trouble = self.troubles.entry(Short::of(accusation.claim().subject)).or_default();
+        trouble.heard = now;
+        trouble.keep(accusation, ours)
+    }
+
+    /// Forgets what is held against a peer that is well.
+    pub(super) fn acquit(&mut self, peer: PeerId) {
+        self.troubles.remove(&Short::of(peer));
+    }
+
+    /// What a member that deals with us may still ask for.
+    pub(super) fn contact(&mut self, peer: PeerId) -> Option<&mut Contact> {
+        self.get(peer)?;
+        Some(self.contacts.entry(peer).or_default())
     }
 
     /// Removes a peer and keeps its tombstone.
-    pub(super) fn bury(&mut self, peer: PeerId, grave: Grave) {
-        if let Some(member) = self.map.remove(&peer) {
-            self.down -= usize::from(member.is_down());
-            self.roster.swap_remove(member.slot);
-            if let Some(moved) = self.roster.get(member.slot) {
-                self.map.get_mut(moved).expect("the roster names members").slot = member.slot;
+    pub(super) fn bury(&mut self, grave: Grave) {
+        let short = Short::of(grave.peer);
+        if let Ok(index) = self.find(short) {
+            let record = self.records.remove(index);
+            if self.marks.remove(index).health() == Liveness::Down {
+                self.down -= 1;
+            } else {
+                self.tree.remove(&record);
             }
+            self.troubles.remove(&short);
+            self.contacts.remove(&grave.peer);
         }
-        if self.graves.len() >= GRAVES_MAX && !self.graves.contains_key(&peer) {
+        if self.graves.len() >= GRAVES_MAX && !self.graves.contains_key(&short) {
             let oldest = self.graves.iter().min_by_key(|(_, grave)| grave.dug);
             if let Some(oldest) = oldest.map(|(peer, _)| *peer) {
                 self.graves.remove(&oldest);
             }
         }
-        self.graves.insert(peer, grave);
+        self.graves.insert(short, grave);
     }
 
     pub(super) fn grave(&self, peer: PeerId) -> Option<&Grave> {
+        self.graves.get(&Short::of(peer)).filter(|grave| grave.peer == peer)
+    }
+
+    pub(super) fn grave_short(&self, peer: Short) -> Option<&Grave> {
         self.graves.get(&peer)
     }
 
-    /// Forgets tombstones that were dug before.
-    pub(super) fn forget_graves(&mut self, before: Mono) {
+    /// How many tombstones there are.
+    pub(super) fn graves(&self) -> usize {
+        self.graves.len()
+    }
+
+    /// The tombstones of some buckets of the tree.
+    pub(super) fn graves_in_buckets(&self, buckets: Range<usize>) -> impl Iterator<Item = &Grave> {
+        let from = Short::first_in(buckets.start);
+        let graves = self.graves.range(from..).map(|(_, grave)| grave);
+        graves.take_while(move |grave| {
+            super::tree::bucket(Short::of(grave.peer)) < buckets.end
+        })
+    }
+
+    /// Forgets tombstones that were dug before `before`, accusations that nobody joined since
+    /// `stale`, and contacts.
+    pub(super) fn forget(&mut self, before: Mono, stale: Mono) {
         self.graves.retain(|_, grave| grave.dug >= before);
+        let mut troubles = std::mem::take(&mut self.troubles);
+        troubles.retain(|peer, trouble| {
+            let well = self.get_short(*peer).is_none_or(|member| member.is_alive());
+            !well || trouble.heard >= stale
+        });
+        self.troubles = troubles;
+        self.contacts.clear();
+    }
+
+    /// Peers whose record is older than `before`, or that are down for longer than since `down`.
+    pub(super) fn lapsed(&self, before: Mono, down: Mono) -> Vec<(PeerId, Version)> {
+        let lapsed = |index: &usize| {
+            let mark = self.marks[*index];
+            let long_down = || {
+                let trouble = self.trouble(self.records[*index].advert.peer);
+                trouble.is_none_or(|trouble| trouble.since <= down)
+            };
+            mark.taken() < before || (mark.health() == Liveness::Down && long_down())
+        };
+        let lapsed = (0..self.len()).filter(lapsed).map(|index| self.at(index));
+        lapsed.map(|member| (member.peer(), member.version())).collect()
     }
 
     /// The next peer that answers, by id, in the ring that all peers form.
     pub(super) fn successor(&self, of: PeerId) -> Option<PeerId> {
-        let after = self.map.range((Bound::Excluded(of), Bound::Unbounded));
-        let mut ring = after.chain(self.map.range(..of));
-        ring.find(|(_, member)| member.health == Health::Alive).map(|(peer, _)| *peer)
+        let start = match self.find(Short::of(of)) {
+            Ok(index) => index + 1,
+            Err(index) => index,
+        };
+        let ring = (start..self.len()).chain(0..start.min(self.len()));
+        ring.map(|index| self.at(index)).find(Member::is_alive).map(|member| member.peer())
     }
 
-    pub(super) fn held(&self, peer: PeerId) -> Option<Held> {
-        if let Some(member) = self.map.get(&peer) {
-            let standing = if member.is_down() { Standing::Down } else { Standing::Live };
-            return Some(Held { peer, version: member.version(), standing });
+    pub(super) fn held(&self, peer: Short) -> Option<Held> {
+        match self.get_short(peer) {
+            Some(member) => Some(self.held_of(member)),
+            None => self.graves.get(&peer).map(held_of_grave),
         }
-        let grave = self.graves.get(&peer)?;
-        Some(Held { peer, version: grave.version, standing: Standing::Gone })
     }
 
-    /// All that is known, in order of ids.
-    pub(super) fn all_held(&self) -> Vec<Held> {
-        let mut peers: Vec<PeerId> = self.map.keys().chain(self.graves.keys()).copied().collect();
-        peers.sort_unstable();
-        peers.into_iter().filter_map(|peer| self.held(peer)).collect()
+    pub(super) fn held_of(&self, member: Member<'_>) -> Held {
+        let standing = match (member.health, self.troubles.is_empty()) {
+            (Liveness::Down, _) => Standing::Down,
+            (_, true) => Standing::Live,
+            _ => match u8::try_from(self.accusers(member.peer())).expect("few") {
+                0 => Standing::Live,
+                accusers => Standing::Accused(accusers),
+            },
+        };
+        Held::of(Short::of(member.peer()), Stamp::of(member.version()), standing)
     }
 
     /// Draws up to `count` different peers that `fit`.
@@ -204,29 +434,27 @@ impl Members {
         &self,
         rng: &mut Rng,
         count: usize,
-        fit: impl Fn(PeerId, &Member) -> bool,
+        fit: impl Fn(Member<'_>) -> bool,
     ) -> Vec<PeerId> {
-        let mut drawn = Vec::with_capacity(count);
-        let len = self.roster.len();
-        if len == 0 {
-            return drawn;
-        }
-        // A walk from a random place with a random stride that is coprime to the length visits
-        // every peer once, in an order that differs from draw to draw.
-        let mut at = rng.below(len);
-        let stride = coprime_stride(rng, len);
-        for _ in 0..len {
-            if drawn.len() == count {
-                break;
-            }
-            let peer = self.roster[at];
-            if fit(peer, &self.map[&peer]) {
-                drawn.push(peer);
-            }
-            at = (at + stride) % len;
-        }
-        drawn
+        let fitting = walk(rng, self.len()).map(|index| self.at(index)).filter(|m| fit(*m));
+        fitting.take(count).map(|member| member.peer()).collect()
     }
+}
+
+pub(super) fn held_of_grave(grave: &Grave) -> Held {
+    Held::new(grave.peer, grave.version, Standing::Gone)
+}
+
+fn short(record: &Record) -> Short {
+    Short::of(record.advert.peer)
+}
+
+/// Every place of a list of `len` once, from a random place with a random stride that is coprime to
+/// the length: an order that differs from draw to draw.
+pub(super) fn walk(rng: &mut Rng, len: usize) -> impl Iterator<Item = usize> + use<> {
+    let (start, stride) =
+        if len == 0 { (0, 1) } else { (rng.below(len), coprime_stride(rng, len)) };
+    (0..len).map(move |step| (start + step * stride) % len)
 }
 
 fn coprime_stride(rng: &mut Rng, len: usize) -> usize {
@@ -251,10 +479,22 @@ mod tests {
     fn strides_visit_every_place_once() {
         let mut rng = Rng::new(7);
         for len in 1..200 {
-            let stride = coprime_stride(&mut rng, len);
-            let mut seen: Vec<usize> = (0..len).map(|step| step * stride % len).collect();
+            let mut seen: Vec<usize> = walk(&mut rng, len).collect();
             seen.sort_unstable();
-            assert!(seen.into_iter().eq(0..len), "{stride} over {len}");
+            assert!(seen.into_iter().eq(0..len), "over {len}");
         }
+    }
+
+    #[test]
+    fn a_mark_keeps_pace_and_health_apart() {
+        let mut mark = Mark::default();
+        let second = Duration::from_secs(1);
+        let now = Mono(7_000_000_000);
+        mark.set_health(Liveness::Down);
+        assert_eq!((0..10).filter(|_| mark.take(now, second, 3)).count(), 3);
+        assert_eq!(mark.health(), Liveness::Down);
+        assert!(mark.take(now + second, second, 3));
+        assert!(!mark.take(now + second, second, 3));
+        assert!(mark.taken() >= now && mark.taken() <= now + 4 * second);
     }
 }

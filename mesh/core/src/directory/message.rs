@@ -5,36 +5,16 @@
 
 use std::sync::Arc;
 
-use super::claim::{Accusation, ClaimFault, Leave, Proven, Signed};
+use super::claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
+use super::held::Held;
+use super::tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print, bucket};
 use crate::advert::{AdvertFault, Record, SignedAdvert, Version};
 use crate::charter::Trust;
-use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode};
+use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode, encoded_len};
 use crate::id::PeerId;
 use crate::limits::*;
 use crate::time::Now;
 use crate::wire::{Extension, WIRE_VERSION};
-
-/// What a digest says of a peer beside its version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Standing {
-    /// It answers, or has not failed to for long enough.
-    Live,
-    /// It is believed dead.
-    Down,
-    /// It left, or was dead for so long that only its tombstone is kept.
-    Gone,
-}
-
-/// What one peer knows of another, without the record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Held {
-    /// Of whom.
-    pub peer: PeerId,
-    /// The newest version that is known.
-    pub version: Version,
-    /// What is believed of it.
-    pub standing: Standing,
-}
 
 /// One step of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -58,24 +38,36 @@ pub enum Talk {
         /// For the pong to me.
         nonce: u64,
     },
-    /// What I know, in a word. Answered with digests if you know otherwise.
+    /// What I know, in a word. Answered if you know otherwise.
     Summary {
         /// Sent by both sides of a new connection, of which one answers.
         greeting: bool,
         /// How many live peers I know, myself included.
         count: u32,
-        /// Drawn by the asker, so that nobody can prepare a collision.
+        /// Drawn by the asker, for all prints of this comparison.
         salt: u64,
-        /// Hash over salt, ids and versions of all live peers, by id.
-        fingerprint: [u8; 16],
+        /// Print over all live peers ([`super::tree`]).
+        root: u64,
     },
-    /// What I know of all peers in a range of ids, in order.
+    /// The prints of my groups, all of them in order.
+    Groups {
+        /// The asker's.
+        salt: u64,
+        /// One for each group.
+        prints: Vec<Print>,
+    },
+    /// The prints of the buckets of those groups in which we differ.
+    Buckets {
+        /// The asker's.
+        salt: u64,
+        /// Group and its buckets' prints, in order.
+        groups: Vec<(u8, Vec<Print>)>,
+    },
+    /// All that I know of the peers of some buckets.
     Digest {
-        /// The range begins after this id, or at the lowest.
-        after: Option<PeerId>,
-        /// And ends with this one, or the highest.
-        until: Option<PeerId>,
-        /// All that I know in it.
+        /// Which buckets, in order; none means all.
+        buckets: Vec<u16>,
+        /// All that I know in them, in order.
         held: Vec<Held>,
     },
     /// What is new; pull what you lack.
@@ -90,28 +82,33 @@ pub enum Talk {
     },
 }
 
-/// A record on its way.
-#[derive(Clone, Debug)]
-pub struct Rumour {
-    /// Peers that it has passed; [`COLD`] for one that is no news.
+/// News on its way.
+#[derive(Debug)]
+pub struct Rumour<T> {
+    /// Peers that it has passed; [`COLD`] for what is no news.
     pub hops: u8,
-    /// The record.
-    pub record: Arc<Record>,
+    /// What is said, verified.
+    pub said: Arc<T>,
 }
 
-/// The hop count of records that are not passed on: a joiner's first directory is news to nobody
-/// else.
+impl<T> Clone for Rumour<T> {
+    fn clone(&self) -> Self {
+        Self { hops: self.hops, said: Arc::clone(&self.said) }
+    }
+}
+
+/// The hop count of what is not passed on: a joiner's first directory is news to nobody else.
 pub const COLD: u8 = u8::MAX;
 
 /// What any message can carry along.
 #[derive(Clone, Debug, Default)]
 pub struct News {
-    /// Adverts, verified.
-    pub records: Vec<Rumour>,
-    /// Accusations, verified.
-    pub accusations: Vec<Proven<Accusation>>,
-    /// Leaves, verified.
-    pub leaves: Vec<Proven<Leave>>,
+    /// Adverts.
+    pub records: Vec<Rumour<Record>>,
+    /// Accusations.
+    pub accusations: Vec<Rumour<Proven<Accusation>>>,
+    /// Leaves.
+    pub leaves: Vec<Rumour<Proven<Leave>>>,
 }
 
 /// One message, about to be sent or verified after it was received.
@@ -154,13 +151,24 @@ pub enum FrameFault {
     Claim(#[from] ClaimFault),
 }
 
-#[derive(Encode, Decode)]
+#[derive(Decode)]
 struct Envelope {
-    version: u16,
+    _version: u16,
     talk: Talk,
     adverts: Vec<(u8, SignedAdvert)>,
-    accusations: Vec<Signed<Accusation>>,
-    leaves: Vec<Signed<Leave>>,
+    accusations: Vec<(u8, Signed<Accusation>)>,
+    leaves: Vec<(u8, Signed<Leave>)>,
+    extensions: Vec<Extension>,
+}
+
+/// The same, of what need not be copied to be written.
+#[derive(Encode)]
+struct EnvelopeRef<'a> {
+    version: u16,
+    talk: &'a Talk,
+    adverts: Vec<(u8, &'a SignedAdvert)>,
+    accusations: Vec<(u8, &'a Signed<Accusation>)>,
+    leaves: Vec<(u8, &'a Signed<Leave>)>,
     extensions: Vec<Extension>,
 }
 
@@ -172,17 +180,26 @@ impl Message {
 
     /// The bytes of the wire.
     pub fn encode(&self) -> Vec<u8> {
-        let News { records, accusations, leaves } = &self.news;
-        let bytes = encode(&Envelope {
-            version: WIRE_VERSION,
-            talk: self.talk.clone(),
-            adverts: records.iter().map(|r| (r.hops, r.record.signed().clone())).collect(),
-            accusations: accusations.iter().map(|a| a.signed().clone()).collect(),
-            leaves: leaves.iter().map(|l| l.signed().clone()).collect(),
-            extensions: Vec::new(),
-        });
+        let bytes = encode(&self.envelope());
         assert!(bytes.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", bytes.len());
         bytes
+    }
+
+    /// How many bytes of the wire it takes.
+    pub fn encoded_len(&self) -> usize {
+        encoded_len(&self.envelope())
+    }
+
+    fn envelope(&self) -> EnvelopeRef<'_> {
+        let News { records, accusations, leaves } = &self.news;
+        EnvelopeRef {
+            version: WIRE_VERSION,
+            talk: &self.talk,
+            adverts: records.iter().map(|r| (r.hops, r.said.signed())).collect(),
+            accusations: accusations.iter().map(|a| (a.hops, a.said.signed())).collect(),
+            leaves: leaves.iter().map(|l| (l.hops, l.said.signed())).collect(),
+            extensions: Vec::new(),
+        }
     }
 
     /// Reads a frame and verifies all that is signed in it. `held` says which adverts need no
@@ -207,19 +224,45 @@ impl Message {
                 _ => {}
             }
             match advert.verify(trust, now) {
-                Ok(record) => records.push(Rumour { hops, record }),
+                Ok(said) => records.push(Rumour { hops, said }),
                 Err(AdvertFault::Forged) => return Err(FrameFault::ForgedAdvert),
                 Err(fault) => refused.push(fault),
             }
         }
-        let accusations = envelope.accusations.into_iter().map(|claim| claim.verify(now));
-        let leaves = envelope.leaves.into_iter().map(|claim| claim.verify(now));
+        let accusations = envelope.accusations.into_iter().map(|claim| read(claim, now));
+        let leaves = envelope.leaves.into_iter().map(|claim| read(claim, now));
         let news = News {
             records,
             accusations: accusations.collect::<Result<_, _>>()?,
             leaves: leaves.collect::<Result<_, _>>()?,
         };
         Ok(Self { talk: envelope.talk, news, refused })
+    }
+}
+
+fn read<C: Claim>((hops, claim): (u8, Signed<C>), now: Now) -> Result<Rumour<Proven<C>>, ClaimFault> {
+    Ok(Rumour { hops, said: Arc::new(claim.verify(now)?) })
+}
+
+impl Message {
+    /// What [`Message::open`] would read of this message's bytes, without the cryptography: for
+    /// many peers in one process that trust the same authorities.
+    ///
+    /// # Errors
+    /// As for [`Message::open`], those that depend on the reader's clock.
+    pub fn reread(
+        mut self,
+        now: Now,
+        held: impl Fn(PeerId, Version) -> bool,
+    ) -> Result<Self, FrameFault> {
+        let refused = &mut self.refused;
+        self.news.records.retain(|Rumour { said, .. }| {
+            !held(said.advert.peer, said.advert.version)
+                && said.advert.timely(now).map_err(|fault| refused.push(fault)).is_ok()
+        });
+        self.news.accusations.iter().try_for_each(|rumour| rumour.said.timely(now))?;
+        self.news.leaves.iter().try_for_each(|rumour| rumour.said.timely(now))?;
+        Ok(self)
     }
 }
 
@@ -238,25 +281,46 @@ impl Envelope {
         if let Some(tag) = Extension::first_unknown_critical(&self.extensions) {
             return Err(FrameFault::UnknownExtension(tag));
         }
-        if let Talk::Digest { held, .. } | Talk::Announce { held } | Talk::Pull { held } =
-            &self.talk
-        {
-            let ordered = held.windows(2).all(|pair| pair[0].peer < pair[1].peer);
-            if held.len() > FRAME_PEERS_MAX || !ordered {
-                return Err(FrameFault::OverLimit("peers"));
-            }
-        }
-        if let Talk::Digest { after, until, held } = &self.talk {
-            let inside = |entry: &Held| {
-                after.is_none_or(|after| entry.peer > after)
-                    && until.is_none_or(|until| entry.peer <= until)
-            };
-            if !held.iter().all(inside) || matches!((after, until), (Some(a), Some(u)) if a > u) {
-                return Err(FrameFault::OverLimit("digest range"));
-            }
-        }
-        Ok(())
+        self.talk.check()
     }
+}
+
+impl Talk {
+    fn check(&self) -> Result<(), FrameFault> {
+        let (within, what) = match self {
+            Self::Digest { buckets, held } => {
+                let ordered = buckets.is_sorted_by(|a, b| a < b)
+                    && buckets.last().is_none_or(|last| usize::from(*last) < BUCKETS);
+                let inside = |held: &Held| {
+                    let bucket = u16::try_from(bucket(held.peer)).expect("ten bits");
+                    buckets.is_empty() || buckets.binary_search(&bucket).is_ok()
+                };
+                if !is_list(held) {
+                    return Err(FrameFault::OverLimit("peers"));
+                }
+                (ordered && held.iter().all(inside), "buckets")
+            }
+            Self::Announce { held } | Self::Pull { held } => (is_list(held), "peers"),
+            Self::Groups { prints, .. } => (prints.len() == GROUPS, "groups"),
+            Self::Buckets { groups, .. } => {
+                let whole = |(group, prints): &(u8, Vec<Print>)| {
+                    usize::from(*group) < GROUPS && prints.len() == GROUP_BUCKETS
+                };
+                let ordered = groups.is_sorted_by(|a, b| a.0 < b.0);
+                (ordered && groups.iter().all(whole), "buckets")
+            }
+            Self::News
+            | Self::Ping { .. }
+            | Self::Pong { .. }
+            | Self::PingFor { .. }
+            | Self::Summary { .. } => (true, ""),
+        };
+        if within { Ok(()) } else { Err(FrameFault::OverLimit(what)) }
+    }
+}
+
+fn is_list(held: &[Held]) -> bool {
+    held.len() <= FRAME_PEERS_MAX && held.is_sorted_by(|a, b| a.peer < b.peer)
 }
 
 impl News {
@@ -265,12 +329,18 @@ impl News {
         self.records.is_empty() && self.accusations.is_empty() && self.leaves.is_empty()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.records.len() + self.accusations.len() + self.leaves.len()
+    }
+
     /// The news in parcels that each fit a frame beside a small talk.
     pub(super) fn parcels(self) -> Vec<Self> {
         // Room for the envelope and for a talk that names no peers.
         const BUDGET: usize = FRAME_BYTES_MAX - 1_024;
-        // The signature, two ids and the varints of an accusation, which is longer than a leave.
-        const CLAIM: usize = 64 + 2 * 32 + 3 * 9;
+        // Hops, the signature, two ids and the varints of an accusation, which is longer than a
+        // leave.
+        const CLAIM: usize = 1 + 64 + 2 * 32 + 3 * 9;
         let mut parcels = Vec::new();
         let mut parcel = Self::default();
         let mut left = BUDGET;
@@ -286,7 +356,7 @@ impl News {
         };
         for record in self.records {
             // Hops and the varint of the body's length.
-            claim_room(&mut parcel, &mut parcels, record.record.signed().len() + 4);
+            claim_room(&mut parcel, &mut parcels, record.said.signed().len() + 4);
             parcel.records.push(record);
         }
         for accusation in self.accusations {

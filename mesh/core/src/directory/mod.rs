@@ -1,33 +1,37 @@
 //! Membership: which peers there are, what they have and whether they answer.
 //!
 //! Signed adverts spread as rumours (`rumour`: pushed for the first hops, then announced and
-//! pulled) and are reconciled by anti-entropy (`reconcile`: a fingerprint first, then digests, and
-//! only differences travel). Peers probe each other and accuse those that do not answer (`swim`).
-//! All of it is one machine without IO: [`Directory::handle`] takes what happened and says what to
-//! do; [`Directory::view`] is the immutable snapshot that jobs plan with.
-//!
-//! Left out until the simulator needs them: a partial view, shards and a fingerprint tree.
+//! pulled) among a few `neighbours`, and are reconciled by anti-entropy (`reconcile`: fingerprints
+//! down a `tree`, then digests, and only differences travel). Peers probe each other and accuse
+//! those that do not answer (`swim`). All of it is one machine without IO: [`Directory::handle`]
+//! takes what happened and says what to do; [`Directory::view`] is the immutable snapshot that jobs
+//! plan with.
 
 mod border;
 mod claim;
 mod farewell;
+mod held;
 mod members;
 mod message;
+mod neighbours;
 mod own;
 mod pace;
 mod params;
 mod reconcile;
 mod rumour;
 mod swim;
+mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use border::{Event, Input, Output, Refused};
 pub use claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
-pub use message::{COLD, FrameFault, Held, Message, News, Rumour, Standing, Talk};
+pub use held::{Held, Short, Stamp, Standing};
+pub use message::{COLD, FrameFault, Message, News, Rumour, Talk};
 pub use params::Params;
+pub use tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print};
 
 use crate::advert::{Advert, AdvertFault, Record, Version};
 use crate::charter::Trust;
@@ -49,6 +53,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// both clocks wrong.
 const GRAVE_RETENTION: Duration =
     Duration::from_secs(ADVERT_LIFETIME.as_secs() + 2 * CLOCK_SKEW_MAX.as_secs());
+/// An accusation that nobody joined for so long is forgotten.
+const ACCUSATION_RETENTION: Duration = Duration::from_secs(30);
 /// A peer that needs it is dialled, rebuked or given a large answer so often.
 const COURTESY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -69,18 +75,25 @@ pub struct Directory {
     outbid: Version,
     publications: Allowance,
     members: Members,
+    neighbours: neighbours::Neighbours,
     connected: BTreeSet<PeerId>,
     probes: BTreeMap<u64, swim::Probe>,
     probe_order: Vec<PeerId>,
     /// Whether the last probe went along the ring.
     probe_ring: bool,
+    /// Who has how long to refute.
+    suspects: BTreeMap<Short, Mono>,
     hot: rumour::Hot,
-    lazy: BTreeMap<PeerId, rumour::Announcement>,
-    pulls: BTreeMap<PeerId, (Version, Mono)>,
+    /// Who is announced, and how many times more.
+    lazy: BTreeMap<Short, u8>,
+    announcing: bool,
+    fresh: rumour::Fresh,
+    pulls: BTreeMap<Short, rumour::Pull>,
     timers: Timers,
     wake: Option<Mono>,
-    view: Arc<View>,
-    view_built: Mono,
+    /// Made when it is asked for.
+    view: OnceLock<Arc<View>>,
+    view_published: Mono,
     view_stale: bool,
     left: bool,
 }
@@ -106,7 +119,8 @@ impl Directory {
         let own = content.sign(&key).verify(&trust, now)?;
         let mut directory = Self {
             me,
-            view: Arc::new(View::new(me, vec![own_entry(&own, now.mono)])),
+            view: OnceLock::new(),
+            view_published: now.mono,
             own,
             content,
             key,
@@ -118,20 +132,24 @@ impl Directory {
             outbid: Version::default(),
             publications: Allowance::default(),
             members: Members::default(),
+            neighbours: neighbours::Neighbours::default(),
             connected: BTreeSet::new(),
             probes: BTreeMap::new(),
             probe_order: Vec::new(),
             probe_ring: false,
+            suspects: BTreeMap::new(),
             hot: rumour::Hot::default(),
             lazy: BTreeMap::new(),
+            announcing: false,
+            fresh: rumour::Fresh::default(),
             pulls: BTreeMap::new(),
             timers: Timers::default(),
             wake: None,
-            view_built: now.mono,
             view_stale: false,
             left: false,
             params,
         };
+        directory.members.tree_mut().add(&directory.own);
         directory.start_timers(now.mono);
         Ok(directory)
     }
@@ -141,9 +159,45 @@ impl Directory {
         self.me
     }
 
-    /// The latest snapshot.
+    /// A snapshot: the one of the last [`Output::ViewChanged`], or newer.
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view)
+        let entry = |(record, liveness): (&Arc<Record>, Liveness)| {
+            let since = self.members.trouble(record.advert.peer).map_or(Mono(0), |t| t.since);
+            Entry { record: Arc::clone(record), liveness, since }
+        };
+        let view = self.view.get_or_init(|| {
+            Arc::new(View::new(self.me, self.peers().map(entry).collect()))
+        });
+        Arc::clone(view)
+    }
+
+    /// Every peer that is known, this one included, and whether it answers.
+    pub fn peers(&self) -> impl Iterator<Item = (&Arc<Record>, Liveness)> {
+        let others = self.members.iter().map(|member| (member.record, member.health));
+        [(&self.own, Liveness::Alive)].into_iter().chain(others)
+    }
+
+    /// Whether the advert of `peer` with this version, or a newer one, is known already, so that
+    /// verifying it again is needless.
+    pub fn holds(&self, peer: PeerId, version: Version) -> bool {
+        if peer == self.me {
+            return self.own.advert.version >= version;
+        }
+        self.members.get(peer).is_some_and(|member| member.version() >= version)
+    }
+
+    /// Starts with peers that are known from elsewhere: what a node saved, or a simulated mesh that
+    /// has long settled.
+    pub fn acquaint(&mut self, now: Now, records: impl ExactSizeIterator<Item = Arc<Record>>) {
+        let pace = (self.params.advert_interval, self.params.advert_burst);
+        self.members.reserve(records.len());
+        for record in records {
+            let peer = record.advert.peer;
+            if peer != self.me && self.members.get_short(Short::of(peer)).is_none() {
+                self.members.insert(record, now.mono, pace);
+            }
+        }
+        self.view_stale = true;
     }
 
     /// This peer's own record.
@@ -194,8 +248,8 @@ impl Directory {
         for fault in message.refused {
             out.push(Output::Event(Event::AdvertRefused { from, reason: fault.into() }));
         }
-        for Rumour { hops, record } in message.news.records {
-            self.take_record(now, from, record, hops, out);
+        for record in message.news.records {
+            self.take_record(now, from, record, out);
         }
         for leave in message.news.leaves {
             self.take_leave(now, from, leave, out);
@@ -208,20 +262,20 @@ impl Directory {
             Talk::Ping { nonce } => self.send(now.mono, from, Talk::Pong { nonce }, out),
             Talk::Pong { nonce } => self.take_pong(now.mono, from, nonce, out),
             Talk::PingFor { peer, nonce } => self.ping_for(now.mono, from, peer, nonce, out),
-            Talk::Summary { greeting, count, salt, fingerprint } => {
-                if fingerprint != self.fingerprint(salt) {
-                    self.answer_summary(now.mono, from, greeting, count, out);
-                }
+            Talk::Summary { greeting, count, salt, root } => {
+                self.answer_summary(now.mono, from, (greeting, count), (salt, root), out);
             }
-            Talk::Digest { after, until, held } => {
-                self.answer_digest(now, from, (after, until), &held, out);
+            Talk::Groups { salt, prints } => {
+                self.answer_groups(now.mono, from, salt, &prints, out);
             }
+            Talk::Buckets { salt, groups } => {
+                self.answer_buckets(now.mono, from, salt, &groups, out);
+            }
+            Talk::Digest { buckets, held } => self.answer_digest(now, from, &buckets, &held, out),
             Talk::Announce { held } => self.take_announcement(now.mono, from, &held, out),
             Talk::Pull { held } => self.answer_pull(now, from, &held, out),
         }
-        if let Some(member) = self.members.get_mut(from) {
-            member.heard = now.mono;
-        }
+        self.hear(from);
         self.rebuke(now, from, out);
     }
 
@@ -230,8 +284,10 @@ impl Directory {
             Timer::Probe => self.probe_next(now.mono, out),
             Timer::PingTimeout(nonce) => self.ask_helpers(now.mono, nonce, out),
             Timer::ProbeEnd(nonce) => self.end_probe(now, nonce, out),
-            Timer::Suspicion(peer) => self.end_suspicion(now.mono, peer, out),
+            Timer::Suspicions => self.end_suspicions(now.mono, out),
             Timer::Lazy => self.announce(now.mono, out),
+            Timer::Pull => self.repeat_pulls(now.mono, out),
+            Timer::Rotate => self.rotate(now.mono),
             Timer::Reconcile => self.reconcile(now.mono, out),
             Timer::Publish => {
                 if self.publish_wanted {
@@ -253,6 +309,7 @@ impl Directory {
         let starts = [
             (within(self.params.probe_interval), Timer::Probe),
             (within(self.params.reconcile_interval), Timer::Reconcile),
+            (within(self.params.rotate_interval), Timer::Rotate),
             (self.params.advert_refresh.mul_f64(0.9), Timer::Refresh),
             (SWEEP_INTERVAL, Timer::Sweep),
         ];
@@ -276,14 +333,16 @@ impl Directory {
     /// dropped: such a peer comes to us.
     fn send_message(&mut self, now: Mono, to: PeerId, message: Message, out: &mut Vec<Output>) {
         if !self.connected.contains(&to)
-            && let Some(member) = self.members.get_mut(to)
+            && let Some(member) = self.members.get(to)
         {
             let addrs = &member.record.advert.control_addrs;
             if addrs.is_empty() {
                 return;
             }
-            if member.dials.take(now, COURTESY_INTERVAL, 1) {
-                out.push(Output::Dial { peer: to, addrs: addrs.clone() });
+            let addrs = addrs.clone();
+            let contact = self.members.contact(to).expect("it is a member");
+            if contact.dials.take(now, COURTESY_INTERVAL, 1) {
+                out.push(Output::Dial { peer: to, addrs });
             }
         }
         out.push(Output::Send { to, message });
@@ -300,28 +359,18 @@ impl Directory {
         if !self.view_stale {
             return;
         }
-        let due = self.view_built + self.params.view_interval;
+        let due = self.view_published + self.params.view_interval;
         if now < due {
             return self.timers.set(due, Timer::View);
         }
-        let others = self.members.iter().map(|(_, member)| Entry {
-            record: Arc::clone(&member.record),
-            liveness: member.liveness(),
-            since: member.since,
-        });
-        let own = own_entry(&self.own, self.view.get(self.me).map_or(now, |entry| entry.since));
-        self.view = Arc::new(View::new(self.me, others.chain([own]).collect()));
-        self.view_built = now;
+        self.view = OnceLock::new();
+        self.view_published = now;
         self.view_stale = false;
         out.push(Output::ViewChanged);
     }
 }
 
-fn own_entry(own: &Arc<Record>, since: Mono) -> Entry {
-    Entry { record: Arc::clone(own), liveness: Liveness::Alive, since }
-}
-
 /// Whether a message can get to a peer: over a connection, or by a dial.
-fn has_way(connected: &BTreeSet<PeerId>, peer: PeerId, member: &Member) -> bool {
-    connected.contains(&peer) || !member.record.advert.control_addrs.is_empty()
+fn has_way(connected: &BTreeSet<PeerId>, member: Member<'_>) -> bool {
+    !member.record.advert.control_addrs.is_empty() || connected.contains(&member.peer())
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::held::Stamp;
 use super::message::{News, Rumour};
 use super::pace::Timer;
 use super::{Directory, Event, Output};
@@ -31,7 +32,7 @@ impl Directory {
         self.publish_wanted = false;
         let Version { epoch, sequence } = self.own.advert.version;
         let version = if self.outbid > self.own.advert.version {
-            Version { epoch: self.outbid.epoch.saturating_add(1), sequence: 0 }
+            Version { epoch: self.outbid.epoch.saturating_add(Stamp::BOOT_STEP_MS), sequence: 0 }
         } else {
             Version { epoch, sequence: sequence + 1 }
         };
@@ -39,9 +40,12 @@ impl Directory {
         let advert = Advert { peer: self.me, version, issued: now.utc, ..content };
         match advert.sign(&self.key).verify(&self.trust, now) {
             Ok(own) => {
+                self.members.tree_mut().remove(&self.own);
+                self.members.tree_mut().add(&own);
                 self.own = own;
                 self.view_stale = true;
-                self.hot.push_record(Arc::clone(&self.own), 0, self.me);
+                let rumour = Rumour { hops: 0, said: Arc::clone(&self.own) };
+                self.hot.push_record(rumour, self.me);
                 out.push(Output::Event(Event::Published { version }));
             }
             Err(fault) => {
@@ -78,13 +82,13 @@ impl Directory {
             // Refuted already; it has not heard.
             let mut news = News::default();
             let hops = self.params.eager_hops_max;
-            news.records.push(Rumour { hops, record: self.own.clone() });
+            news.records.push(Rumour { hops, said: Arc::clone(&self.own) });
             return self.send_news(now.mono, accuser, news, out);
         }
         // Strangers convince nobody, and one liar must not make us flood the mesh with refutations.
-        let Some(member) = self.members.get_mut(accuser) else { return };
+        let Some(contact) = self.members.contact(accuser) else { return };
         if !self.publish_wanted
-            && member.refutations.take(now.mono, REFUTATION_INTERVAL, REFUTATIONS_BURST)
+            && contact.refutations.take(now.mono, REFUTATION_INTERVAL, REFUTATIONS_BURST)
         {
             out.push(Output::Event(Event::Refuted { accuser }));
             self.want_publication(now.mono);

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::id::PeerId;
 use crate::time::Mono;
 
 /// A token bucket kept as one instant: when it would be full again (GCRA).
@@ -37,10 +36,14 @@ pub(super) enum Timer {
     PingTimeout(u64),
     /// Nor were its helpers.
     ProbeEnd(u64),
-    /// A suspect had its time to refute.
-    Suspicion(PeerId),
+    /// Suspects had their time to refute.
+    Suspicions,
     /// Announcements go out.
     Lazy,
+    /// Pulls were not answered in time.
+    Pull,
+    /// A neighbour is exchanged.
+    Rotate,
     /// The directory is reconciled with some peer.
     Reconcile,
     /// A wanted publication may go out.

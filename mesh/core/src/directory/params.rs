@@ -21,11 +21,15 @@ pub struct Params {
     pub suspect_timeout_min: Duration,
     /// So many independent accusers count like an own failed probe.
     pub accusers: usize,
-    /// A new record is pushed to so many peers.
+    /// So many peers are neighbours: news go to them, over connections that stay warm.
+    pub neighbours: usize,
+    /// One of them is exchanged this often.
+    pub rotate_interval: Duration,
+    /// News are pushed to so many neighbours.
     pub fanout: usize,
-    /// For at most its first so many hops; fewer in a mesh that fewer hops cover.
+    /// For at most their first so many hops; fewer in a mesh that fewer hops cover.
     pub eager_hops_max: u8,
-    /// After that its version is announced to so many peers …
+    /// After that they are announced to so many neighbours …
     pub lazy_fanout: usize,
     /// … so many times …
     pub lazy_rounds: u8,
@@ -57,6 +61,8 @@ impl Default for Params {
             suspect_timeout: Duration::from_secs(6),
             suspect_timeout_min: Duration::from_secs(3),
             accusers: 3,
+            neighbours: 32,
+            rotate_interval: Duration::from_secs(10),
             fanout: 4,
             eager_hops_max: 4,
             lazy_fanout: 3,

@@ -1,13 +1,15 @@
 //! Anti-entropy: two peers find out where their directories differ and tell each other only that.
 //! It brings a joiner its first directory, heals partitions and catches what rumours missed.
 
-use ring::digest::{Context, SHA256};
+use std::ops::Range;
+use std::sync::Arc;
 
-use super::members::Member;
-use super::message::{COLD, Held, Message, News, Rumour, Standing, Talk};
+use super::held::{Held, Short, Standing};
+use super::members::held_of_grave;
+use super::message::{COLD, Message, News, Rumour, Talk};
 use super::pace::Timer;
+use super::tree::{BUCKETS, GROUP_BUCKETS, Print, bucket};
 use super::{COURTESY_INTERVAL, Directory, Output, has_way};
-use crate::advert::Version;
 use crate::id::PeerId;
 use crate::limits::FRAME_PEERS_MAX;
 use crate::time::{Mono, Now};
@@ -15,14 +17,16 @@ use crate::time::{Mono, Now};
 /// An answer with more records than this is large. Large ones are paced, and their records are not
 /// passed on as rumours: they are a joiner's or a healing side's, and those reconcile by themselves.
 const LARGE_ANSWER: usize = 16;
-/// A peer may ask for so many large answers at once: the ranges of one digest of 10,000 peers.
+/// A peer may ask for so many large answers at once: the digests of 10,000 peers.
 const LARGE_ANSWERS_BURST: u32 = 16;
+/// A directory of at most so many is told as a whole: finding the difference would take longer.
+const TOLD_WHOLE_MAX: usize = 128;
 
 impl Directory {
     /// The first word on a new connection, said by both sides.
     pub(super) fn greet(&mut self, now: Mono, peer: PeerId, out: &mut Vec<Output>) {
         let mut message = Message::of(self.summary(true));
-        message.news.records.push(Rumour { hops: 0, record: self.own.clone() });
+        message.news.records.push(Rumour { hops: 0, said: Arc::clone(&self.own) });
         self.send_message(now, peer, message, out);
     }
 
@@ -32,8 +36,7 @@ impl Directory {
         let interval = self.params.reconcile_interval;
         self.timers.set(now + interval.mul_f64(0.75 + self.rng.unit() / 2.0), Timer::Reconcile);
         let connected = &self.connected;
-        let drawn =
-            self.members.draw(&mut self.rng, 1, |peer, member| has_way(connected, peer, member));
+        let drawn = self.members.draw(&mut self.rng, 1, |member| has_way(connected, member));
         for peer in drawn {
             let summary = self.summary(false);
             self.send(now, peer, summary, out);
@@ -43,36 +46,29 @@ impl Directory {
     fn summary(&mut self, greeting: bool) -> Talk {
         let salt = self.nonce();
         let count = u32::try_from(self.members.live() + 1).unwrap_or(u32::MAX);
-        Talk::Summary { greeting, count, salt, fingerprint: self.fingerprint(salt) }
+        Talk::Summary { greeting, count, salt, root: self.members.tree().root(salt) }
     }
 
-    /// Down peers are left out: sides agree on who lives, each at its own time on who is dead.
-    pub(super) fn fingerprint(&self, salt: u64) -> [u8; 16] {
-        let mut hash = Context::new(&SHA256);
-        hash.update(&salt.to_le_bytes());
-        for held in self.known().iter().filter(|held| held.standing == Standing::Live) {
-            hash.update(&held.peer.0);
-            hash.update(&held.version.epoch.to_le_bytes());
-            hash.update(&held.version.sequence.to_le_bytes());
-        }
-        hash.finish().as_ref()[..16].try_into().expect("16 of 32 bytes")
-    }
-
+    /// Down peers are not in the fingerprint: sides agree on who lives, each at its own time on who
+    /// is dead.
     pub(super) fn answer_summary(
         &mut self,
         now: Mono,
         from: PeerId,
-        greeting: bool,
-        count: u32,
+        (greeting, count): (bool, u32),
+        (salt, root): (u64, u64),
         out: &mut Vec<Output>,
     ) {
+        if root == self.members.tree().root(salt) {
+            return;
+        }
         let alone = self.members.live() <= 1;
         if greeting && count <= 1 {
             // A joiner, which knows only itself: it gets everything at once.
             if !alone && self.may_answer_large(now, from) {
-                let others = self.members.iter().filter(|(id, m)| **id != from && !m.is_down());
-                let rumour = |member: &Member| Rumour { hops: COLD, record: member.record.clone() };
-                let records = others.map(|(_, member)| rumour(member)).collect();
+                let others = self.members.iter().filter(|m| m.peer() != from && !m.is_down());
+                let cold = |said: &Arc<_>| Rumour { hops: COLD, said: Arc::clone(said) };
+                let records = others.map(|member| cold(member.record)).collect();
                 self.send_news(now, from, News { records, ..News::default() }, out);
             }
             return;
@@ -82,16 +78,71 @@ impl Directory {
         if greeting && (alone || from < self.me) {
             return;
         }
-        let known = self.known();
-        if known.len() > LARGE_ANSWER && !self.may_answer_large(now, from) {
+        if self.members.len() + self.members.graves() <= TOLD_WHOLE_MAX {
+            let held = self.known_in(0..BUCKETS);
+            return self.send(now, from, Talk::Digest { buckets: Vec::new(), held }, out);
+        }
+        let prints = self.members.tree().groups(salt);
+        self.send(now, from, Talk::Groups { salt, prints }, out);
+    }
+
+    pub(super) fn answer_groups(
+        &mut self,
+        now: Mono,
+        from: PeerId,
+        salt: u64,
+        theirs: &[Print],
+        out: &mut Vec<Output>,
+    ) {
+        let tree = self.members.tree();
+        let differing = tree.groups(salt).into_iter().zip(theirs).enumerate();
+        let differing = differing.filter(|(_, (ours, theirs))| ours != *theirs);
+        let groups: Vec<_> = differing
+            .map(|(group, _)| (u8::try_from(group).expect("few"), tree.buckets(salt, group)))
+            .collect();
+        if !groups.is_empty() {
+            self.send(now, from, Talk::Buckets { salt, groups }, out);
+        }
+    }
+
+    pub(super) fn answer_buckets(
+        &mut self,
+        now: Mono,
+        from: PeerId,
+        salt: u64,
+        theirs: &[(u8, Vec<Print>)],
+        out: &mut Vec<Output>,
+    ) {
+        let mut differing = Vec::new();
+        for (group, prints) in theirs {
+            let ours = self.members.tree().buckets(salt, usize::from(*group));
+            let first = usize::from(*group) * GROUP_BUCKETS;
+            let pairs = ours.iter().zip(prints).enumerate();
+            differing.extend(pairs.filter(|(_, (a, b))| a != b).map(|(index, _)| first + index));
+        }
+        if !differing.is_empty() {
+            self.send_digest(now, from, &differing, out);
+        }
+    }
+
+    fn send_digest(&mut self, now: Mono, to: PeerId, buckets: &[usize], out: &mut Vec<Output>) {
+        let mut parts = vec![(Vec::new(), Vec::new())];
+        let mut all = 0;
+        for bucket in buckets {
+            let known = self.known_in(*bucket..*bucket + 1);
+            all += known.len();
+            if parts.last().is_some_and(|(_, held)| held.len() + known.len() > FRAME_PEERS_MAX) {
+                parts.push((Vec::new(), Vec::new()));
+            }
+            let (numbers, held) = parts.last_mut().expect("never empty");
+            numbers.push(u16::try_from(*bucket).expect("few"));
+            held.extend(known);
+        }
+        if all > LARGE_ANSWER && !self.may_answer_large(now, to) {
             return;
         }
-        let mut after = None;
-        let mut chunks = known.chunks(FRAME_PEERS_MAX).peekable();
-        while let Some(held) = chunks.next() {
-            let until = chunks.peek().and_then(|_| held.last()).map(|entry| entry.peer);
-            self.send(now, from, Talk::Digest { after, until, held: held.to_vec() }, out);
-            after = until;
+        for (buckets, held) in parts {
+            self.send(now, to, Talk::Digest { buckets, held }, out);
         }
     }
 
@@ -99,18 +150,17 @@ impl Directory {
         &mut self,
         now: Now,
         from: PeerId,
-        (after, until): (Option<PeerId>, Option<PeerId>),
+        buckets: &[u16],
         theirs: &[Held],
         out: &mut Vec<Output>,
     ) {
-        let known = self.known();
-        let begin = after.map_or(0, |after| known.partition_point(|held| held.peer <= after));
-        let end =
-            until.map_or(known.len(), |until| known.partition_point(|held| held.peer <= until));
         let mut news = News::default();
-        for ours in known.get(begin..end).unwrap_or_default() {
+        let all = [0..BUCKETS];
+        let each = buckets.iter().map(|bucket| usize::from(*bucket)..usize::from(*bucket) + 1);
+        let ranges = if buckets.is_empty() { all.to_vec() } else { each.collect() };
+        for ours in ranges.into_iter().flat_map(|range| self.known_in(range)) {
             let index = theirs.binary_search_by_key(&ours.peer, |held| held.peer);
-            self.inform(now, *ours, index.ok().map(|index| theirs[index]), &mut news);
+            self.inform(now, ours, index.ok().map(|index| theirs[index]), &mut news);
         }
         self.send_answer(now.mono, from, news, out);
         let wanted = self.wanted(theirs);
@@ -135,46 +185,65 @@ impl Directory {
 
     /// What of these the other side knows better, as far as we know.
     pub(super) fn wanted(&self, theirs: &[Held]) -> Vec<Held> {
+        let me = Short::of(self.me);
         let better = |theirs: &Held| {
-            let unknown =
-                Held { peer: theirs.peer, version: Version::default(), standing: Standing::Gone };
-            let ours = self.held(theirs.peer);
-            let is_better = match (ours.map(|ours| ours.standing), theirs.standing) {
-                (None, standing) => standing == Standing::Live,
-                (Some(_), Standing::Live) => ours.is_some_and(|o| o.version < theirs.version),
-                (Some(Standing::Live), _) => ours.is_some_and(|o| o.version <= theirs.version),
-                (Some(_), _) => false,
+            if theirs.peer == me || self.fresh.knows(*theirs) {
+                return None;
+            }
+            let Some(ours) = self.held(theirs.peer) else {
+                return theirs.standing().is_up().then_some(Held::unknown(theirs.peer));
             };
-            (is_better && theirs.peer != self.me).then(|| ours.unwrap_or(unknown))
+            let (newer, older) =
+                (theirs.stamp().is_newer(ours.stamp()), ours.stamp().is_newer(theirs.stamp()));
+            let better = match (ours.standing(), theirs.standing()) {
+                (Standing::Live | Standing::Accused(_), Standing::Gone) => !older,
+                (_, Standing::Live) => newer,
+                (Standing::Live | Standing::Accused(_), Standing::Accused(_) | Standing::Down) => {
+                    newer
+                        || (!older && theirs.standing().accusers() > ours.standing().accusers())
+                }
+                (_, Standing::Accused(_)) => newer,
+                _ => false,
+            };
+            better.then_some(ours)
         };
         theirs.iter().filter_map(better).collect()
     }
 
     /// Adds to `news` what we know better than `theirs`.
     fn inform(&self, now: Now, ours: Held, theirs: Option<Held>, news: &mut News) {
-        let version = theirs.map(|theirs| theirs.version);
-        let theirs_lives = theirs.is_some_and(|theirs| theirs.standing == Standing::Live);
-        let theirs_gone = theirs.is_none_or(|theirs| theirs.standing == Standing::Gone);
-        let newer = version.is_none_or(|version| version < ours.version);
-        let record = if ours.peer == self.me {
+        let theirs = theirs.filter(|theirs| theirs.standing() != Standing::Unknown);
+        let newer = theirs.is_none_or(|theirs| ours.stamp().is_newer(theirs.stamp()));
+        let not_older = theirs.is_some_and(|theirs| !theirs.stamp().is_newer(ours.stamp()));
+        let theirs_is_up = theirs.is_some_and(|theirs| theirs.standing().is_up());
+        let record = if ours.peer == Short::of(self.me) {
             Some(&self.own)
         } else {
-            self.members.get(ours.peer).map(|member| &member.record)
+            self.members.get_short(ours.peer).map(|member| member.record)
         };
-        let rumour = record.map(|record| Rumour { hops: COLD, record: record.clone() });
-        match ours.standing {
+        let rumour = record.map(|record| Rumour { hops: COLD, said: Arc::clone(record) });
+        let accusers = theirs.map_or(0, |theirs| theirs.standing().accusers());
+        match ours.standing() {
             Standing::Live if newer => news.records.extend(rumour),
-            Standing::Down if theirs_lives && version <= Some(ours.version) => {
+            Standing::Accused(_) if newer => {
+                news.records.extend(rumour);
+                self.testify(ours.peer, news);
+            }
+            Standing::Accused(known) if not_older && theirs_is_up && known > accusers => {
+                self.testify(ours.peer, news);
+            }
+            Standing::Down if theirs_is_up && not_older => {
                 // The evidence speaks of our version, so that one must be known first.
                 news.records.extend(rumour.filter(|_| newer));
-                let member = self.members.get(ours.peer).expect("a down peer is a member");
-                news.accusations.extend(member.accusations.iter().map(|(_, a)| a.clone()));
+                self.testify(ours.peer, news);
             }
-            Standing::Gone if !theirs_gone && version <= Some(ours.version) => {
-                match self.members.grave(ours.peer).and_then(|grave| grave.leave.clone()) {
-                    Some(leave) => news.leaves.push(leave),
-                    None if theirs_lives && !newer => {
-                        news.accusations.push(self.accuse(now, ours.peer, ours.version));
+            Standing::Gone if not_older && theirs.is_some_and(|t| t.standing() != Standing::Gone) => {
+                let Some(grave) = self.members.grave_short(ours.peer) else { return };
+                match grave.leave.clone() {
+                    Some(said) => news.leaves.push(Rumour { hops: COLD, said }),
+                    None if theirs_is_up && !newer => {
+                        let said = self.accuse(now, grave.peer, grave.version);
+                        news.accusations.push(Rumour { hops: COLD, said });
                     }
                     None => {}
                 }
@@ -183,42 +252,52 @@ impl Directory {
         }
     }
 
+    /// All that we hold against a peer.
+    fn testify(&self, peer: Short, news: &mut News) {
+        let Some(member) = self.members.get_short(peer) else { return };
+        let Some(trouble) = self.members.trouble(member.peer()) else { return };
+        let cold = |said: &Arc<_>| Rumour { hops: COLD, said: Arc::clone(said) };
+        news.accusations.extend(trouble.accusations().map(cold));
+    }
+
     fn send_answer(&mut self, now: Mono, to: PeerId, mut news: News, out: &mut Vec<Output>) {
+        let hops = self.params.eager_hops_max;
         if news.records.len() > LARGE_ANSWER {
             if !self.may_answer_large(now, to) {
                 return;
             }
         } else {
             // Few differences are likely news to others too: they are announced on.
-            for rumour in &mut news.records {
-                rumour.hops = self.params.eager_hops_max;
-            }
+            news.records.iter_mut().for_each(|rumour| rumour.hops = hops);
         }
+        news.accusations.iter_mut().for_each(|rumour| rumour.hops = hops);
+        news.leaves.iter_mut().for_each(|rumour| rumour.hops = hops);
         self.send_news(now, to, news, out);
     }
 
     fn may_answer_large(&mut self, now: Mono, to: PeerId) -> bool {
-        let take =
-            |member: &mut Member| member.answers.take(now, COURTESY_INTERVAL, LARGE_ANSWERS_BURST);
-        self.members.get_mut(to).is_some_and(take)
+        let contact = self.members.contact(to);
+        contact.is_some_and(|c| c.answers.take(now, COURTESY_INTERVAL, LARGE_ANSWERS_BURST))
     }
 
-    fn held(&self, peer: PeerId) -> Option<Held> {
-        if peer == self.me {
-            return Some(self.held_own());
-        }
-        self.members.held(peer)
+    pub(super) fn held(&self, peer: Short) -> Option<Held> {
+        if peer == Short::of(self.me) { Some(self.held_own()) } else { self.members.held(peer) }
     }
 
     fn held_own(&self) -> Held {
-        Held { peer: self.me, version: self.own.advert.version, standing: Standing::Live }
+        Held::new(self.me, self.own.advert.version, Standing::Live)
     }
 
-    /// All that is known, this peer included, in order of ids.
-    fn known(&self) -> Vec<Held> {
-        let mut known = self.members.all_held();
-        let at = known.partition_point(|held| held.peer < self.me);
-        known.insert(at, self.held_own());
+    /// All that is known of the peers of some buckets, this peer included, in order.
+    fn known_in(&self, buckets: Range<usize>) -> Vec<Held> {
+        let members = self.members.in_buckets(buckets.clone());
+        let members = members.map(|member| self.members.held_of(member));
+        let graves = self.members.graves_in_buckets(buckets.clone()).map(held_of_grave);
+        let mut known: Vec<Held> = members.chain(graves).collect();
+        if buckets.contains(&bucket(Short::of(self.me))) {
+            known.push(self.held_own());
+        }
+        known.sort_unstable_by_key(|held| held.peer);
         known
     }
 }

@@ -1,55 +1,65 @@
-//! How news spread: pushed to a few peers for the first hops; then all that took a record announce
-//! its version, in batches, and those that lack it pull it.
+//! How news spread (Plumtree's split, Leitão, Pereira, Rodrigues 2007): pushed to a few neighbours
+//! for the first hops; after that, all that took it announce it, in batches and in 13 bytes each,
+//! and those that lack it pull it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::claim::{Accusation, Leave, Proven};
-use super::members::Health;
-use super::message::{COLD, Held, News, Rumour, Standing, Talk};
+use super::held::{Held, Short, Stamp, Standing};
+use super::message::{COLD, News, Rumour, Talk};
 use super::pace::Timer;
-use super::{Directory, Event, Output, Refused, has_way};
-use crate::advert::{Record, Version};
+use super::{Directory, Event, Output, Refused};
+use crate::advert::Record;
 use crate::id::PeerId;
 use crate::limits::*;
 use crate::time::{Mono, Now};
+use crate::view::Liveness;
 
 /// What was new during one call, each with the peer that brought it. It goes out at its end.
 #[derive(Debug, Default)]
 pub(super) struct Hot {
-    records: Vec<(Rumour, PeerId)>,
-    accusations: Vec<(Proven<Accusation>, PeerId)>,
-    leaves: Vec<(Proven<Leave>, PeerId)>,
+    records: Vec<(Rumour<Record>, PeerId)>,
+    accusations: Vec<(Rumour<Proven<Accusation>>, PeerId)>,
+    leaves: Vec<(Rumour<Proven<Leave>>, PeerId)>,
 }
 
 impl Hot {
-    pub(super) fn push_record(&mut self, record: Arc<Record>, hops: u8, from: PeerId) {
-        self.records.push((Rumour { hops, record }, from));
+    pub(super) fn push_record(&mut self, rumour: Rumour<Record>, from: PeerId) {
+        self.records.push((rumour, from));
     }
 
-    pub(super) fn push_accusation(&mut self, accusation: Proven<Accusation>, from: PeerId) {
-        self.accusations.push((accusation, from));
+    pub(super) fn push_accusation(&mut self, rumour: Rumour<Proven<Accusation>>, from: PeerId) {
+        self.accusations.push((rumour, from));
     }
 
-    pub(super) fn push_leave(&mut self, leave: Proven<Leave>, from: PeerId) {
-        self.leaves.push((leave, from));
+    pub(super) fn push_leave(&mut self, rumour: Rumour<Proven<Leave>>, from: PeerId) {
+        self.leaves.push((rumour, from));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.accusations.is_empty() && self.leaves.is_empty()
     }
 
     fn has_news_for(&self, peer: PeerId) -> bool {
-        self.records.iter().any(|(r, from)| is_news(peer, *from, r.record.advert.peer))
-            || self.accusations.iter().any(|(a, from)| is_news(peer, *from, a.claim().accuser))
-            || self.leaves.iter().any(|(l, from)| is_news(peer, *from, l.claim().peer))
+        self.records.iter().any(|(r, from)| is_news(peer, *from, r.said.advert.peer))
+            || self.accusations.iter().any(|(a, from)| is_news(peer, *from, a.said.claim().accuser))
+            || self.leaves.iter().any(|(l, from)| is_news(peer, *from, l.said.claim().peer))
     }
 
     fn news_for(&self, peer: PeerId) -> News {
-        let records =
-            self.records.iter().filter(|(r, from)| is_news(peer, *from, r.record.advert.peer));
-        let accusations =
-            self.accusations.iter().filter(|(a, from)| is_news(peer, *from, a.claim().accuser));
-        let leaves = self.leaves.iter().filter(|(l, from)| is_news(peer, *from, l.claim().peer));
+        fn pick<T>(
+            to: PeerId,
+            all: &[(Rumour<T>, PeerId)],
+            speaker: impl Fn(&T) -> PeerId,
+        ) -> Vec<Rumour<T>> {
+            let news = all.iter().filter(|(r, from)| is_news(to, *from, speaker(&r.said)));
+            news.map(|(rumour, _)| rumour.clone()).collect()
+        }
         News {
-            records: records.map(|(rumour, _)| rumour.clone()).collect(),
-            accusations: accusations.map(|(accusation, _)| accusation.clone()).collect(),
-            leaves: leaves.map(|(leave, _)| leave.clone()).collect(),
+            records: pick(peer, &self.records, |record| record.advert.peer),
+            accusations: pick(peer, &self.accusations, |accusation| accusation.claim().accuser),
+            leaves: pick(peer, &self.leaves, |leave| leave.claim().peer),
         }
     }
 }
@@ -59,11 +69,43 @@ fn is_news(to: PeerId, from: PeerId, speaker: PeerId) -> bool {
     to != from && to != speaker
 }
 
-/// A record that is still announced.
+/// Versions that were taken of late: nearly all that is announced is among them, and looking there
+/// is quicker than in the directory.
 #[derive(Debug)]
-pub(super) struct Announcement {
-    version: Version,
-    rounds_left: u8,
+pub(super) struct Fresh(Vec<Option<(Short, Stamp)>>);
+
+impl Default for Fresh {
+    fn default() -> Self {
+        Self(vec![None; 64])
+    }
+}
+
+impl Fresh {
+    fn place(&self, peer: Short) -> usize {
+        usize::try_from(peer.word() % self.0.len() as u64).expect("a place")
+    }
+
+    fn note(&mut self, peer: Short, stamp: Stamp) {
+        let place = self.place(peer);
+        self.0[place] = Some((peer, stamp));
+    }
+
+    /// Whether this, or something newer, was taken of late and nothing is said against it.
+    pub(super) fn knows(&self, held: Held) -> bool {
+        held.standing() == Standing::Live
+            && self.0[self.place(held.peer)]
+                .is_some_and(|(peer, stamp)| peer == held.peer && !held.stamp().is_newer(stamp))
+    }
+}
+
+/// A pull that is awaited.
+#[derive(Debug)]
+pub(super) struct Pull {
+    /// What was known when it was asked.
+    had: Held,
+    asked: Mono,
+    /// Who else has it.
+    other: Option<PeerId>,
 }
 
 impl Directory {
@@ -72,8 +114,7 @@ impl Directory {
         &mut self,
         now: Now,
         from: PeerId,
-        record: Arc<Record>,
-        hops: u8,
+        Rumour { hops, said: record }: Rumour<Record>,
         out: &mut Vec<Output>,
     ) {
         let (peer, version) = (record.advert.peer, record.advert.version);
@@ -83,125 +124,112 @@ impl Directory {
             }
             return;
         }
-        if self.members.grave(peer).is_some_and(|grave| version <= grave.version) {
-            return;
-        }
-        let (interval, burst) = (self.params.advert_interval, self.params.advert_burst);
-        let known = self.members.get(peer).map(|member| (member.version(), member.health));
-        if known.is_none() {
-            if self.members.len() + 1 >= PEERS_MAX {
-                let refused = Event::AdvertRefused { from, reason: Refused::Full };
-                return out.push(Output::Event(refused));
+        let short = Short::of(peer);
+        let pace = (self.params.advert_interval, self.params.advert_burst);
+        let refuse = |reason| Output::Event(Event::AdvertRefused { from, reason });
+        let before = match self.members.get_short(short) {
+            Some(known) if known.peer() != peer => {
+                return out.push(refuse(Refused::ShortIdTaken(known.peer())));
             }
-            self.members.insert(Arc::clone(&record), now.mono);
-        }
-        let member = self.members.get_mut(peer).expect("known or just inserted");
-        if known.is_some() && version <= member.version() {
-            if version < member.version() && from == peer {
-                // It does not know its own past: its clock went back.
-                let mut news = News::default();
-                news.records.push(Rumour { hops: COLD, record: Arc::clone(&member.record) });
-                self.send_news(now.mono, peer, news, out);
+            Some(known) if version <= known.version() => {
+                if version < known.version() && from == peer {
+                    // It does not know its own past: its clock went back.
+                    let said = Arc::clone(known.record);
+                    let records = vec![Rumour { hops: COLD, said }];
+                    self.send_news(now.mono, peer, News { records, ..News::default() }, out);
+                }
+                return;
             }
+            Some(known) => Some(known.health),
+            None => None,
+        };
+        if before.is_some() {
+            if !self.members.take_advert(peer, now.mono, pace) {
+                return out.push(refuse(Refused::TooOften(peer)));
+            }
+            self.members.replace(Arc::clone(&record));
+        } else if self.members.grave(peer).is_some_and(|grave| version <= grave.version) {
             return;
+        } else if self.members.len() + 1 >= PEERS_MAX {
+            return out.push(refuse(Refused::Full));
+        } else {
+            self.members.insert(Arc::clone(&record), now.mono, pace);
+            if !record.advert.control_addrs.is_empty() {
+                self.meet(peer);
+            }
         }
-        if !member.adverts.take(now.mono, interval, burst) {
-            let refused = Event::AdvertRefused { from, reason: Refused::TooOften(peer) };
-            return out.push(Output::Event(refused));
-        }
-        member.record = Arc::clone(&record);
-        member.taken = now.mono;
-        member.accusations.clear();
-        self.members.set_health(peer, Health::Alive, now.mono);
-        self.pulls.remove(&peer);
+        self.fresh.note(short, Stamp::of(version));
+        self.pulls.remove(&short);
+        self.suspects.remove(&short);
         self.view_stale = true;
-        out.push(Output::Event(match known {
+        out.push(Output::Event(match before {
             None => Event::PeerJoined { peer, version },
             Some(_) => Event::PeerUpdated { peer, version },
         }));
-        if known.is_some_and(|(_, health)| health != Health::Alive) {
+        if before.is_some_and(|health| health != Liveness::Alive) {
             out.push(Output::Event(Event::PeerAlive { peer }));
         }
         if hops != COLD {
-            self.hot.push_record(record, hops, from);
+            self.hot.push_record(Rumour { hops, said: record }, from);
         }
     }
 
     /// Sends out what was new during this call.
     pub(super) fn spread_hot(&mut self, now: Mono, out: &mut Vec<Output>) {
+        if self.hot.is_empty() {
+            return;
+        }
         let mut hot = std::mem::take(&mut self.hot);
         // Where the first push reaches everybody there is nothing to push or announce after it.
         let few = self.members.live() <= self.params.fanout;
         let eager_hops = if few { 1 } else { self.eager_hops() };
-        hot.records.retain_mut(|(rumour, _)| {
-            let eager = rumour.hops < eager_hops;
-            if !few {
-                self.queue_announcement(now, &rumour.record);
+        let lazy = &mut self.lazy;
+        let rounds = self.params.lazy_rounds;
+        let mut pass = |hops: &mut u8, subject: PeerId| {
+            let eager = *hops < eager_hops;
+            *hops = hops.saturating_add(1);
+            if !few && *hops >= eager_hops && lazy.len() < ANNOUNCEMENTS_MAX {
+                lazy.insert(Short::of(subject), rounds);
             }
-            rumour.hops = rumour.hops.saturating_add(1);
             eager
-        });
-        if hot.records.is_empty() && hot.accusations.is_empty() && hot.leaves.is_empty() {
+        };
+        hot.records.retain_mut(|(r, _)| pass(&mut r.hops, r.said.advert.peer));
+        hot.accusations.retain_mut(|(a, _)| pass(&mut a.hops, a.said.claim().subject));
+        hot.leaves.retain_mut(|(l, _)| pass(&mut l.hops, l.said.claim().peer));
+        if !self.lazy.is_empty() && !self.announcing {
+            self.announcing = true;
+            self.timers.set(now + self.params.lazy_interval, Timer::Lazy);
+        }
+        if hot.is_empty() {
             return;
         }
-        for peer in self.draw_reachable(self.params.fanout, |peer| hot.has_news_for(peer)) {
+        for peer in self.draw_neighbours(self.params.fanout, |peer| hot.has_news_for(peer)) {
             self.send_news(now, peer, hot.news_for(peer), out);
         }
     }
 
-    /// So many hops of pushing reach about half of the mesh; the rest pulls.
+    /// So many hops of pushing reach about half of a small mesh, and a few hundred peers of a large
+    /// one; the rest pulls.
     fn eager_hops(&self) -> u8 {
         let fanout = u32::try_from(self.params.fanout.max(2)).unwrap_or(u32::MAX);
         let live = u32::try_from(self.members.live() + 1).unwrap_or(u32::MAX);
         u8::try_from(live.ilog(fanout)).unwrap_or(u8::MAX).max(2).min(self.params.eager_hops_max)
     }
 
-    /// Peers that answer and to which there is a way; suspects only where others are too few.
-    fn draw_reachable(&mut self, count: usize, fit: impl Fn(PeerId) -> bool) -> Vec<PeerId> {
-        let connected = &self.connected;
-        let mut draw = |count: usize, suspects: bool| {
-            self.members.draw(&mut self.rng, count, |peer, member| {
-                let health = match member.health {
-                    Health::Alive => !suspects,
-                    Health::Suspect { .. } => suspects,
-                    Health::Down => false,
-                };
-                health && has_way(connected, peer, member) && fit(peer)
-            })
-        };
-        let mut drawn = draw(count, false);
-        if drawn.len() < count {
-            drawn.extend(draw(count - drawn.len(), true));
+    pub(super) fn announce(&mut self, now: Mono, out: &mut Vec<Output>) {
+        let held: Vec<Held> = self.lazy.keys().filter_map(|peer| self.held(*peer)).collect();
+        self.lazy.retain(|_, rounds_left| {
+            *rounds_left = rounds_left.saturating_sub(1);
+            *rounds_left > 0
+        });
+        self.announcing = !self.lazy.is_empty();
+        if self.announcing {
+            self.timers.set(now + self.params.lazy_interval, Timer::Lazy);
         }
-        drawn
-    }
-
-    fn queue_announcement(&mut self, now: Mono, record: &Record) {
-        if self.lazy.len() >= ANNOUNCEMENTS_MAX {
+        if held.is_empty() {
             return;
         }
-        if self.lazy.is_empty() {
-            self.timers.set(now + self.params.lazy_interval, Timer::Lazy);
-        }
-        let rounds_left = self.params.lazy_rounds;
-        let announcement = Announcement { version: record.advert.version, rounds_left };
-        self.lazy.insert(record.advert.peer, announcement);
-    }
-
-    pub(super) fn announce(&mut self, now: Mono, out: &mut Vec<Output>) {
-        let held: Vec<Held> = self
-            .lazy
-            .iter()
-            .map(|(peer, a)| Held { peer: *peer, version: a.version, standing: Standing::Live })
-            .collect();
-        self.lazy.retain(|_, announcement| {
-            announcement.rounds_left = announcement.rounds_left.saturating_sub(1);
-            announcement.rounds_left > 0
-        });
-        if !self.lazy.is_empty() {
-            self.timers.set(now + self.params.lazy_interval, Timer::Lazy);
-        }
-        for peer in self.draw_reachable(self.params.lazy_fanout, |_| true) {
+        for peer in self.draw_neighbours(self.params.lazy_fanout, |_| true) {
             for held in held.chunks(FRAME_PEERS_MAX) {
                 self.send(now, peer, Talk::Announce { held: held.to_vec() }, out);
             }
@@ -219,7 +247,8 @@ impl Directory {
         self.pull(now, from, wanted, out);
     }
 
-    /// Asks `from` for what it knows better, unless another peer was asked a moment ago.
+    /// Asks `from` for what it knows better; what another peer was asked for a moment ago only when
+    /// that one does not answer.
     pub(super) fn pull(
         &mut self,
         now: Mono,
@@ -227,20 +256,49 @@ impl Directory {
         mut held: Vec<Held>,
         out: &mut Vec<Output>,
     ) {
+        if held.is_empty() {
+            return;
+        }
         let retry = self.params.pull_retry;
         let pulls = &mut self.pulls;
-        held.retain(|entry| {
-            let asked = pulls.get(&entry.peer);
-            let waiting =
-                asked.is_some_and(|(had, at)| *had == entry.version && now.since(*at) < retry);
-            if waiting || (asked.is_none() && pulls.len() >= PULLS_MAX) {
-                return false;
+        let full = pulls.len() + held.len() > PULLS_MAX;
+        held.retain(|had| match pulls.get_mut(&had.peer) {
+            Some(pull) if pull.had == *had && now.since(pull.asked) < retry => {
+                pull.other = Some(from);
+                false
             }
-            pulls.insert(entry.peer, (entry.version, now));
-            true
+            None if full => false,
+            _ => {
+                pulls.insert(had.peer, Pull { had: *had, asked: now, other: None });
+                true
+            }
         });
-        if !held.is_empty() {
-            self.send(now, from, Talk::Pull { held }, out);
+        if held.is_empty() {
+            return;
+        }
+        self.timers.set(now + retry, Timer::Pull);
+        self.send(now, from, Talk::Pull { held }, out);
+    }
+
+    /// Pulls that were not answered go to the next peer that has what is wanted.
+    pub(super) fn repeat_pulls(&mut self, now: Mono, out: &mut Vec<Output>) {
+        let retry = self.params.pull_retry;
+        let mut again = BTreeMap::<PeerId, Vec<Held>>::new();
+        self.pulls.retain(|_, pull| {
+            if now.since(pull.asked) < retry {
+                return true;
+            }
+            if let Some(other) = pull.other.take() {
+                again.entry(other).or_default().push(pull.had);
+                pull.asked = now;
+            }
+            pull.asked == now
+        });
+        if !again.is_empty() {
+            self.timers.set(now + retry, Timer::Pull);
+        }
+        for (peer, held) in again {
+            self.send(now, peer, Talk::Pull { held }, out);
         }
     }
 }

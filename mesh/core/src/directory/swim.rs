@@ -4,17 +4,22 @@
 //! A peer's incarnation is the version of its advert: it refutes an accusation by signing a newer
 //! advert ([`super::own`]), which is news that spreads like any other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::claim::{Accusation, Proven};
-use super::members::Health;
-use super::message::{Held, News, Standing, Talk};
+use super::held::{Held, Short};
+use super::members::Evidence;
+use super::message::{COLD, News, Rumour, Talk};
 use super::pace::Timer;
-use super::{COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX, has_way};
+use super::{
+    ACCUSATION_RETENTION, COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX, has_way,
+};
 use crate::advert::Version;
 use crate::id::PeerId;
 use crate::limits::*;
 use crate::time::{Mono, Now};
+use crate::view::Liveness;
 
 /// Of the whole directory, over this share no more peers are declared down …
 const DOWN_SHARE_PERCENT: usize = 20;
@@ -22,8 +27,8 @@ const DOWN_SHARE_PERCENT: usize = 20;
 /// dead peer is 20 % already and two are 40 %. Two wrong verdicts at a peer that is itself cut off
 /// cost little: it can reach nobody anyway, and both are refuted when it can.
 const DOWN_FLOOR: usize = 2;
-/// An accusation that nobody joined for so long is forgotten.
-const ACCUSATION_RETENTION: Duration = Duration::from_secs(30);
+/// Suspicions end at multiples of this, so that those of many peers end together.
+const SUSPICION_GRAIN: Duration = Duration::from_millis(125);
 /// About so many of a mesh's peers check an accusation by an own probe: enough to convict the
 /// dead, too few to flood a peer that one liar accuses.
 const CHECKERS: f64 = 8.0;
@@ -32,7 +37,11 @@ const CHECKERS: f64 = 8.0;
 #[derive(Debug)]
 pub(super) struct Probe {
     target: PeerId,
+    /// The target's, when the ping was sent.
+    version: Version,
     sent: Mono,
+    /// Whether the target has said anything since.
+    heard: bool,
     /// Peers that ping in our stead.
     helpers: Vec<PeerId>,
     /// For whom we ping, and the nonce that it awaits.
@@ -41,8 +50,8 @@ pub(super) struct Probe {
 
 impl Directory {
     /// Probes the next peer: by turns its successor in the ring of ids, so that everybody is probed
-    /// by somebody within two intervals, and one in a random order that visits all before it visits
-    /// one again, so that nobody can choose by whom.
+    /// by somebody within two intervals, and a neighbour, in a random order that visits all before
+    /// it visits one again.
     pub(super) fn probe_next(&mut self, now: Mono, out: &mut Vec<Output>) {
         self.timers.set(now + self.params.probe_interval, Timer::Probe);
         self.probe_ring = !self.probe_ring;
@@ -52,7 +61,7 @@ impl Directory {
             return self.probe(now, peer, out);
         }
         if self.probe_order.is_empty() {
-            self.probe_order = self.members.roster().to_vec();
+            self.probe_order = self.neighbourhood();
             for last in (1..self.probe_order.len()).rev() {
                 self.probe_order.swap(last, self.rng.below(last + 1));
             }
@@ -61,6 +70,13 @@ impl Directory {
             if self.members.get(peer).is_some_and(|member| !member.is_down()) {
                 return self.probe(now, peer, out);
             }
+        }
+    }
+
+    /// Whoever says anything lives.
+    pub(super) fn hear(&mut self, from: PeerId) {
+        for probe in self.probes.values_mut().filter(|probe| probe.target == from) {
+            probe.heard = true;
         }
     }
 
@@ -84,8 +100,11 @@ impl Directory {
         if self.probes.len() >= PROBES_MAX || (asked_by.is_some() && others >= PROBES_MAX / 2) {
             return;
         }
+        let Some(version) = self.members.get(target).map(|member| member.version()) else { return };
         let nonce = self.nonce();
-        self.probes.insert(nonce, Probe { target, sent: now, helpers: Vec::new(), asked_by });
+        let probe =
+            Probe { target, version, sent: now, heard: false, helpers: Vec::new(), asked_by };
+        self.probes.insert(nonce, probe);
         let first = now + self.params.ping_timeout;
         if asked_by.is_none() {
             self.timers.set(first, Timer::PingTimeout(nonce));
@@ -99,7 +118,7 @@ impl Directory {
     }
 
     fn reaches(&self, peer: PeerId) -> bool {
-        self.members.get(peer).is_some_and(|member| has_way(&self.connected, peer, member))
+        self.members.get(peer).is_some_and(|member| has_way(&self.connected, member))
     }
 
     pub(super) fn ping_for(
@@ -131,14 +150,11 @@ impl Directory {
         helpers.truncate(self.params.helpers);
         // Nobody else can reach a peer that has no address of its own.
         if self.reaches(target) {
-            let connected = &self.connected;
             let wanted = self.params.helpers - helpers.len();
             let named = helpers.clone();
-            helpers.extend(self.members.draw(&mut self.rng, wanted, |peer, member| {
-                peer != target
-                    && member.health == Health::Alive
-                    && connected.contains(&peer)
-                    && !named.contains(&peer)
+            let connected = self.connected.clone();
+            helpers.extend(self.draw_neighbours(wanted, |peer| {
+                peer != target && connected.contains(&peer) && !named.contains(&peer)
             }));
         }
         for helper in &helpers {
@@ -169,49 +185,51 @@ impl Directory {
         }
         let subject = probe.target;
         let Some(member) = self.members.get(subject) else { return };
-        let accused = member.accusations.iter().any(|(_, a)| a.claim().accuser == self.me);
-        if member.is_down() || (accused && member.health != Health::Alive) {
+        let accused = self.accuses(subject);
+        if member.is_down() || (accused && !member.is_alive()) {
             return;
         }
-        if member.heard.max(member.taken) >= probe.sent {
+        if probe.heard || member.version() > probe.version {
             // It has spoken since, or a newer advert came: it restarted, or the pong is late.
             return;
         }
+        if member.is_alive() && self.is_cut_off() {
+            // It may be this peer that is: it asks again, and accuses nobody meanwhile.
+            out.push(Output::Event(Event::DownWithheld { peer: subject }));
+            return;
+        }
         let accusation = self.accuse(now, subject, member.version());
+        let rumour = |hops| Rumour { hops, said: Arc::clone(&accusation) };
         // The subject hears it first: it has the most to say.
-        let news = News { accusations: vec![accusation.clone()], ..News::default() };
+        let news = News { accusations: vec![rumour(COLD)], ..News::default() };
         self.send_news(now.mono, subject, news, out);
-        self.hot.push_accusation(accusation.clone(), self.me);
-        self.keep_accusation(now.mono, accusation);
+        self.hot.push_accusation(rumour(0), self.me);
+        self.members.keep_accusation(now.mono, accusation, true);
         self.suspect(now.mono, subject, out);
     }
 
-    pub(super) fn accuse(&self, now: Now, subject: PeerId, version: Version) -> Proven<Accusation> {
-        let claim = Accusation { accuser: self.me, subject, version, issued: now.utc };
-        Proven::sign(claim, &self.key)
+    /// Whether so many are down that it may be this peer that cannot reach the others.
+    fn is_cut_off(&self) -> bool {
+        let (down, all) = (self.members.down(), self.members.len() + 1);
+        down >= DOWN_FLOOR && down * 100 > all * DOWN_SHARE_PERCENT
     }
 
-    /// Keeps an accusation if it is new and there is room for it; own ones always find room.
-    fn keep_accusation(&mut self, now: Mono, accusation: Proven<Accusation>) -> bool {
-        let accuser = accusation.claim().accuser;
-        let me = self.me;
-        let Some(member) = self.members.get_mut(accusation.claim().subject) else { return false };
-        if member.health == Health::Alive {
-            member.accusations.retain(|(heard, _)| now.since(*heard) < ACCUSATION_RETENTION);
-        }
-        let known = member.accusations.iter().any(|(_, a)| a.claim().accuser == accuser);
-        let room = member.accusations.len() < ACCUSATIONS_MAX || accuser == me;
-        if !known && room {
-            member.accusations.push((now, accusation));
-        }
-        !known && room
+    /// Whether this peer itself accuses another.
+    fn accuses(&self, peer: PeerId) -> bool {
+        let trouble = self.members.trouble(peer);
+        trouble.is_some_and(|t| t.accusations().any(|a| a.claim().accuser == self.me))
+    }
+
+    pub(super) fn accuse(&self, now: Now, subject: PeerId, version: Version) -> Evidence {
+        let claim = Accusation { accuser: self.me, subject, version, issued: now.utc };
+        Arc::new(Proven::sign(claim, &self.key))
     }
 
     pub(super) fn take_accusation(
         &mut self,
         now: Now,
         from: PeerId,
-        accusation: Proven<Accusation>,
+        Rumour { hops, said: accusation }: Rumour<Proven<Accusation>>,
         out: &mut Vec<Output>,
     ) {
         let Accusation { accuser, subject, version, .. } = *accusation.claim();
@@ -226,17 +244,25 @@ impl Directory {
         if member.version() != version || self.members.get(accuser).is_none() {
             return;
         }
-        if !self.keep_accusation(now.mono, accusation.clone()) {
+        let health = member.health;
+        let heard = self.members.trouble(subject).map(|trouble| trouble.heard);
+        if health == Liveness::Alive
+            && heard.is_some_and(|heard| now.mono.since(heard) >= ACCUSATION_RETENTION)
+        {
+            self.members.acquit(subject);
+        }
+        if !self.members.keep_accusation(now.mono, Arc::clone(&accusation), false) {
             return;
         }
-        self.hot.push_accusation(accusation, from);
-        let member = self.members.get(subject).expect("it was there");
-        let convinced = member.accusations.len() >= self.params.accusers;
-        match member.health {
-            Health::Down => {}
-            Health::Suspect { .. } => self.suspect(now.mono, subject, out),
-            Health::Alive if convinced => self.suspect(now.mono, subject, out),
-            Health::Alive => {
+        if hops != COLD {
+            self.hot.push_accusation(Rumour { hops, said: accusation }, from);
+        }
+        let convinced = self.members.accusers(subject) >= self.params.accusers;
+        match health {
+            Liveness::Down => {}
+            Liveness::Suspect => self.suspect(now.mono, subject, out),
+            Liveness::Alive if convinced => self.suspect(now.mono, subject, out),
+            Liveness::Alive => {
                 let share = CHECKERS / self.members.live().max(1) as f64;
                 if self.rng.unit() < share {
                     self.probe(now.mono, subject, out);
@@ -245,11 +271,17 @@ impl Directory {
         }
     }
 
-    /// Starts a suspicion, or shortens one that others have joined.
+    /// Starts a suspicion, or shortens one that others have joined (Lifeguard, Dadgar, Phillips,
+    /// Currey 2018).
     fn suspect(&mut self, now: Mono, peer: PeerId, out: &mut Vec<Output>) {
         let Some(member) = self.members.get(peer) else { return };
-        let accusers = member.accusations.len();
-        let since = if member.health == Health::Alive { now } else { member.since };
+        let health = member.health;
+        let trouble = self.members.trouble(peer);
+        let accusers = self.members.accusers(peer);
+        let since = match health {
+            Liveness::Suspect => trouble.map_or(now, |trouble| trouble.since),
+            Liveness::Alive | Liveness::Down => now,
+        };
         let Params {
             suspect_timeout: longest,
             suspect_timeout_min: shortest,
@@ -261,58 +293,74 @@ impl Directory {
         let shortened = span * u32::try_from(joined).expect("few accusers")
             / u32::try_from(enough.max(2) - 1).expect("few accusers");
         let mut until = since + longest - shortened;
-        match member.health {
-            Health::Down => return,
-            Health::Suspect { until: before } => until = until.min(before),
-            Health::Alive => {
+        match health {
+            Liveness::Down => return,
+            Liveness::Suspect => {
+                let before = self.suspects.get(&Short::of(peer));
+                until = before.map_or(until, |before| until.min(*before));
+            }
+            Liveness::Alive => {
                 self.view_stale = true;
                 out.push(Output::Event(Event::PeerSuspect { peer, accusers }));
             }
         }
-        self.members.set_health(peer, Health::Suspect { until }, now);
-        self.timers.set(until, Timer::Suspicion(peer));
+        self.members.set_health(peer, Liveness::Suspect, now);
+        self.await_refutation(peer, until);
     }
 
-    pub(super) fn end_suspicion(&mut self, now: Mono, peer: PeerId, out: &mut Vec<Output>) {
-        let Some(member) = self.members.get(peer) else { return };
-        match member.health {
-            Health::Suspect { until } if until <= now => {}
-            _ => return,
+    fn await_refutation(&mut self, peer: PeerId, until: Mono) {
+        let grain = u64::try_from(SUSPICION_GRAIN.as_nanos()).expect("a moment");
+        let until = Mono(until.0.div_ceil(grain) * grain);
+        self.suspects.insert(Short::of(peer), until);
+        self.timers.set(until, Timer::Suspicions);
+    }
+
+    pub(super) fn end_suspicions(&mut self, now: Mono, out: &mut Vec<Output>) {
+        let due = self.suspects.iter().filter(|(_, until)| **until <= now);
+        for peer in due.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.suspects.remove(&peer);
+            let Some(member) = self.members.get_short(peer) else { continue };
+            if member.health != Liveness::Suspect {
+                continue;
+            }
+            let peer = member.peer();
+            if self.is_cut_off() {
+                self.await_refutation(peer, now + self.params.suspect_timeout);
+                out.push(Output::Event(Event::DownWithheld { peer }));
+                continue;
+            }
+            self.members.set_health(peer, Liveness::Down, now);
+            self.view_stale = true;
+            out.push(Output::Event(Event::PeerDown { peer }));
         }
-        let (down, all) = (self.members.down(), self.members.len() + 1);
-        if down >= DOWN_FLOOR && down * 100 > all * DOWN_SHARE_PERCENT {
-            // Perhaps it is this peer that is cut off. It asks again.
-            let until = now + self.params.suspect_timeout;
-            self.members.set_health(peer, Health::Suspect { until }, now);
-            self.timers.set(until, Timer::Suspicion(peer));
-            out.push(Output::Event(Event::DownWithheld { peer }));
-            return self.probe(now, peer, out);
-        }
-        self.members.set_health(peer, Health::Down, now);
-        self.view_stale = true;
-        out.push(Output::Event(Event::PeerDown { peer }));
     }
 
     /// Tells a peer that speaks while it is suspected, down or dropped what is held against it, so
     /// that it can refute. One that is not known at all is asked who it is.
     pub(super) fn rebuke(&mut self, now: Now, peer: PeerId, out: &mut Vec<Output>) {
         let mut news = News::default();
-        if let Some(member) = self.members.get_mut(peer) {
-            if member.health == Health::Alive
-                || !member.rebukes.take(now.mono, COURTESY_INTERVAL, 1)
-            {
+        if let Some(member) = self.members.get(peer) {
+            if member.is_alive() {
                 return;
             }
-            let kept = member.accusations.first().map(|(_, accusation)| accusation.clone());
             let version = member.version();
-            news.accusations.push(kept.unwrap_or_else(|| self.accuse(now, peer, version)));
+            let contact = self.members.contact(peer).expect("it is a member");
+            if !contact.rebukes.take(now.mono, COURTESY_INTERVAL, 1) {
+                return;
+            }
+            let kept = self.members.trouble(peer).and_then(|t| t.accusations().next().cloned());
+            let said = kept.unwrap_or_else(|| self.accuse(now, peer, version));
+            news.accusations.push(Rumour { hops: COLD, said });
         } else if let Some(grave) = self.members.grave(peer) {
-            match &grave.leave {
-                Some(leave) => news.leaves.push(leave.clone()),
-                None => news.accusations.push(self.accuse(now, peer, grave.version)),
+            match grave.leave.clone() {
+                Some(said) => news.leaves.push(Rumour { hops: COLD, said }),
+                None => {
+                    let said = self.accuse(now, peer, grave.version);
+                    news.accusations.push(Rumour { hops: COLD, said });
+                }
             }
         } else {
-            let unknown = Held { peer, version: Version::default(), standing: Standing::Gone };
+            let unknown = Held::unknown(Short::of(peer));
             return self.pull(now.mono, peer, vec![unknown], out);
         }
         self.send_news(now.mono, peer, news, out);
@@ -321,7 +369,7 @@ impl Directory {
     /// Something did not get through to a peer: it is probed at once, or, if that is under way,
     /// helpers are asked without further waiting.
     pub(super) fn doubt(&mut self, now: Mono, peer: PeerId, out: &mut Vec<Output>) {
-        if self.members.get(peer).is_none_or(|member| member.health != Health::Alive) {
+        if self.members.get(peer).is_none_or(|member| !member.is_alive()) {
             return;
         }
         let own = |(_, probe): &(&u64, &Probe)| probe.target == peer && probe.asked_by.is_none();
@@ -339,17 +387,9 @@ impl Directory {
             return;
         }
         self.probes.clear();
-        let suspects: Vec<PeerId> = self
-            .members
-            .iter()
-            .filter(|(_, member)| matches!(member.health, Health::Suspect { .. }))
-            .map(|(peer, _)| *peer)
-            .collect();
         let until = now + self.params.suspect_timeout;
-        for peer in suspects {
-            self.members.set_health(peer, Health::Suspect { until }, now);
-            self.timers.set(until, Timer::Suspicion(peer));
-        }
+        self.suspects.values_mut().for_each(|before| *before = until);
+        self.timers.set(until, Timer::Suspicions);
         out.push(Output::Event(Event::Stalled { late }));
     }
 }

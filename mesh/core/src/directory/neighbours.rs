@@ -1,0 +1,130 @@
+//! The partial view: the few peers that news are pushed and announced to, over connections that
+//! stay warm. One is exchanged now and then, so that the graph of neighbours is random and stays
+//! so. In a mesh that is small enough everybody is a neighbour.
+
+use super::members::{Member, walk};
+use super::pace::Timer;
+use super::{Directory, has_way};
+use crate::id::PeerId;
+use crate::limits::WARDS_MAX;
+use crate::time::Mono;
+use crate::view::Liveness;
+
+/// The neighbours.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours {
+    drawn: Vec<PeerId>,
+    /// Connected peers that have no address: nobody can choose them, so those that they dialled
+    /// count them in.
+    wards: Vec<PeerId>,
+}
+
+impl Directory {
+    /// Whether all peers are neighbours.
+    fn all_are_neighbours(&self) -> bool {
+        self.members.len() <= self.params.neighbours
+    }
+
+    /// Draws neighbours that answer and to which there is a way; suspects only where others are too
+    /// few.
+    pub(super) fn draw_neighbours(
+        &mut self,
+        count: usize,
+        fit: impl Fn(PeerId) -> bool,
+    ) -> Vec<PeerId> {
+        if self.neighbours.drawn.is_empty() && !self.all_are_neighbours() {
+            self.fill_neighbours();
+        }
+        let mut drawn = self.draw_in(count, Liveness::Alive, &fit);
+        if drawn.len() < count {
+            drawn.extend(self.draw_in(count - drawn.len(), Liveness::Suspect, &fit));
+        }
+        drawn
+    }
+
+    fn draw_in(
+        &mut self,
+        count: usize,
+        health: Liveness,
+        fit: &impl Fn(PeerId) -> bool,
+    ) -> Vec<PeerId> {
+        let connected = &self.connected;
+        let fits = |member: Member<'_>| {
+            member.health == health && has_way(connected, member) && fit(member.peer())
+        };
+        if self.all_are_neighbours() {
+            return self.members.draw(&mut self.rng, count, fits);
+        }
+        let Neighbours { drawn, wards } = &self.neighbours;
+        let order = walk(&mut self.rng, drawn.len() + wards.len());
+        let all = order.map(|index| drawn.get(index).unwrap_or_else(|| &wards[index - drawn.len()]));
+        let fitting = all.filter(|peer| self.members.get(**peer).is_some_and(fits));
+        fitting.take(count).copied().collect()
+    }
+
+    /// The peers that are probed in turn.
+    pub(super) fn neighbourhood(&self) -> Vec<PeerId> {
+        if self.all_are_neighbours() {
+            return self.members.iter().map(|member| member.peer()).collect();
+        }
+        let Neighbours { drawn, wards } = &self.neighbours;
+        drawn.iter().chain(wards).copied().collect()
+    }
+
+    /// A peer is new. The neighbours stay a uniform sample of all peers (reservoir sampling, Vitter
+    /// 1985), so that a joiner is chosen by as many as anybody else, at once.
+    pub(super) fn meet(&mut self, peer: PeerId) {
+        let Self { params, members, neighbours: Neighbours { drawn, .. }, rng, .. } = self;
+        if members.len() <= params.neighbours {
+            return;
+        }
+        if drawn.is_empty() {
+            return self.fill_neighbours();
+        }
+        let place = rng.below(members.len());
+        if place < params.neighbours {
+            match drawn.get_mut(place) {
+                Some(place) => *place = peer,
+                None => drawn.push(peer),
+            }
+        }
+    }
+
+    /// Exchanges one neighbour, and every one that is down.
+    pub(super) fn rotate(&mut self, now: Mono) {
+        self.timers.set(now + self.params.rotate_interval, Timer::Rotate);
+        if self.all_are_neighbours() {
+            self.neighbours = Neighbours::default();
+            return;
+        }
+        if !self.neighbours.drawn.is_empty() {
+            let out = self.rng.below(self.neighbours.drawn.len());
+            self.neighbours.drawn.swap_remove(out);
+        }
+        let members = &self.members;
+        self.neighbours.drawn.retain(|peer| members.get(*peer).is_some_and(|m| !m.is_down()));
+        self.fill_neighbours();
+    }
+
+    /// Draws neighbours until there are enough, and looks who among the connected is a ward.
+    pub(super) fn fill_neighbours(&mut self) {
+        let connected = &self.connected;
+        let drawn = &mut self.neighbours.drawn;
+        let wanted = self.params.neighbours.saturating_sub(drawn.len());
+        if wanted > 0 {
+            let fits = |member: Member<'_>| {
+                member.is_alive()
+                    && !member.record.advert.control_addrs.is_empty()
+                    && !drawn.contains(&member.peer())
+            };
+            let more = self.members.draw(&mut self.rng, wanted, fits);
+            drawn.extend(more);
+        }
+        let is_ward = |peer: &&PeerId| {
+            let record = self.members.get(**peer).map(|member| member.record);
+            record.is_some_and(|record| record.advert.control_addrs.is_empty())
+        };
+        let wards = connected.iter().filter(is_ward).take(WARDS_MAX);
+        self.neighbours.wards = wards.copied().collect();
+    }
+}
