@@ -15,6 +15,9 @@ use crate::world::World;
 /// Larger worlds keep figures only, not every observation.
 const OBSERVED_PEERS: usize = 500;
 
+/// Nothing is published in the last so many seconds: views are judged after quiet.
+const QUIET_S: u64 = 10;
+
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
@@ -198,6 +201,7 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
     let mut acts = BTreeSet::new();
     let join = Duration::from_millis(scenario.join_within_ms);
     let seconds = |s: u64| Mono(0) + Duration::from_secs(s);
+    let quiet = seconds(scenario.seconds - QUIET_S.min(scenario.seconds / 4));
     for host in 0..scenario.peers {
         let part = u32::try_from(host).expect("few peers");
         let at = Mono(0) + join * part / u32::try_from(scenario.peers).expect("few peers");
@@ -213,7 +217,7 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
         let peers = u32::try_from(scenario.peers).expect("few peers");
         for host in 0..scenario.peers {
             let mut at = Mono(0) + join + every * u32::try_from(host).expect("few peers") / peers;
-            while at < seconds(scenario.seconds) {
+            while at < quiet {
                 acts.insert((at, Act::Republish { host }));
                 at = at + every;
             }
@@ -222,7 +226,7 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
     if let Some(every) = scenario.publish_every_ms {
         let every = Duration::from_millis(every);
         let mut at = Mono(0) + join + Duration::from_secs(5);
-        while at < seconds(scenario.seconds) {
+        while at < quiet {
             acts.insert((at, Act::Publish));
             at = at + every;
         }

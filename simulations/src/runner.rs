@@ -30,7 +30,11 @@ pub enum Finished {
 
 /// The least that repeats a run.
 pub fn command(name: &str, seed: u64) -> String {
-    format!("hansa-sim run {name} --seeds {seed}")
+    let plain = |c: char| c.is_alphanumeric() || "-_./=".contains(c);
+    if name.chars().all(plain) {
+        return format!("hansa-sim run {name} --seeds {seed}");
+    }
+    format!("hansa-sim run '{}' --seeds {seed}", name.replace('\'', "'\\''"))
 }
 
 /// Runs `scenario` under each of `seeds`, at most `threads` at once, and calls `done` with each
@@ -143,6 +147,12 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_repeats_a_run_can_be_pasted() {
+        assert_eq!(command("a/x=1.toml", 3), "hansa-sim run a/x=1.toml --seeds 3");
+        assert_eq!(command("it's", 3), "hansa-sim run 'it'\\''s' --seeds 3");
+    }
 
     #[test]
     fn all_seeds_run_whatever_the_number_of_threads_and_give_the_same() {

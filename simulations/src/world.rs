@@ -628,13 +628,13 @@ impl World {
         if !connection.open {
             return connection.waiting.push((from, to, message));
         }
-        let queued = self.links.queue(a, message.encoded_len() as u64, self.now);
-        let delay = self.links.draw_delay(a, b) + queued;
+        let bytes = message.encoded_len() as u64;
+        let delay = self.links.draw_delay(a, b) + self.links.queue(a, bytes, self.now);
         self.traffic.messages += 1;
-        self.traffic.bytes += message.encoded_len() as u64;
+        self.traffic.bytes += bytes;
         self.traffic.records += message.news.records.len() as u64;
-        let bytes = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
-        self.traffic.record_bytes += bytes.sum::<u64>();
+        let records = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
+        self.traffic.record_bytes += records.sum::<u64>();
         let number = connection.number;
         let mut at = self.now + delay;
         if let Some(healed) = self.links.cut_until(a, b, self.now) {
@@ -648,7 +648,6 @@ impl World {
         at = at.max(*arrival);
         *arrival = at;
         if self.replay.is_some() {
-            let bytes = message.encoded_len() as u64;
             let (sent, until) = (Self::millis(self.now), Self::millis(at));
             let what = kind(&message).to_owned();
             self.note(ReplayEvent::Message { at: sent, until, from: a, to: b, what, bytes });
