@@ -58,6 +58,7 @@ pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording 
         peers: scenario.peers as u64,
         virtual_s: scenario.duration().as_secs_f64(),
         regions: regions(scenario),
+        strategies: if scenario.has_jobs() { scenario.routing.strategies() } else { Vec::new() },
         ..Recording::default()
     };
     let mut traffic = Vec::new();

@@ -29,7 +29,9 @@ pub struct Recording {
     pub copies: Option<f64>,
     /// Bytes carried for a record and a peer, against the record's size; 1 is ideal.
     pub bytes_over_record: Option<f64>,
-    /// Named samples, such as [`DISSEMINATION_MS`]; `ttft_ms/NAME` is a strategy's.
+    /// The routing strategies, in the order of the scenario; the first is that of [`TTFT_MS`].
+    pub strategies: Vec<String>,
+    /// Named samples, such as [`DISSEMINATION_MS`]; `ttft_ms/NAME` is a further strategy's.
     pub distributions: BTreeMap<String, Distribution>,
     /// What changed with time.
     pub series: Vec<Series>,

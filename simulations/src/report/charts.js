@@ -174,7 +174,7 @@ function charts() {
   for (const [base, names] of groups) {
     const lines = [], rows = [];
     [...names].sort().forEach((name, index) => {
-      const label = name === "bound_ttft_ms" ? "omniscient" : name === "ttft_ms" && names.size > 1 ? "first strategy" : plain(name.split("/")[1] || base);
+      const label = name === "bound_ttft_ms" ? "omniscient" : name === "ttft_ms" && names.size > 1 ? ((RUNS[shownSeed] && RUNS[shownSeed].strategies[0]) || "first strategy") : plain(name.split("/")[1] || base);
       RUNS.forEach((run, at) => {
         const spread = run.distributions[name];
         if (!spread) return;

@@ -17,7 +17,7 @@ pub fn page(name: &str, asks: &str, results: &[(String, Vec<Recording>)]) -> Str
         }
         let most = cells.iter().flatten().map(|(mean, _)| mean.abs()).fold(0.0, f64::max);
         tables += &format!(
-            "<section class=\"card\"><h2>{}</h2><table class=\"bars\"><thead><tr><th>variant</th>\
+            "<section class=\"card\"><h2>{}</h2><div class=\"scroll\"><table class=\"bars\"><thead><tr><th>variant</th>\
              <th class=\"n\">mean</th><th class=\"n\">± 95 %</th><th></th></tr></thead><tbody>",
             escaped(figure)
         );
@@ -33,7 +33,7 @@ pub fn page(name: &str, asks: &str, results: &[(String, Vec<Recording>)]) -> Str
                 number(margin.flatten())
             );
         }
-        tables += "</tbody></table></section>";
+        tables += "</tbody></table></div></section>";
     }
     let (name, asks) = (escaped(name), escaped(asks));
     format!(
