@@ -72,6 +72,8 @@ pub struct Traffic {
     pub taken: u64,
     /// Signatures that were checked.
     pub signatures: u64,
+    /// Messages and bytes by [`hansa_core::directory::Talk::KINDS`].
+    pub kinds: [(u64, u64); 10],
 }
 
 impl std::ops::Sub for Traffic {
@@ -84,6 +86,10 @@ impl std::ops::Sub for Traffic {
             record_bytes: self.record_bytes - before.record_bytes,
             taken: self.taken - before.taken,
             signatures: self.signatures - before.signatures,
+            kinds: std::array::from_fn(|kind| {
+                let ((messages, bytes), (before, carried)) = (self.kinds[kind], before.kinds[kind]);
+                (messages - before, bytes - carried)
+            }),
         }
     }
 }

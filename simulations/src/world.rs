@@ -476,7 +476,6 @@ impl World {
     /// meanwhile waits its turn.
     fn receive(&mut self, from: u32, to: u32, message: Box<Message>) {
         self.hash.absorb(u64::from(from) << 32 | u64::from(to));
-        self.hash.absorb(message.encoded_len() as u64);
         let now = self.clock(to as usize);
         let directory = self.directory(to as usize);
         let trust = &self.hosts[to as usize].trust;
@@ -632,9 +631,12 @@ impl World {
         let delay = self.links.draw_delay(a, b) + self.links.queue(a, bytes, self.now);
         self.traffic.messages += 1;
         self.traffic.bytes += bytes;
+        let kind = &mut self.traffic.kinds[message.talk.kind()];
+        *kind = (kind.0 + 1, kind.1 + bytes);
         self.traffic.records += message.news.records.len() as u64;
         let records = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
         self.traffic.record_bytes += records.sum::<u64>();
+        self.hash.absorb(u64::from(from) << 32 | bytes);
         let number = connection.number;
         let mut at = self.now + delay;
         if let Some(healed) = self.links.cut_until(a, b, self.now) {
@@ -649,7 +651,7 @@ impl World {
         *arrival = at;
         if self.replay.is_some() {
             let (sent, until) = (Self::millis(self.now), Self::millis(at));
-            let what = kind(&message).to_owned();
+            let what = described(&message).to_owned();
             self.note(ReplayEvent::Message { at: sent, until, from: a, to: b, what, bytes });
         }
         self.queue.push(at, Happening::Delivered { from, to, number, message });
@@ -675,6 +677,6 @@ fn word(peer: PeerId) -> u64 {
 }
 
 /// What the reports call a message.
-fn kind(message: &Message) -> &'static str {
+fn described(message: &Message) -> &'static str {
     if message.news.records.is_empty() { "gossip" } else { "push" }
 }

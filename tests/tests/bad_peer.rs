@@ -361,7 +361,7 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
     // The control plane.
     let refused = "hansa_gossip_refused_total";
     let mut version = Message::of(Talk::Ping { nonce: 1 }).encode();
-    version[0] = 2;
+    version[0] = 3;
     let frames = [
         ("noise", noise, "gossip frame refused"),
         ("an empty frame", Vec::new(), "gossip frame: malformed"),

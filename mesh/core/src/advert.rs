@@ -256,3 +256,33 @@ impl Record {
 fn signed_bytes(body: &[u8]) -> Vec<u8> {
     [b"hansa/advert/1\0".as_slice(), body].concat()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A record of a peer whose id begins with these eight bytes. Nobody has its key, so nobody can
+    /// sign for it.
+    pub(crate) fn record(word: u64) -> Arc<Record> {
+        let mut peer = PeerId([0; 32]);
+        peer.0[..8].copy_from_slice(&word.to_be_bytes());
+        let advert = Advert {
+            peer,
+            version: Version::default(),
+            issued: Utc(0),
+            name: String::new(),
+            control_addrs: Vec::new(),
+            data_addrs: Vec::new(),
+            relays: Vec::new(),
+            charter: None,
+            devices: Vec::new(),
+            models: Vec::new(),
+            price: None,
+            extensions: Vec::new(),
+        };
+        let charter = Err(CharterFault::Absent);
+        let class = Class::of(&charter, &advert.devices);
+        let signed = SignedAdvert { body: Vec::new(), signature: [0; 64] };
+        Arc::new(Record { advert, charter, class, print: word, signed })
+    }
+}

@@ -54,7 +54,7 @@ impl Directory {
             _ => return,
         }
         self.members.bury(Grave { peer, version, dug: now.mono, leave: Some(leave.clone()) });
-        self.suspects.remove(&Short::of(peer));
+        self.forget_member(peer);
         if hops != COLD {
             self.hot.push_leave(Rumour { hops, said: leave }, from);
         }
@@ -66,14 +66,20 @@ impl Directory {
     /// forgets what no longer matters.
     pub(super) fn sweep(&mut self, now: Mono, out: &mut Vec<Output>) {
         self.timers.set(now + SWEEP_INTERVAL, Timer::Sweep);
-        let dropped =
-            self.members.lapsed(now - GRAVE_RETENTION, now - self.params.down_retention);
+        let dropped = self.members.lapsed(now - GRAVE_RETENTION, now - self.params.down_retention);
         for (peer, version) in dropped {
             self.members.bury(Grave { peer, version, dug: now, leave: None });
-            self.suspects.remove(&Short::of(peer));
+            self.forget_member(peer);
             self.view_stale = true;
             out.push(Output::Event(Event::PeerDropped { peer }));
         }
         self.members.forget(now - GRAVE_RETENTION, now - ACCUSATION_RETENTION);
+    }
+
+    fn forget_member(&mut self, peer: PeerId) {
+        self.suspects.remove(&Short::of(peer));
+        if self.connected.contains(&peer) {
+            self.strangers.insert(peer);
+        }
     }
 }

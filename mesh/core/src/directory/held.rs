@@ -14,7 +14,7 @@ use crate::id::PeerId;
 /// Keys are points of a curve that nobody can choose, so a second key with the same eight bytes
 /// costs 2⁶⁴ trials, as a collision of a hash of that length would; and all that it buys is to be
 /// refused where the first is known. Order is that of [`PeerId`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Short([u8; 8]);
 
 /// A [`Version`] in eight bytes. Boots are told apart by tenths of a second, modulo 2³²: two that
@@ -68,6 +68,13 @@ impl Short {
     }
 }
 
+#[cfg(test)]
+impl From<u64> for Short {
+    fn from(word: u64) -> Self {
+        Self(word.to_be_bytes())
+    }
+}
+
 impl fmt::Debug for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.word())
@@ -88,6 +95,10 @@ impl Stamp {
             boot: u32::try_from(tenths).expect("modulo 2^32"),
             sequence: sequence.min(Self::SEQUENCE_MAX),
         }
+    }
+
+    pub(super) fn word(self) -> u64 {
+        u64::from(self.boot) << 32 | u64::from(self.sequence)
     }
 
     /// Compares two stamps of one peer.

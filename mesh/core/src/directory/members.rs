@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::claim::{Accusation, Leave, Proven};
 use super::held::{Held, Short, Stamp, Standing};
 use super::pace::Allowance;
-use super::tree::Tree;
+use super::tree::{BUCKETS, Tree};
 use crate::advert::{Record, Version};
 use crate::id::PeerId;
 use crate::limits::{ACCUSATIONS_MAX, GRAVES_MAX};
@@ -62,6 +62,9 @@ pub(super) struct Grave {
     /// The peer's own word, when it left.
     pub(super) leave: Option<Arc<Proven<Leave>>>,
 }
+
+/// After so many steps the place is within a few of the guess.
+const INTERPOLATIONS: usize = 4;
 
 /// Health in the two lowest bits; above them, in eighths of a second, when the peer may bring as
 /// many new adverts again as at first.
@@ -179,37 +182,47 @@ impl Members {
         &mut self.tree
     }
 
-    /// Makes room for so many peers at once.
-    pub(super) fn reserve(&mut self, more: usize) {
-        self.records.reserve_exact(more);
-        self.marks.reserve_exact(more);
-    }
-
-    /// Where the peer stands, or would. Ids are evenly spread, so the place is near where its id
-    /// lies among all ids.
-    fn find(&self, peer: Short) -> Result<usize, usize> {
-        let at = |index: usize| Short::of(self.records[index].advert.peer);
+    /// Where the peer stands, or would. Ids are evenly spread, so its place follows from how far it
+    /// lies from one that is near (interpolation search, Perl, Itai, Avni 1978).
+    pub(super) fn find(&self, peer: Short) -> Result<usize, usize> {
         let len = self.len();
-        let guess = u128::from(peer.word()) * len as u128 >> 64;
-        let guess = usize::try_from(guess).expect("below the length");
-        let (mut low, mut high) = (0, len);
-        let mut reach = 4;
-        // Gallop from the guess until the peer is enclosed.
-        if guess < len && at(guess) <= peer {
-            low = guess;
-            while low + reach < len && at(low + reach) <= peer {
+        if len == 0 {
+            return Err(0);
+        }
+        let at = |index: usize| short(&self.records[index]);
+        let scale = |distance: u64| -> usize {
+            usize::try_from((u128::from(distance) * len as u128) >> 64).expect("below the length")
+        };
+        let (mut guess, mut near, mut key) = (0, scale(peer.word()).min(len - 1), Short::default());
+        for _ in 0..INTERPOLATIONS {
+            guess = near;
+            key = at(guess);
+            near = if key <= peer {
+                (guess + scale(peer.word() - key.word())).min(len - 1)
+            } else {
+                guess.saturating_sub(scale(key.word() - peer.word()))
+            };
+            if near == guess {
+                break;
+            }
+        }
+        // Gallop from there until the peer is enclosed: it stands in low..high, or at high.
+        let mut reach = 1;
+        let (mut low, mut high) = if key < peer {
+            let mut low = guess + 1;
+            while low + reach <= len && at(low + reach - 1) < peer {
                 low += reach;
                 reach *= 2;
             }
-            high = (low + reach).min(len);
-        } else if guess < len {
-            high = guess;
-            while high > reach && at(high - reach) > peer {
+            (low, (low + reach).min(len))
+        } else {
+            let mut high = guess;
+            while high >= reach && at(high - reach) >= peer {
                 high -= reach;
                 reach *= 2;
             }
-            low = high.saturating_sub(reach);
-        }
+            (high.saturating_sub(reach), high)
+        };
         while low < high {
             let middle = low + (high - low) / 2;
             if at(middle) < peer {
@@ -221,7 +234,13 @@ impl Members {
         if low < len && at(low) == peer { Ok(low) } else { Err(low) }
     }
 
-    fn at(&self, index: usize) -> Member<'_> {
+    /// Whether nobody is suspected or down.
+    pub(super) fn quiet(&self) -> bool {
+        self.troubles.is_empty()
+    }
+
+    /// The peer at a place that [`Members::find`] found.
+    pub(super) fn at(&self, index: usize) -> Member<'_> {
         Member { record: &self.records[index], health: self.marks[index].health() }
     }
 
@@ -240,45 +259,57 @@ impl Members {
 
     /// The peers of some buckets of the tree.
     pub(super) fn in_buckets(&self, buckets: Range<usize>) -> impl Iterator<Item = Member<'_>> {
-        let from = |bucket| {
-            let before = |record: &Arc<Record>| super::tree::bucket(short(record)) < bucket;
-            self.records.partition_point(before)
+        let from = |bucket| match bucket {
+            BUCKETS.. => self.len(),
+            _ => self.find(Short::first_in(bucket)).unwrap_or_else(|place| place),
         };
         (from(buckets.start)..from(buckets.end)).map(|index| self.at(index))
     }
 
-    /// Whether the peer may bring one more advert now.
-    pub(super) fn take_advert(&mut self, peer: PeerId, now: Mono, pace: (Duration, u32)) -> bool {
-        let found = self.find(Short::of(peer));
-        found.is_ok_and(|index| self.marks[index].take(now, pace.0, pace.1))
+    /// Whether the peer at a place may bring one more advert now.
+    pub(super) fn take_advert(&mut self, at: usize, now: Mono, pace: (Duration, u32)) -> bool {
+        self.marks[at].take(now, pace.0, pace.1)
     }
 
-    /// Takes the record of a peer that is not in the table.
-    pub(super) fn insert(&mut self, record: Arc<Record>, now: Mono, pace: (Duration, u32)) {
-        let short = Short::of(record.advert.peer);
-        let Err(index) = self.find(short) else { panic!("{short:?} is in the table") };
+    /// Takes the record of a peer that is not in the table and would stand there.
+    pub(super) fn insert(
+        &mut self,
+        at: usize,
+        record: Arc<Record>,
+        now: Mono,
+        pace: (Duration, u32),
+    ) {
+        debug_assert_eq!(self.find(short(&record)), Err(at));
         let mut mark = Mark::default();
         mark.take(now, pace.0, pace.1);
         self.tree.add(&record);
-        self.records.insert(index, record);
-        self.marks.insert(index, mark);
-        self.graves.remove(&short);
+        self.graves.remove(&short(&record));
+        self.records.insert(at, record);
+        self.marks.insert(at, mark);
     }
 
-    /// Takes a newer record of a peer that is in the table: it lives, and nothing is held against
-    /// it.
-    pub(super) fn replace(&mut self, record: Arc<Record>) {
-        let short = Short::of(record.advert.peer);
-        let index = self.find(short).expect("it is in the table");
-        let before = std::mem::replace(&mut self.records[index], record);
-        if self.marks[index].health() == Liveness::Down {
+    /// Fills the empty table with peers in order.
+    pub(super) fn fill(&mut self, records: Vec<Arc<Record>>, now: Mono, pace: (Duration, u32)) {
+        assert!(self.records.is_empty(), "the table is empty");
+        assert!(records.is_sorted_by(|a, b| short(a) < short(b)), "each once and in order");
+        let mut mark = Mark::default();
+        mark.take(now, pace.0, pace.1);
+        self.marks = vec![mark; records.len()];
+        records.iter().for_each(|record| self.tree.add(record));
+        self.records = records;
+    }
+
+    /// Takes a newer record of the peer at a place: it lives, and nothing is held against it.
+    pub(super) fn replace(&mut self, at: usize, record: Arc<Record>) {
+        let before = std::mem::replace(&mut self.records[at], record);
+        if self.marks[at].health() == Liveness::Down {
             self.down -= 1;
         } else {
             self.tree.remove(&before);
         }
-        self.tree.add(&self.records[index]);
-        self.marks[index].set_health(Liveness::Alive);
-        self.troubles.remove(&short);
+        self.tree.add(&self.records[at]);
+        self.marks[at].set_health(Liveness::Alive);
+        self.troubles.remove(&short(&before));
     }
 
     pub(super) fn set_health(&mut self, peer: PeerId, health: Liveness, now: Mono) {
@@ -368,9 +399,7 @@ impl Members {
     pub(super) fn graves_in_buckets(&self, buckets: Range<usize>) -> impl Iterator<Item = &Grave> {
         let from = Short::first_in(buckets.start);
         let graves = self.graves.range(from..).map(|(_, grave)| grave);
-        graves.take_while(move |grave| {
-            super::tree::bucket(Short::of(grave.peer)) < buckets.end
-        })
+        graves.take_while(move |grave| super::tree::bucket(Short::of(grave.peer)) < buckets.end)
     }
 
     /// Forgets tombstones that were dug before `before`, accusations that nobody joined since
@@ -474,6 +503,7 @@ fn coprime_stride(rng: &mut Rng, len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::advert::tests::record as tests_record;
 
     #[test]
     fn strides_visit_every_place_once() {
@@ -482,6 +512,27 @@ mod tests {
             let mut seen: Vec<usize> = walk(&mut rng, len).collect();
             seen.sort_unstable();
             assert!(seen.into_iter().eq(0..len), "over {len}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_peer_is_found_where_it_stands(
+            mut words in proptest::collection::btree_set(0u64.., 0..300),
+            dense in proptest::collection::btree_set(0u64..400, 0..100),
+        ) {
+            words.extend(dense);
+            let members = Members {
+                records: words.iter().map(|word| tests_record(*word)).collect(),
+                ..Members::default()
+            };
+            for (place, word) in words.iter().enumerate() {
+                proptest::prop_assert_eq!(members.find(Short::from(*word)), Ok(place));
+                if !words.contains(&(word ^ 1)) {
+                    let place = words.range(..word ^ 1).count();
+                    proptest::prop_assert_eq!(members.find(Short::from(word ^ 1)), Err(place));
+                }
+            }
         }
     }
 

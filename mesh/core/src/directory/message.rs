@@ -14,7 +14,7 @@ use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode, enco
 use crate::id::PeerId;
 use crate::limits::*;
 use crate::time::Now;
-use crate::wire::{Extension, WIRE_VERSION};
+use crate::wire::Extension;
 
 /// One step of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -81,6 +81,9 @@ pub enum Talk {
         held: Vec<Held>,
     },
 }
+
+/// The version of gossip that this build speaks. Version 1 was never released.
+pub const GOSSIP_VERSION: u16 = 2;
 
 /// News on its way.
 #[derive(Debug)]
@@ -193,7 +196,7 @@ impl Message {
     fn envelope(&self) -> EnvelopeRef<'_> {
         let News { records, accusations, leaves } = &self.news;
         EnvelopeRef {
-            version: WIRE_VERSION,
+            version: GOSSIP_VERSION,
             talk: &self.talk,
             adverts: records.iter().map(|r| (r.hops, r.said.signed())).collect(),
             accusations: accusations.iter().map(|a| (a.hops, a.said.signed())).collect(),
@@ -211,8 +214,8 @@ impl Message {
         held: impl Fn(PeerId, Version) -> bool,
     ) -> Result<Self, FrameFault> {
         let theirs: u16 = decode_head(bytes)?;
-        if theirs != WIRE_VERSION {
-            return Err(FrameFault::Version { theirs, ours: WIRE_VERSION });
+        if theirs != GOSSIP_VERSION {
+            return Err(FrameFault::Version { theirs, ours: GOSSIP_VERSION });
         }
         let envelope: Envelope = decode(bytes)?;
         envelope.check()?;
@@ -240,7 +243,10 @@ impl Message {
     }
 }
 
-fn read<C: Claim>((hops, claim): (u8, Signed<C>), now: Now) -> Result<Rumour<Proven<C>>, ClaimFault> {
+fn read<C: Claim>(
+    (hops, claim): (u8, Signed<C>),
+    now: Now,
+) -> Result<Rumour<Proven<C>>, ClaimFault> {
     Ok(Rumour { hops, said: Arc::new(claim.verify(now)?) })
 }
 
@@ -286,6 +292,28 @@ impl Envelope {
 }
 
 impl Talk {
+    /// The names of the steps, by [`Talk::kind`].
+    pub const KINDS: [&'static str; 10] = [
+        "news", "ping", "pong", "ping_for", "summary", "groups", "buckets", "digest", "announce",
+        "pull",
+    ];
+
+    /// Which step it is.
+    pub fn kind(&self) -> usize {
+        match self {
+            Self::News => 0,
+            Self::Ping { .. } => 1,
+            Self::Pong { .. } => 2,
+            Self::PingFor { .. } => 3,
+            Self::Summary { .. } => 4,
+            Self::Groups { .. } => 5,
+            Self::Buckets { .. } => 6,
+            Self::Digest { .. } => 7,
+            Self::Announce { .. } => 8,
+            Self::Pull { .. } => 9,
+        }
+    }
+
     fn check(&self) -> Result<(), FrameFault> {
         let (within, what) = match self {
             Self::Digest { buckets, held } => {

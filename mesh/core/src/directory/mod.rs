@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use border::{Event, Input, Output, Refused};
 pub use claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
 pub use held::{Held, Short, Stamp, Standing};
-pub use message::{COLD, FrameFault, Message, News, Rumour, Talk};
+pub use message::{COLD, FrameFault, GOSSIP_VERSION, Message, News, Rumour, Talk};
 pub use params::Params;
 pub use tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print};
 
@@ -43,6 +43,7 @@ use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::{Entry, Liveness, View};
 use members::{Member, Members};
+use neighbours::Neighbour;
 use pace::{Allowance, Timer, Timers};
 
 /// A late call makes what was awaited meanwhile meaningless when it is later than this.
@@ -77,6 +78,8 @@ pub struct Directory {
     members: Members,
     neighbours: neighbours::Neighbours,
     connected: BTreeSet<PeerId>,
+    /// Connected peers that are not members.
+    strangers: BTreeSet<PeerId>,
     probes: BTreeMap<u64, swim::Probe>,
     probe_order: Vec<PeerId>,
     /// Whether the last probe went along the ring.
@@ -84,9 +87,11 @@ pub struct Directory {
     /// Who has how long to refute.
     suspects: BTreeMap<Short, Mono>,
     hot: rumour::Hot,
-    /// Who is announced, and how many times more.
-    lazy: BTreeMap<Short, u8>,
+    lazy: BTreeMap<Short, rumour::Announced>,
     announcing: bool,
+    pulling: bool,
+    /// Whose message is being handled: there is a way back to it.
+    speaking: Option<PeerId>,
     fresh: rumour::Fresh,
     pulls: BTreeMap<Short, rumour::Pull>,
     timers: Timers,
@@ -134,6 +139,7 @@ impl Directory {
             members: Members::default(),
             neighbours: neighbours::Neighbours::default(),
             connected: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             probes: BTreeMap::new(),
             probe_order: Vec::new(),
             probe_ring: false,
@@ -141,6 +147,8 @@ impl Directory {
             hot: rumour::Hot::default(),
             lazy: BTreeMap::new(),
             announcing: false,
+            pulling: false,
+            speaking: None,
             fresh: rumour::Fresh::default(),
             pulls: BTreeMap::new(),
             timers: Timers::default(),
@@ -165,9 +173,9 @@ impl Directory {
             let since = self.members.trouble(record.advert.peer).map_or(Mono(0), |t| t.since);
             Entry { record: Arc::clone(record), liveness, since }
         };
-        let view = self.view.get_or_init(|| {
-            Arc::new(View::new(self.me, self.peers().map(entry).collect()))
-        });
+        let view = self
+            .view
+            .get_or_init(|| Arc::new(View::new(self.me, self.peers().map(entry).collect())));
         Arc::clone(view)
     }
 
@@ -186,17 +194,15 @@ impl Directory {
         self.members.get(peer).is_some_and(|member| member.version() >= version)
     }
 
-    /// Starts with peers that are known from elsewhere: what a node saved, or a simulated mesh that
-    /// has long settled.
-    pub fn acquaint(&mut self, now: Now, records: impl ExactSizeIterator<Item = Arc<Record>>) {
+    /// Makes a directory that knows nobody know these peers: a mesh that has long settled.
+    pub fn acquaint(&mut self, now: Now, records: impl Iterator<Item = Arc<Record>>) {
         let pace = (self.params.advert_interval, self.params.advert_burst);
-        self.members.reserve(records.len());
-        for record in records {
-            let peer = record.advert.peer;
-            if peer != self.me && self.members.get_short(Short::of(peer)).is_none() {
-                self.members.insert(record, now.mono, pace);
-            }
-        }
+        let others = records.filter(|record| record.advert.peer != self.me);
+        let mut records: Vec<Arc<Record>> = others.collect();
+        records.sort_by_key(|record| Short::of(record.advert.peer));
+        records.dedup_by_key(|record| Short::of(record.advert.peer));
+        records.shrink_to_fit();
+        self.members.fill(records, now.mono, pace);
         self.view_stale = true;
     }
 
@@ -216,10 +222,16 @@ impl Directory {
             Input::Message { from, message } => self.take_message(now, from, message, out),
             Input::Connected { peer } => {
                 self.connected.insert(peer);
+                self.neighbours.set_warm(peer, true);
+                if self.members.get(peer).is_none() {
+                    self.strangers.insert(peer);
+                }
                 self.greet(now.mono, peer, out);
             }
             Input::Disconnected { peer } => {
                 self.connected.remove(&peer);
+                self.neighbours.set_warm(peer, false);
+                self.strangers.remove(&peer);
                 self.doubt(now.mono, peer, out);
             }
             Input::Unreachable { peer } => self.doubt(now.mono, peer, out),
@@ -245,6 +257,7 @@ impl Directory {
         if from == self.me {
             return;
         }
+        self.speaking = Some(from);
         for fault in message.refused {
             out.push(Output::Event(Event::AdvertRefused { from, reason: fault.into() }));
         }
@@ -277,6 +290,13 @@ impl Directory {
         }
         self.hear(from);
         self.rebuke(now, from, out);
+        self.speaking = None;
+    }
+
+    /// Whether a peer that speaks to us is a member. (One whose first message overtakes the news of
+    /// its connection is greeted a moment later.)
+    fn is_acquaintance(&self, peer: PeerId) -> bool {
+        !self.strangers.contains(&peer)
     }
 
     fn fire(&mut self, now: Now, timer: Timer, out: &mut Vec<Output>) {
@@ -310,7 +330,7 @@ impl Directory {
             (within(self.params.probe_interval), Timer::Probe),
             (within(self.params.reconcile_interval), Timer::Reconcile),
             (within(self.params.rotate_interval), Timer::Rotate),
-            (self.params.advert_refresh.mul_f64(0.9), Timer::Refresh),
+            (within(self.params.advert_refresh), Timer::Refresh),
             (SWEEP_INTERVAL, Timer::Sweep),
         ];
         for (delay, timer) in starts {
@@ -323,29 +343,47 @@ impl Directory {
     }
 
     fn send_news(&mut self, now: Mono, to: PeerId, news: News, out: &mut Vec<Output>) {
-        for news in news.parcels() {
-            let message = Message { talk: Talk::News, news, refused: Vec::new() };
-            self.send_message(now, to, message, out);
+        if !news.is_empty() && self.reach(now, to, out) {
+            self.send_parcels(to, news, out);
         }
     }
 
-    /// Sends a message, after a dial if the peer is known to need one. What has no way to go by is
-    /// dropped: such a peer comes to us.
+    /// Sends news to a peer to which there is a way.
+    fn send_parcels(&self, to: PeerId, news: News, out: &mut Vec<Output>) {
+        out.extend(news.parcels().into_iter().map(|news| {
+            let message = Message { talk: Talk::News, news, refused: Vec::new() };
+            Output::Send { to, message }
+        }));
+    }
+
+    /// Sends a message, if there is a way. What has none is dropped: such a peer comes to us.
     fn send_message(&mut self, now: Mono, to: PeerId, message: Message, out: &mut Vec<Output>) {
-        if !self.connected.contains(&to)
-            && let Some(member) = self.members.get(to)
-        {
-            let addrs = &member.record.advert.control_addrs;
-            if addrs.is_empty() {
-                return;
-            }
-            let addrs = addrs.clone();
-            let contact = self.members.contact(to).expect("it is a member");
-            if contact.dials.take(now, COURTESY_INTERVAL, 1) {
-                out.push(Output::Dial { peer: to, addrs });
-            }
+        if self.reach(now, to, out) {
+            out.push(Output::Send { to, message });
         }
-        out.push(Output::Send { to, message });
+    }
+
+    /// Whether there is a way to a neighbour; it is dialled if need be.
+    fn warm_up(&mut self, now: Mono, neighbour: Neighbour, out: &mut Vec<Output>) -> bool {
+        neighbour.warm || self.reach(now, neighbour.peer, out)
+    }
+
+    /// Whether there is a way to a peer; it is dialled if need be.
+    fn reach(&mut self, now: Mono, to: PeerId, out: &mut Vec<Output>) -> bool {
+        if self.speaking == Some(to) || self.connected.contains(&to) {
+            return true;
+        }
+        let Some(member) = self.members.get(to) else { return true };
+        let addrs = &member.record.advert.control_addrs;
+        if addrs.is_empty() {
+            return false;
+        }
+        let addrs = addrs.clone();
+        let contact = self.members.contact(to).expect("it is a member");
+        if contact.dials.take(now, COURTESY_INTERVAL, 1) {
+            out.push(Output::Dial { peer: to, addrs });
+        }
+        true
     }
 
     /// A number that an adversary cannot guess.

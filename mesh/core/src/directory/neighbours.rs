@@ -10,13 +10,29 @@ use crate::limits::WARDS_MAX;
 use crate::time::Mono;
 use crate::view::Liveness;
 
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Neighbour {
+    pub(super) peer: PeerId,
+    /// Whether there is a connection.
+    pub(super) warm: bool,
+}
+
 /// The neighbours.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
-    drawn: Vec<PeerId>,
+    drawn: Vec<Neighbour>,
     /// Connected peers that have no address: nobody can choose them, so those that they dialled
     /// count them in.
-    wards: Vec<PeerId>,
+    wards: Vec<Neighbour>,
+}
+
+impl Neighbours {
+    /// A connection came or went.
+    pub(super) fn set_warm(&mut self, peer: PeerId, warm: bool) {
+        let all = self.drawn.iter_mut().chain(&mut self.wards);
+        all.filter(|n| n.peer == peer).for_each(|neighbour| neighbour.warm = warm);
+    }
 }
 
 impl Directory {
@@ -31,7 +47,7 @@ impl Directory {
         &mut self,
         count: usize,
         fit: impl Fn(PeerId) -> bool,
-    ) -> Vec<PeerId> {
+    ) -> Vec<Neighbour> {
         if self.neighbours.drawn.is_empty() && !self.all_are_neighbours() {
             self.fill_neighbours();
         }
@@ -47,18 +63,26 @@ impl Directory {
         count: usize,
         health: Liveness,
         fit: &impl Fn(PeerId) -> bool,
-    ) -> Vec<PeerId> {
+    ) -> Vec<Neighbour> {
         let connected = &self.connected;
         let fits = |member: Member<'_>| {
             member.health == health && has_way(connected, member) && fit(member.peer())
         };
         if self.all_are_neighbours() {
-            return self.members.draw(&mut self.rng, count, fits);
+            let drawn = self.members.draw(&mut self.rng, count, fits).into_iter();
+            let neighbour = |peer| Neighbour { peer, warm: connected.contains(&peer) };
+            return drawn.map(neighbour).collect();
         }
         let Neighbours { drawn, wards } = &self.neighbours;
         let order = walk(&mut self.rng, drawn.len() + wards.len());
-        let all = order.map(|index| drawn.get(index).unwrap_or_else(|| &wards[index - drawn.len()]));
-        let fitting = all.filter(|peer| self.members.get(**peer).is_some_and(fits));
+        let all =
+            order.map(|index| drawn.get(index).unwrap_or_else(|| &wards[index - drawn.len()]));
+        // Of drawn neighbours that nothing is said against there is nothing to look up.
+        let quiet = self.members.quiet() && wards.is_empty();
+        let fitting = all.filter(|neighbour| match quiet {
+            true => health == Liveness::Alive && fit(neighbour.peer),
+            false => self.members.get(neighbour.peer).is_some_and(fits),
+        });
         fitting.take(count).copied().collect()
     }
 
@@ -68,13 +92,14 @@ impl Directory {
             return self.members.iter().map(|member| member.peer()).collect();
         }
         let Neighbours { drawn, wards } = &self.neighbours;
-        drawn.iter().chain(wards).copied().collect()
+        drawn.iter().chain(wards).map(|neighbour| neighbour.peer).collect()
     }
 
     /// A peer is new. The neighbours stay a uniform sample of all peers (reservoir sampling, Vitter
     /// 1985), so that a joiner is chosen by as many as anybody else, at once.
     pub(super) fn meet(&mut self, peer: PeerId) {
         let Self { params, members, neighbours: Neighbours { drawn, .. }, rng, .. } = self;
+        let connected = &self.connected;
         if members.len() <= params.neighbours {
             return;
         }
@@ -83,9 +108,10 @@ impl Directory {
         }
         let place = rng.below(members.len());
         if place < params.neighbours {
+            let neighbour = Neighbour { peer, warm: connected.contains(&peer) };
             match drawn.get_mut(place) {
-                Some(place) => *place = peer,
-                None => drawn.push(peer),
+                Some(place) => *place = neighbour,
+                None => drawn.push(neighbour),
             }
         }
     }
@@ -102,7 +128,7 @@ impl Directory {
             self.neighbours.drawn.swap_remove(out);
         }
         let members = &self.members;
-        self.neighbours.drawn.retain(|peer| members.get(*peer).is_some_and(|m| !m.is_down()));
+        self.neighbours.drawn.retain(|n| members.get(n.peer).is_some_and(|m| !m.is_down()));
         self.fill_neighbours();
     }
 
@@ -115,16 +141,17 @@ impl Directory {
             let fits = |member: Member<'_>| {
                 member.is_alive()
                     && !member.record.advert.control_addrs.is_empty()
-                    && !drawn.contains(&member.peer())
+                    && drawn.iter().all(|neighbour| neighbour.peer != member.peer())
             };
             let more = self.members.draw(&mut self.rng, wanted, fits);
-            drawn.extend(more);
+            let neighbour = |peer| Neighbour { peer, warm: connected.contains(&peer) };
+            drawn.extend(more.into_iter().map(neighbour));
         }
         let is_ward = |peer: &&PeerId| {
             let record = self.members.get(**peer).map(|member| member.record);
             record.is_some_and(|record| record.advert.control_addrs.is_empty())
         };
         let wards = connected.iter().filter(is_ward).take(WARDS_MAX);
-        self.neighbours.wards = wards.copied().collect();
+        self.neighbours.wards = wards.map(|peer| Neighbour { peer: *peer, warm: true }).collect();
     }
 }

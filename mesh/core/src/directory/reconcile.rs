@@ -8,6 +8,7 @@ use super::held::{Held, Short, Standing};
 use super::members::held_of_grave;
 use super::message::{COLD, Message, News, Rumour, Talk};
 use super::pace::Timer;
+use super::rumour::Announced;
 use super::tree::{BUCKETS, GROUP_BUCKETS, Print, bucket};
 use super::{COURTESY_INTERVAL, Directory, Output, has_way};
 use crate::id::PeerId;
@@ -23,8 +24,12 @@ const LARGE_ANSWERS_BURST: u32 = 16;
 const TOLD_WHOLE_MAX: usize = 128;
 
 impl Directory {
-    /// The first word on a new connection, said by both sides.
+    /// The first word on a new connection, said by a side that does not know the other or has
+    /// something against it. Where both know each other there is nothing to say: news come anyway.
     pub(super) fn greet(&mut self, now: Mono, peer: PeerId, out: &mut Vec<Output>) {
+        if self.members.get(peer).is_some_and(|member| member.is_alive()) {
+            return;
+        }
         let mut message = Message::of(self.summary(true));
         message.news.records.push(Rumour { hops: 0, said: Arc::clone(&self.own) });
         self.send_message(now, peer, message, out);
@@ -73,9 +78,8 @@ impl Directory {
             }
             return;
         }
-        // Both sides greet and both see the difference; one answer is enough. One that knows
-        // nobody else is being told anyway.
-        if greeting && (alone || from < self.me) {
+        // One that knows nobody else is being told anyway.
+        if greeting && alone {
             return;
         }
         if self.members.len() + self.members.graves() <= TOLD_WHOLE_MAX {
@@ -155,16 +159,14 @@ impl Directory {
         out: &mut Vec<Output>,
     ) {
         let mut news = News::default();
-        let all = [0..BUCKETS];
+        let all = buckets.is_empty().then_some(0..BUCKETS);
         let each = buckets.iter().map(|bucket| usize::from(*bucket)..usize::from(*bucket) + 1);
-        let ranges = if buckets.is_empty() { all.to_vec() } else { each.collect() };
-        for ours in ranges.into_iter().flat_map(|range| self.known_in(range)) {
+        for ours in all.into_iter().chain(each).flat_map(|range| self.known_in(range)) {
             let index = theirs.binary_search_by_key(&ours.peer, |held| held.peer);
             self.inform(now, ours, index.ok().map(|index| theirs[index]), &mut news);
         }
         self.send_answer(now.mono, from, news, out);
-        let wanted = self.wanted(theirs);
-        self.pull(now.mono, from, wanted, out);
+        self.want(now.mono, from, theirs, out);
     }
 
     pub(super) fn answer_pull(
@@ -176,38 +178,45 @@ impl Directory {
     ) {
         let mut news = News::default();
         for theirs in held {
-            if let Some(ours) = self.held(theirs.peer) {
-                self.inform(now, ours, Some(*theirs), &mut news);
+            match self.lazy.get(&theirs.peer) {
+                // What was announced is what is pulled: nearly always it is at hand.
+                Some(Announced { held, record: Some(record), .. })
+                    if held.standing() == Standing::Live
+                        && (theirs.standing() == Standing::Unknown
+                            || held.stamp().is_newer(theirs.stamp())) =>
+                {
+                    news.records.push(Rumour { hops: COLD, said: Arc::clone(record) });
+                }
+                _ => {
+                    if let Some(ours) = self.held(theirs.peer) {
+                        self.inform(now, ours, Some(*theirs), &mut news);
+                    }
+                }
             }
         }
         self.send_answer(now.mono, from, news, out);
     }
 
-    /// What of these the other side knows better, as far as we know.
-    pub(super) fn wanted(&self, theirs: &[Held]) -> Vec<Held> {
-        let me = Short::of(self.me);
-        let better = |theirs: &Held| {
-            if theirs.peer == me || self.fresh.knows(*theirs) {
-                return None;
-            }
-            let Some(ours) = self.held(theirs.peer) else {
-                return theirs.standing().is_up().then_some(Held::unknown(theirs.peer));
-            };
-            let (newer, older) =
-                (theirs.stamp().is_newer(ours.stamp()), ours.stamp().is_newer(theirs.stamp()));
-            let better = match (ours.standing(), theirs.standing()) {
-                (Standing::Live | Standing::Accused(_), Standing::Gone) => !older,
-                (_, Standing::Live) => newer,
-                (Standing::Live | Standing::Accused(_), Standing::Accused(_) | Standing::Down) => {
-                    newer
-                        || (!older && theirs.standing().accusers() > ours.standing().accusers())
-                }
-                (_, Standing::Accused(_)) => newer,
-                _ => false,
-            };
-            better.then_some(ours)
+    /// What we have of a peer of which the other side knows better.
+    pub(super) fn better(&self, theirs: Held) -> Option<Held> {
+        if theirs.peer == Short::of(self.me) || self.fresh.knows(theirs) {
+            return None;
+        }
+        let Some(ours) = self.held(theirs.peer) else {
+            return theirs.standing().is_up().then_some(Held::unknown(theirs.peer));
         };
-        theirs.iter().filter_map(better).collect()
+        let newer = theirs.stamp().is_newer(ours.stamp());
+        let older = ours.stamp().is_newer(theirs.stamp());
+        let more_accusers = theirs.standing().accusers() > ours.standing().accusers();
+        let better = match (ours.standing(), theirs.standing()) {
+            (Standing::Live | Standing::Accused(_), Standing::Gone) => !older,
+            (Standing::Live | Standing::Accused(_), Standing::Accused(_) | Standing::Down) => {
+                newer || (!older && more_accusers)
+            }
+            (_, Standing::Live | Standing::Accused(_)) => newer,
+            _ => false,
+        };
+        better.then_some(ours)
     }
 
     /// Adds to `news` what we know better than `theirs`.
@@ -237,7 +246,9 @@ impl Directory {
                 news.records.extend(rumour.filter(|_| newer));
                 self.testify(ours.peer, news);
             }
-            Standing::Gone if not_older && theirs.is_some_and(|t| t.standing() != Standing::Gone) => {
+            Standing::Gone
+                if not_older && theirs.is_some_and(|t| t.standing() != Standing::Gone) =>
+            {
                 let Some(grave) = self.members.grave_short(ours.peer) else { return };
                 match grave.leave.clone() {
                     Some(said) => news.leaves.push(Rumour { hops: COLD, said }),

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use super::claim::{Accusation, Leave, Proven};
 use super::held::{Held, Short, Stamp, Standing};
-use super::message::{COLD, News, Rumour, Talk};
+use super::message::{COLD, Message, News, Rumour, Talk};
 use super::pace::Timer;
 use super::{Directory, Event, Output, Refused};
 use crate::advert::Record;
 use crate::id::PeerId;
 use crate::limits::*;
+use crate::rng::mix;
 use crate::time::{Mono, Now};
 use crate::view::Liveness;
 
@@ -69,33 +70,47 @@ fn is_news(to: PeerId, from: PeerId, speaker: PeerId) -> bool {
     to != from && to != speaker
 }
 
-/// Versions that were taken of late: nearly all that is announced is among them, and looking there
-/// is quicker than in the directory.
+/// Versions that were taken of late: nearly all that is announced is among them, and a tag is
+/// looked up quicker than a directory. Two that share a tag are so rare that one not heard of for
+/// that reason is left to the next announcement.
 #[derive(Debug)]
-pub(super) struct Fresh(Vec<Option<(Short, Stamp)>>);
+pub(super) struct Fresh([u32; FRESH]);
+
+const FRESH: usize = 256;
 
 impl Default for Fresh {
     fn default() -> Self {
-        Self(vec![None; 64])
+        Self([0; FRESH])
     }
 }
 
 impl Fresh {
-    fn place(&self, peer: Short) -> usize {
-        usize::try_from(peer.word() % self.0.len() as u64).expect("a place")
+    /// Place and tag.
+    fn tag(held: Held) -> (usize, u32) {
+        let bits = mix(held.peer.word() ^ mix(held.stamp().word()));
+        let place = usize::try_from(bits % FRESH as u64).expect("a place");
+        (place, u32::try_from(bits >> 32).expect("32 bits"))
     }
 
-    fn note(&mut self, peer: Short, stamp: Stamp) {
-        let place = self.place(peer);
-        self.0[place] = Some((peer, stamp));
+    fn note(&mut self, held: Held) {
+        let (place, tag) = Self::tag(held);
+        self.0[place] = tag;
     }
 
-    /// Whether this, or something newer, was taken of late and nothing is said against it.
+    /// Whether this was taken of late and nothing is said against it.
     pub(super) fn knows(&self, held: Held) -> bool {
-        held.standing() == Standing::Live
-            && self.0[self.place(held.peer)]
-                .is_some_and(|(peer, stamp)| peer == held.peer && !held.stamp().is_newer(stamp))
+        let (place, tag) = Self::tag(held);
+        held.standing() == Standing::Live && self.0[place] == tag
     }
+}
+
+/// What is announced.
+#[derive(Debug)]
+pub(super) struct Announced {
+    pub(super) held: Held,
+    /// At hand for those that pull it; none for this peer's own and for the dead.
+    pub(super) record: Option<Arc<Record>>,
+    rounds_left: u8,
 }
 
 /// A pull that is awaited.
@@ -103,6 +118,8 @@ impl Fresh {
 pub(super) struct Pull {
     /// What was known when it was asked.
     had: Held,
+    /// What the other side has.
+    wanted: Stamp,
     asked: Mono,
     /// Who else has it.
     other: Option<PeerId>,
@@ -127,7 +144,10 @@ impl Directory {
         let short = Short::of(peer);
         let pace = (self.params.advert_interval, self.params.advert_burst);
         let refuse = |reason| Output::Event(Event::AdvertRefused { from, reason });
-        let before = match self.members.get_short(short) {
+        let place = self.members.find(short);
+        let known = place.ok().map(|at| self.members.at(at));
+        let before = known.map(|known| known.health);
+        match known {
             Some(known) if known.peer() != peer => {
                 return out.push(refuse(Refused::ShortIdTaken(known.peer())));
             }
@@ -140,25 +160,30 @@ impl Directory {
                 }
                 return;
             }
-            Some(known) => Some(known.health),
-            None => None,
-        };
-        if before.is_some() {
-            if !self.members.take_advert(peer, now.mono, pace) {
-                return out.push(refuse(Refused::TooOften(peer)));
+            _ => {}
+        }
+        match place {
+            Ok(at) => {
+                if !self.members.take_advert(at, now.mono, pace) {
+                    return out.push(refuse(Refused::TooOften(peer)));
+                }
+                self.members.replace(at, Arc::clone(&record));
             }
-            self.members.replace(Arc::clone(&record));
-        } else if self.members.grave(peer).is_some_and(|grave| version <= grave.version) {
-            return;
-        } else if self.members.len() + 1 >= PEERS_MAX {
-            return out.push(refuse(Refused::Full));
-        } else {
-            self.members.insert(Arc::clone(&record), now.mono, pace);
-            if !record.advert.control_addrs.is_empty() {
-                self.meet(peer);
+            Err(_) if self.members.grave(peer).is_some_and(|grave| version <= grave.version) => {
+                return;
+            }
+            Err(_) if self.members.len() + 1 >= PEERS_MAX => {
+                return out.push(refuse(Refused::Full));
+            }
+            Err(at) => {
+                self.members.insert(at, Arc::clone(&record), now.mono, pace);
+                self.strangers.remove(&peer);
+                if !record.advert.control_addrs.is_empty() {
+                    self.meet(peer);
+                }
             }
         }
-        self.fresh.note(short, Stamp::of(version));
+        self.fresh.note(Held::new(peer, version, Standing::Live));
         self.pulls.remove(&short);
         self.suspects.remove(&short);
         self.view_stale = true;
@@ -183,19 +208,27 @@ impl Directory {
         // Where the first push reaches everybody there is nothing to push or announce after it.
         let few = self.members.live() <= self.params.fanout;
         let eager_hops = if few { 1 } else { self.eager_hops() };
-        let lazy = &mut self.lazy;
-        let rounds = self.params.lazy_rounds;
+        let mut subjects = Vec::new();
         let mut pass = |hops: &mut u8, subject: PeerId| {
             let eager = *hops < eager_hops;
             *hops = hops.saturating_add(1);
-            if !few && *hops >= eager_hops && lazy.len() < ANNOUNCEMENTS_MAX {
-                lazy.insert(Short::of(subject), rounds);
+            if !few && *hops >= eager_hops {
+                subjects.push(Short::of(subject));
             }
             eager
         };
         hot.records.retain_mut(|(r, _)| pass(&mut r.hops, r.said.advert.peer));
         hot.accusations.retain_mut(|(a, _)| pass(&mut a.hops, a.said.claim().subject));
         hot.leaves.retain_mut(|(l, _)| pass(&mut l.hops, l.said.claim().peer));
+        for subject in subjects {
+            if self.lazy.len() < ANNOUNCEMENTS_MAX
+                && let Some(held) = self.held(subject)
+            {
+                let record = self.members.get_short(subject).map(|m| Arc::clone(m.record));
+                let rounds_left = self.params.lazy_rounds;
+                self.lazy.insert(subject, Announced { held, record, rounds_left });
+            }
+        }
         if !self.lazy.is_empty() && !self.announcing {
             self.announcing = true;
             self.timers.set(now + self.params.lazy_interval, Timer::Lazy);
@@ -203,8 +236,10 @@ impl Directory {
         if hot.is_empty() {
             return;
         }
-        for peer in self.draw_neighbours(self.params.fanout, |peer| hot.has_news_for(peer)) {
-            self.send_news(now, peer, hot.news_for(peer), out);
+        for neighbour in self.draw_neighbours(self.params.fanout, |peer| hot.has_news_for(peer)) {
+            if self.warm_up(now, neighbour, out) {
+                self.send_parcels(neighbour.peer, hot.news_for(neighbour.peer), out);
+            }
         }
     }
 
@@ -217,10 +252,10 @@ impl Directory {
     }
 
     pub(super) fn announce(&mut self, now: Mono, out: &mut Vec<Output>) {
-        let held: Vec<Held> = self.lazy.keys().filter_map(|peer| self.held(*peer)).collect();
-        self.lazy.retain(|_, rounds_left| {
-            *rounds_left = rounds_left.saturating_sub(1);
-            *rounds_left > 0
+        let held: Vec<Held> = self.lazy.values().map(|announced| announced.held).collect();
+        self.lazy.retain(|_, announced| {
+            announced.rounds_left = announced.rounds_left.saturating_sub(1);
+            announced.rounds_left > 0
         });
         self.announcing = !self.lazy.is_empty();
         if self.announcing {
@@ -229,9 +264,13 @@ impl Directory {
         if held.is_empty() {
             return;
         }
-        for peer in self.draw_neighbours(self.params.lazy_fanout, |_| true) {
+        for neighbour in self.draw_neighbours(self.params.lazy_fanout, |_| true) {
+            if !self.warm_up(now, neighbour, out) {
+                continue;
+            }
             for held in held.chunks(FRAME_PEERS_MAX) {
-                self.send(now, peer, Talk::Announce { held: held.to_vec() }, out);
+                let message = Message::of(Talk::Announce { held: held.to_vec() });
+                out.push(Output::Send { to: neighbour.peer, message });
             }
         }
     }
@@ -243,40 +282,65 @@ impl Directory {
         held: &[Held],
         out: &mut Vec<Output>,
     ) {
-        let wanted = self.wanted(held);
+        let retry = self.params.pull_retry;
+        let mut news = Vec::new();
+        for held in held {
+            if self.fresh.knows(*held) {
+                continue;
+            }
+            match self.pulls.get_mut(&held.peer) {
+                Some(pull)
+                    if now.since(pull.asked) < retry && !held.stamp().is_newer(pull.wanted) =>
+                {
+                    pull.other = Some(from);
+                }
+                _ => news.push(*held),
+            }
+        }
+        if !news.is_empty() {
+            self.want(now, from, &news, out);
+        }
+    }
+
+    /// Pulls what `from` knows better.
+    pub(super) fn want(&mut self, now: Mono, from: PeerId, held: &[Held], out: &mut Vec<Output>) {
+        let better = |theirs: &Held| Some((self.better(*theirs)?, theirs.stamp()));
+        let wanted = held.iter().filter_map(better).collect();
         self.pull(now, from, wanted, out);
     }
 
-    /// Asks `from` for what it knows better; what another peer was asked for a moment ago only when
-    /// that one does not answer.
+    /// Asks `from` for what it knows better than us: what we have, and what it has. What another
+    /// peer was asked for a moment ago is asked for again only when that one does not answer.
     pub(super) fn pull(
         &mut self,
         now: Mono,
         from: PeerId,
-        mut held: Vec<Held>,
+        wanted: Vec<(Held, Stamp)>,
         out: &mut Vec<Output>,
     ) {
-        if held.is_empty() {
-            return;
-        }
         let retry = self.params.pull_retry;
-        let pulls = &mut self.pulls;
-        let full = pulls.len() + held.len() > PULLS_MAX;
-        held.retain(|had| match pulls.get_mut(&had.peer) {
-            Some(pull) if pull.had == *had && now.since(pull.asked) < retry => {
-                pull.other = Some(from);
-                false
+        let mut held = Vec::with_capacity(wanted.len());
+        for (had, stamp) in wanted {
+            if let Some(pull) = self.pulls.get_mut(&had.peer) {
+                if pull.had == had && !stamp.is_newer(pull.wanted) && now.since(pull.asked) < retry
+                {
+                    pull.other = Some(from);
+                    continue;
+                }
+            } else if self.pulls.len() >= PULLS_MAX {
+                break;
             }
-            None if full => false,
-            _ => {
-                pulls.insert(had.peer, Pull { had: *had, asked: now, other: None });
-                true
-            }
-        });
+            let pull = Pull { had, wanted: stamp, asked: now, other: None };
+            self.pulls.insert(had.peer, pull);
+            held.push(had);
+        }
         if held.is_empty() {
             return;
         }
-        self.timers.set(now + retry, Timer::Pull);
+        if !self.pulling {
+            self.pulling = true;
+            self.timers.set(now + retry, Timer::Pull);
+        }
         self.send(now, from, Talk::Pull { held }, out);
     }
 
@@ -294,8 +358,11 @@ impl Directory {
             }
             pull.asked == now
         });
-        if !again.is_empty() {
-            self.timers.set(now + retry, Timer::Pull);
+        let next = self.pulls.values().map(|pull| pull.asked + retry).min();
+        self.pulling = next.is_some();
+        if let Some(next) = next {
+            // A little later, so that those that fall due together are repeated together.
+            self.timers.set(next + retry / 8, Timer::Pull);
         }
         for (peer, held) in again {
             self.send(now, peer, Talk::Pull { held }, out);

@@ -153,9 +153,10 @@ impl Directory {
             let wanted = self.params.helpers - helpers.len();
             let named = helpers.clone();
             let connected = self.connected.clone();
-            helpers.extend(self.draw_neighbours(wanted, |peer| {
+            let drawn = self.draw_neighbours(wanted, |peer| {
                 peer != target && connected.contains(&peer) && !named.contains(&peer)
-            }));
+            });
+            helpers.extend(drawn.into_iter().map(|neighbour| neighbour.peer));
         }
         for helper in &helpers {
             self.send(now, *helper, Talk::PingFor { peer: target, nonce }, out);
@@ -338,6 +339,9 @@ impl Directory {
     /// Tells a peer that speaks while it is suspected, down or dropped what is held against it, so
     /// that it can refute. One that is not known at all is asked who it is.
     pub(super) fn rebuke(&mut self, now: Now, peer: PeerId, out: &mut Vec<Output>) {
+        if self.members.quiet() && self.is_acquaintance(peer) {
+            return;
+        }
         let mut news = News::default();
         if let Some(member) = self.members.get(peer) {
             if member.is_alive() {
@@ -361,7 +365,7 @@ impl Directory {
             }
         } else {
             let unknown = Held::unknown(Short::of(peer));
-            return self.pull(now.mono, peer, vec![unknown], out);
+            return self.pull(now.mono, peer, vec![(unknown, unknown.stamp())], out);
         }
         self.send_news(now.mono, peer, news, out);
     }
