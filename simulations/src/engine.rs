@@ -148,7 +148,8 @@ mod tests {
         let (mut queue, mut model, mut now, mut number) = (Queue::default(), Vec::new(), 0, 0);
         for _ in 0..20_000 {
             if rng.below(3) > 0 {
-                let at = now + rng.below(1 << rng.below(40)) as u64;
+                let bits = rng.below(40);
+                let at = now + rng.below(1 << bits) as u64;
                 queue.push(Mono(at), number);
                 model.push((at, number));
                 number += 1;

@@ -5,13 +5,26 @@
 //! when it asks, and crashes and restarts them. Nothing reads a clock, and all chance follows from
 //! one seed, so a seed is a run: the same seed gives the same event hash on any machine.
 //!
-//! [`scenario`] reads what is to happen from a file, [`run`] lets it happen and judges the end.
+//! [`scenario`] reads what is to happen from a file, [`run`] lets it happen and judges the end,
+//! [`record`] makes of it what [`report`] shows. [`runner`] runs many seeds at once and [`store`]
+//! keeps each as soon as it is done; [`compare`] and [`sweep`] put such results side by side.
 
 pub mod advert;
+pub mod arrivals;
+pub mod compare;
 pub mod connections;
 pub mod engine;
+pub mod geography;
 pub mod ledger;
 pub mod links;
+pub mod record;
+pub mod recording;
+pub mod report;
 pub mod run;
+pub mod runner;
 pub mod scenario;
+pub mod statistics;
+pub mod store;
+pub mod sweep;
+pub mod traces;
 pub mod world;

@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hansa_core::advert::Version;
-use hansa_core::directory::{Event, Params};
-use hansa_core::id::PeerId;
 use hansa_core::rng::{Rng, mix};
 use hansa_core::time::Mono;
 use serde::Serialize;
 
-use crate::links::Quality;
-use crate::scenario::Scenario;
+use crate::ledger::Tally;
+use crate::links::{Links, Quality};
+use crate::scenario::{FaultKind, FaultSpec, Scenario};
 use crate::world::World;
 
-/// A verdict of death is not false when the peer was out of reach a moment ago.
-const CUT_GRACE: Duration = Duration::from_secs(30);
+/// Larger worlds keep figures only, not every observation.
+const OBSERVED_PEERS: usize = 500;
+
+/// Nothing is published in the last so many seconds: views are judged after quiet.
+const QUIET_S: u64 = 10;
 
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -70,27 +71,42 @@ impl Outcome {
 }
 
 impl Quantiles {
-    fn of(mut values: Vec<u64>) -> Self {
-        values.sort_unstable();
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100).max(1);
-            values.get(rank - 1).copied().unwrap_or_default()
-        };
-        Self { count: values.len(), p50: at(50), p99: at(99), max: at(100) }
+    fn of(tally: &Tally) -> Self {
+        let at = |share| tally.quantile(share, tally.count()).unwrap_or_default();
+        let count = usize::try_from(tally.count()).expect("fits in memory");
+        Self { count, p50: at(0.5), p99: at(0.99), max: at(1.0) }
     }
 }
 
 /// What happens to the world from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
-    Start { host: usize },
+    Start {
+        host: usize,
+    },
     Publish,
-    Cut { share_millis: usize, lasting: Duration },
-    Kill { share_millis: usize, restart_after: Option<Duration> },
+    Republish {
+        host: usize,
+    },
+    /// What happened so far was not measured.
+    Warm,
+    /// A fault of the scenario, by its index, begins.
+    Begin {
+        fault: usize,
+    },
+    /// It ends, for those whom it befell.
+    End {
+        fault: usize,
+    },
 }
 
 /// Runs `scenario` under `seed`.
 pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
+    run_watched(scenario, seed, &mut |_| {})
+}
+
+/// The same, and shows the world to `watch` at its beginning, after each act and at its end.
+pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut World)) -> Outcome {
     let ms = Duration::from_millis;
     let [shortest, longest] = scenario.links.latency_ms;
     let quality = Quality {
@@ -98,37 +114,86 @@ pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
         jitter: ms(scenario.links.jitter_ms),
         loss: scenario.links.loss,
     };
-    let mut world = World::new(seed, scenario.peers, quality, Params::default());
+    let mut world = World::new(seed, scenario.peers, quality, scenario.gossip.params());
+    if let Ok(links) = Links::of(scenario, seed) {
+        world.set_links(links);
+    }
+    if scenario.peers > OBSERVED_PEERS {
+        world.forget_observations();
+    }
+    watch(&mut world);
+    if scenario.settled {
+        world.follow(false);
+        world.start_settled();
+        world.follow(scenario.warmup_s == 0);
+    }
     let mut rng = Rng::new(mix(seed ^ 0xac75));
     let mut acts = script(scenario);
+    let mut befallen: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     while let Some((at, act)) = acts.pop_first() {
         world.run_until(at);
+        watch(&mut world);
         match act {
             Act::Start { host } => {
                 // Whoever comes back asks the first peer that is up, as the first joiners did.
                 let bootstrap = world.up().first().copied();
                 world.start(host, bootstrap);
             }
+            Act::Warm => world.follow(true),
+            Act::Republish { host } => {
+                if world.is_up(host) {
+                    world.publish(host, &format!("node-{host}-at-{}", at.0));
+                }
+            }
             Act::Publish => {
                 let up = world.up();
                 let host = up[rng.below(up.len())];
                 world.publish(host, &format!("node-{host}-at-{}", at.0));
             }
-            Act::Cut { share_millis, lasting } => {
-                let side = draw(&mut rng, &world.up(), share_millis, scenario.peers);
-                world.cut(side, lasting);
-            }
-            Act::Kill { share_millis, restart_after } => {
-                for host in draw(&mut rng, &world.up(), share_millis, scenario.peers) {
-                    world.kill(host);
-                    if let Some(after) = restart_after {
-                        acts.insert((at + after, Act::Start { host }));
+            Act::Begin { fault } => {
+                let spec = &scenario.fault[fault];
+                let whom = whom(&mut rng, &world.up(), spec, scenario);
+                let lasting =
+                    Duration::from_secs(spec.until_s.unwrap_or(scenario.seconds) - spec.at_s);
+                match spec.kind {
+                    FaultKind::Partition => world.cut(whom.clone(), lasting),
+                    FaultKind::Crash | FaultKind::Restart | FaultKind::RegionLost => {
+                        whom.iter().for_each(|host| world.kill(*host));
+                        if spec.until_s.is_some() {
+                            acts.extend(
+                                whom.iter().map(|host| (at + lasting, Act::Start { host: *host })),
+                            );
+                        }
                     }
+                    FaultKind::Loss => world.links_mut().set_loss(spec.by.unwrap_or(0.0)),
+                    FaultKind::Reorder => world.links_mut().set_reorder(spec.by.unwrap_or(0.0)),
+                    FaultKind::ClockJump => {
+                        let jump = spec.jump_ms.unwrap_or(0);
+                        whom.iter().for_each(|host| world.set_clock(*host, jump));
+                    }
+                    _ => {}
                 }
+                if spec.until_s.is_some() {
+                    acts.insert((at + lasting, Act::End { fault }));
+                }
+                befallen.insert(fault, whom);
             }
+            Act::End { fault } => match scenario.fault[fault].kind {
+                FaultKind::Loss => world.links_mut().set_loss(scenario.links.loss),
+                FaultKind::Reorder => world.links_mut().set_reorder(scenario.links.reorder),
+                FaultKind::ClockJump => {
+                    befallen
+                        .remove(&fault)
+                        .into_iter()
+                        .flatten()
+                        .for_each(|host| world.set_clock(host, 0));
+                }
+                _ => {}
+            },
         }
     }
     world.run_until(Mono(0) + scenario.duration());
+    watch(&mut world);
     judge(&world, seed)
 }
 
@@ -136,87 +201,74 @@ fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
     let mut acts = BTreeSet::new();
     let join = Duration::from_millis(scenario.join_within_ms);
     let seconds = |s: u64| Mono(0) + Duration::from_secs(s);
-    let millis = |share: f64| (0..=1_000).rfind(|m| f64::from(*m) <= share * 1_000.0).unwrap_or(0);
+    let quiet = seconds(scenario.seconds - QUIET_S.min(scenario.seconds / 4));
     for host in 0..scenario.peers {
         let part = u32::try_from(host).expect("few peers");
         let at = Mono(0) + join * part / u32::try_from(scenario.peers).expect("few peers");
-        acts.insert((at, Act::Start { host }));
+        if !scenario.settled {
+            acts.insert((at, Act::Start { host }));
+        }
+    }
+    if scenario.warmup_s > 0 {
+        acts.insert((seconds(scenario.warmup_s), Act::Warm));
+    }
+    if let Some(every) = scenario.republish_s {
+        let every = Duration::from_secs(every);
+        let peers = u32::try_from(scenario.peers).expect("few peers");
+        for host in 0..scenario.peers {
+            let mut at = Mono(0) + join + every * u32::try_from(host).expect("few peers") / peers;
+            while at < quiet {
+                acts.insert((at, Act::Republish { host }));
+                at = at + every;
+            }
+        }
     }
     if let Some(every) = scenario.publish_every_ms {
         let every = Duration::from_millis(every);
         let mut at = Mono(0) + join + Duration::from_secs(5);
-        while at < seconds(scenario.seconds) {
+        while at < quiet {
             acts.insert((at, Act::Publish));
             at = at + every;
         }
     }
-    for part in &scenario.partition {
-        let lasting = Duration::from_secs(part.until_s - part.from_s);
-        let share_millis = usize::try_from(millis(part.share)).expect("a share");
-        acts.insert((seconds(part.from_s), Act::Cut { share_millis, lasting }));
-    }
-    for kill in &scenario.kill {
-        let share_millis = usize::try_from(millis(kill.share)).expect("a share");
-        let restart_after = kill.restart_after_s.map(Duration::from_secs);
-        acts.insert((seconds(kill.at_s), Act::Kill { share_millis, restart_after }));
+    for (fault, spec) in scenario.fault.iter().enumerate() {
+        acts.insert((seconds(spec.at_s), Act::Begin { fault }));
     }
     acts
 }
 
-/// Draws a share of all `peers` from those that are `up`, rounded to the nearest.
-fn draw(rng: &mut Rng, up: &[usize], share_millis: usize, peers: usize) -> BTreeSet<usize> {
-    let count = ((peers * share_millis + 500) / 1_000).min(up.len());
+/// Whom a fault befalls: all of its region, or so many of those that are up.
+fn whom(rng: &mut Rng, up: &[usize], spec: &FaultSpec, scenario: &Scenario) -> BTreeSet<usize> {
+    let regions = scenario.region_of_peers();
+    let named = spec.region.as_ref();
+    let here =
+        |host: &usize| named.is_none_or(|name| scenario.region[regions[*host]].name == *name);
+    let up: Vec<usize> = up.iter().copied().filter(here).collect();
+    let of = if named.is_some() { up.len() } else { scenario.peers };
+    let millis = |share: f64| (0..=1_000).rfind(|m| f64::from(*m) <= share * 1_000.0).unwrap_or(0);
+    let share = spec.share.map(|share| usize::try_from(millis(share)).expect("a share"));
+    let count = match (share, spec.count) {
+        (Some(millis), _) => (of * millis + 500) / 1_000,
+        (None, Some(count)) => count,
+        (None, None) if named.is_some() => of,
+        (None, None) => 0,
+    };
     let mut drawn = BTreeSet::new();
-    while drawn.len() < count {
+    while drawn.len() < count.min(up.len()) {
         drawn.insert(up[rng.below(up.len())]);
     }
     drawn
 }
 
 fn judge(world: &World, seed: u64) -> Outcome {
-    let mut published: BTreeMap<(PeerId, Version), Mono> = BTreeMap::new();
-    let mut dissemination = Vec::new();
-    let mut detection = Vec::new();
-    let mut false_downs = 0;
-    for observation in world.observations() {
-        let (at, host) = (observation.at, observation.peer);
-        let millis = |since: Mono| u64::try_from(at.since(since).as_millis()).expect("a short run");
-        match &observation.event {
-            Event::Published { version } => {
-                published.insert((world.id(host), *version), at);
-            }
-            Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
-                let subject = world.host_of(*peer);
-                match published.get(&(*peer, *version)) {
-                    // Who was off or cut off has it as soon as it can, which says nothing of how
-                    // fast news spread.
-                    Some(since)
-                        if world.was_up(host, *since, at)
-                            && !world.links().was_cut(host, subject, *since, at) =>
-                    {
-                        dissemination.push(millis(*since));
-                    }
-                    _ => {}
-                }
-            }
-            Event::PeerDown { peer } => {
-                let subject = world.host_of(*peer);
-                match world.died(subject, at) {
-                    Some(died) => detection.push(millis(died)),
-                    None if world.links().was_cut(host, subject, at - CUT_GRACE, at) => {}
-                    None => false_downs += 1,
-                }
-            }
-            _ => {}
-        }
-    }
+    let ledger = world.ledger();
     let traffic = world.traffic();
     Outcome {
         seed,
         hash: world.hash().to_string(),
-        dissemination_ms: Quantiles::of(dissemination),
-        detection_ms: Quantiles::of(detection),
-        false_downs,
+        dissemination_ms: Quantiles::of(&ledger.dissemination),
+        detection_ms: Quantiles::of(&ledger.detection),
+        false_downs: usize::try_from(ledger.false_downs).expect("few"),
         ghosts: world.ghosts().len(),
         converged: world.converged(),
         unreadable: world.faults().len(),

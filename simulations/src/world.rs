@@ -19,6 +19,7 @@ use crate::connections::{Connections, Mixed, Pair, ordered};
 use crate::engine::{EventHash, Queue};
 use crate::ledger::{Ledger, Traffic};
 use crate::links::{DIAL_TIMEOUT, IDLE_TIMEOUT, Links, Quality};
+use crate::recording::{Replay, ReplayEvent};
 
 /// The wall clock at the beginning of every world.
 pub const GENESIS: Utc = Utc(1_800_000_000_000);
@@ -60,6 +61,8 @@ pub struct World {
     following: bool,
     seed: u64,
     params: Params,
+    /// When it is there, what happens is kept in it for the reports' replay.
+    pub replay: Option<Replay>,
 }
 
 /// One machine, up or down.
@@ -131,7 +134,28 @@ impl World {
             following: true,
             seed,
             params,
+            replay: None,
         }
+    }
+
+    /// Replaces the links, before anybody is up.
+    pub fn set_links(&mut self, links: Links) {
+        self.links = links;
+    }
+
+    /// The links, to make them better or worse.
+    pub fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn note(&mut self, event: ReplayEvent) {
+        if let Some(replay) = &mut self.replay {
+            replay.push(event);
+        }
+    }
+
+    fn millis(at: Mono) -> f64 {
+        at.since(Mono(0)).as_secs_f64() * 1_000.0
     }
 
     /// From now on, messages are encoded, decoded and verified as between nodes. The run is the
@@ -297,6 +321,7 @@ impl World {
         for pair in self.connections.of(index(host)) {
             self.close(pair);
         }
+        self.note(ReplayEvent::Up { at: Self::millis(self.now), peer: host });
         let machine = &mut self.hosts[host];
         machine.boots += 1;
         machine.booted = self.now;
@@ -319,6 +344,7 @@ impl World {
     pub fn kill(&mut self, host: usize) {
         assert!(self.is_up(host), "host {host} is off");
         self.hosts[host].directory = None;
+        self.note(ReplayEvent::Down { at: Self::millis(self.now), peer: host });
         self.hosts[host].lives.last_mut().expect("it is on").1 = Some(self.now);
         let at = self.now + IDLE_TIMEOUT;
         for pair in self.connections.of(index(host)) {
@@ -635,16 +661,16 @@ impl World {
         if !connection.open {
             return connection.waiting.push((from, to, message));
         }
-        let delay = self.links.draw_delay(a, b);
+        let bytes = message.encoded_len() as u64;
+        let delay = self.links.draw_delay(a, b) + self.links.queue(a, bytes, self.now);
         self.traffic.messages += 1;
-        let size = message.encoded_len() as u64;
-        self.traffic.bytes += size;
+        self.traffic.bytes += bytes;
         let kind = &mut self.traffic.kinds[message.talk.kind()];
-        *kind = (kind.0 + 1, kind.1 + size);
+        *kind = (kind.0 + 1, kind.1 + bytes);
         self.traffic.records += message.news.records.len() as u64;
-        let bytes = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
-        self.traffic.record_bytes += bytes.sum::<u64>();
-        self.hash.absorb(u64::from(from) << 32 | size);
+        let records = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
+        self.traffic.record_bytes += records.sum::<u64>();
+        self.hash.absorb(u64::from(from) << 32 | bytes);
         let number = connection.number;
         let mut at = self.now + delay;
         if let Some(healed) = self.links.cut_until(a, b, self.now) {
@@ -657,6 +683,11 @@ impl World {
         let arrival = &mut connection.arrivals[usize::from(to == pair.1)];
         at = at.max(*arrival);
         *arrival = at;
+        if self.replay.is_some() {
+            let (sent, until) = (Self::millis(self.now), Self::millis(at));
+            let what = described(&message).to_owned();
+            self.note(ReplayEvent::Message { at: sent, until, from: a, to: b, what, bytes });
+        }
         self.queue.push(at, Happening::Delivered { from, to, number, message });
     }
 
@@ -677,4 +708,9 @@ fn index(host: usize) -> u32 {
 
 fn word(peer: PeerId) -> u64 {
     u64::from_le_bytes(peer.0[..8].try_into().expect("eight of 32 bytes"))
+}
+
+/// What the reports call a message.
+fn described(message: &Message) -> &'static str {
+    if message.news.records.is_empty() { "gossip" } else { "push" }
 }
