@@ -101,7 +101,14 @@ fn fill(recording: &mut Recording, outcome: &Outcome) {
     recording.hash.clone_from(&outcome.hash);
     let at_ms = millis_of(Duration::from_secs_f64(recording.virtual_s));
     let at_end = |what: String| Violation { event: 0, at_ms, check: "at the end".into(), what };
-    recording.violations = outcome.complaints().into_iter().map(at_end).collect();
+    let wrongs = outcome.wrongs.iter().map(|wrong| Violation {
+        event: wrong.event,
+        at_ms: millis_of(wrong.at.since(Mono(0))),
+        check: "a verdict of death".into(),
+        what: wrong.what.clone(),
+    });
+    let at_the_end = outcome.complaints().into_iter().map(at_end);
+    recording.violations = wrongs.chain(at_the_end).collect();
     recording.fact("messages carried", count(outcome.messages), "");
     recording.fact("bytes carried", count(outcome.bytes), "bytes");
     recording.fact("false verdicts of death", count(outcome.false_downs as u64), "");

@@ -10,13 +10,20 @@ use serde::Serialize;
 use crate::ledger::Tally;
 use crate::links::{Links, Quality};
 use crate::scenario::{FaultKind, FaultSpec, Scenario};
-use crate::world::World;
+use crate::world::{World, Wrong};
 
 /// Larger worlds keep figures only, not every observation.
 const OBSERVED_PEERS: usize = 500;
 
 /// Nothing is published in the last so many seconds: views are judged after quiet.
 const QUIET_S: u64 = 10;
+
+/// What was published this shortly before the end need not be known everywhere: anti-entropy, which
+/// catches the last, comes round in a little more.
+const SPREADING: Duration = Duration::from_secs(15);
+
+/// So many differences of views are told.
+const DIFFERENCES_MAX: usize = 4;
 
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,8 +41,11 @@ pub struct Outcome {
     pub false_downs: usize,
     /// Peers believed in at the end although they are dead, over all pairs.
     pub ghosts: usize,
-    /// Whether at the end all peers had the same, true view.
-    pub converged: bool,
+    /// Where views were not true at the end; the first few.
+    pub differences: Vec<String>,
+    /// What went wrong before.
+    #[serde(skip)]
+    pub wrongs: Vec<Wrong>,
     /// Frames that a peer could not read.
     pub unreadable: usize,
     /// Messages carried.
@@ -61,7 +71,10 @@ impl Outcome {
     /// What went wrong, in words; nothing when all is well.
     pub fn complaints(&self) -> Vec<String> {
         let checks = [
-            (self.converged, "the views did not converge".to_owned()),
+            (
+                self.differences.is_empty(),
+                format!("the views did not converge: {}", self.differences.join("; ")),
+            ),
             (self.ghosts == 0, format!("{} ghosts are believed in", self.ghosts)),
             (self.false_downs == 0, format!("{} false verdicts of death", self.false_downs)),
             (self.unreadable == 0, format!("{} frames could not be read", self.unreadable)),
@@ -270,7 +283,8 @@ fn judge(world: &World, seed: u64) -> Outcome {
         detection_ms: Quantiles::of(&ledger.detection),
         false_downs: usize::try_from(ledger.false_downs).expect("few"),
         ghosts: world.ghosts().len(),
-        converged: world.converged(),
+        differences: world.differences(DIFFERENCES_MAX, SPREADING),
+        wrongs: world.wrongs().to_vec(),
         unreadable: world.faults().len(),
         messages: traffic.messages,
         bytes: traffic.bytes,

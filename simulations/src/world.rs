@@ -40,6 +40,23 @@ pub struct Observation {
     pub event: Event,
 }
 
+/// Nor when it was really dead a moment ago: the news of its return are on their way.
+const RETURN_GRACE: Duration = Duration::from_secs(3);
+
+/// A check that failed at an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// The event's number.
+    pub event: u64,
+    /// When.
+    pub at: Mono,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// So many are kept; those after them are only counted.
+const WRONGS_MAX: usize = 100;
+
 /// Peers, the links between them, and their common time.
 pub struct World {
     now: Mono,
@@ -55,6 +72,8 @@ pub struct World {
     /// Everything that every peer told its log, unless that would be too much.
     observations: Option<Vec<Observation>>,
     faults: Vec<FrameFault>,
+    events: u64,
+    wrongs: Vec<Wrong>,
     outputs: Vec<Output>,
     /// Whether messages travel as bytes, or, what comes to the same and is faster, as they are.
     encoded: bool,
@@ -81,6 +100,8 @@ struct Host {
     relay: Option<PeerId>,
     /// Its wall clock against the world's.
     skew_ms: i64,
+    /// When it last published.
+    published: Mono,
     /// When it was switched on and off.
     lives: Vec<(Mono, Option<Mono>)>,
 }
@@ -112,6 +133,7 @@ impl World {
                 busy: Mono(0),
                 relay: None,
                 skew_ms: 0,
+                published: Mono(0),
                 lives: Vec::new(),
             }
         };
@@ -129,6 +151,8 @@ impl World {
             ledger: Ledger::default(),
             observations: Some(Vec::new()),
             faults: Vec::new(),
+            events: 0,
+            wrongs: Vec::new(),
             outputs: Vec::new(),
             encoded: false,
             following: true,
@@ -233,6 +257,12 @@ impl World {
     pub fn was_up(&self, host: usize, since: Mono, until: Mono) -> bool {
         let mut lives = self.hosts[host].lives.iter();
         lives.any(|(on, off)| *on <= since && off.is_none_or(|off| off > until))
+    }
+
+    /// Whether a host was off at `at`, having been on before.
+    fn was_off(&self, host: usize, at: Mono) -> bool {
+        let before = self.hosts[host].lives.iter().rfind(|(on, _)| *on <= at);
+        before.is_some_and(|(_, off)| off.is_some_and(|off| off <= at))
     }
 
     /// When a host went off, if it was off at `at`.
@@ -406,28 +436,67 @@ impl World {
         Some(self.now.since(start))
     }
 
-    /// Whether every host that is on knows exactly the hosts that are on, by their latest adverts,
-    /// and suspects none.
+    /// Whether every host that is on knows exactly the hosts of its shards that are on, by their
+    /// latest adverts, and suspects none.
     pub fn converged(&self) -> bool {
-        let mut truth = BTreeMap::<Shard, Vec<(PeerId, Version)>>::new();
+        self.differences(1, Duration::ZERO).is_empty()
+    }
+
+    /// Where views differ from what is true, in words: at most so many differences. What a peer
+    /// published less than `spreading` ago need not be known yet.
+    pub fn differences(&self, most: usize, spreading: Duration) -> Vec<String> {
+        let mut truth = BTreeMap::<Shard, BTreeMap<PeerId, (Version, bool)>>::new();
         let each = |host: usize| self.directory(host).each().iter();
-        for directory in self.up().into_iter().flat_map(each) {
-            let own = (directory.me(), directory.own().advert.version);
-            truth.entry(directory.shard()).or_default().push(own);
-        }
-        truth.values_mut().for_each(|truth| truth.sort_unstable());
-        self.up().into_iter().flat_map(each).all(|directory| {
-            let known = directory.peers().filter(|(_, live)| *live != Liveness::Down);
-            let mut versions = Vec::new();
-            for (record, liveness) in known {
-                if liveness == Liveness::Suspect {
-                    return false;
-                }
-                versions.push((record.advert.peer, record.advert.version));
+        for host in self.up() {
+            let settled = self.now.since(self.hosts[host].published) >= spreading;
+            for directory in each(host) {
+                let here = truth.entry(directory.shard()).or_default();
+                here.insert(directory.me(), (directory.own().advert.version, settled));
             }
-            versions.sort_unstable();
-            versions == truth[&directory.shard()]
-        })
+        }
+        let mut differences = Vec::new();
+        let up = self.up();
+        for (host, directory) in up.iter().flat_map(|h| each(*h).map(move |d| (*h, d))) {
+            let truth = &truth[&directory.shard()];
+            let name = |peer: PeerId| self.by_id.get(&word(peer)).map_or(u32::MAX, |host| *host);
+            let mut known = 0;
+            for (record, liveness) in directory.peers() {
+                let (peer, version) = (record.advert.peer, record.advert.version);
+                let really = truth.get(&peer);
+                let what = match (really, liveness) {
+                    (None, Liveness::Down) => continue,
+                    (None, _) => format!("believes in peer {}, which is off", name(peer)),
+                    (Some(_), Liveness::Down) => format!("believes peer {} dead", name(peer)),
+                    (Some(_), Liveness::Suspect) => format!("suspects peer {}", name(peer)),
+                    (Some((real, true)), Liveness::Alive) if *real != version => {
+                        format!("has peer {} at {version:?}, which is at {real:?}", name(peer))
+                    }
+                    _ => {
+                        known += 1;
+                        continue;
+                    }
+                };
+                differences.push(format!("peer {host} {what}"));
+            }
+            if known < truth.len() && differences.is_empty() {
+                differences.push(format!("peer {host} knows {known} of {}", truth.len()));
+            }
+            if differences.len() >= most {
+                differences.truncate(most);
+                break;
+            }
+        }
+        differences
+    }
+
+    /// How many events happened so far.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// What went wrong, after which event and when.
+    pub fn wrongs(&self) -> &[Wrong] {
+        &self.wrongs
     }
 
     /// Pairs of a host and a peer that is off and yet not believed down.
@@ -462,6 +531,7 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         self.hash.absorb(self.now.0);
+        self.events += 1;
         match happening {
             Happening::Wake { host, boot } => {
                 let Host { boots, booted, wake, .. } = self.hosts[host as usize];
@@ -569,6 +639,10 @@ impl World {
 
     /// Takes what a peer told its log into the books.
     fn observe(&mut self, host: usize, event: Event) {
+        let mut wrong = None;
+        if matches!(event, Event::Published { .. }) {
+            self.hosts[host].published = self.now;
+        }
         match &event {
             Event::Published { version } if self.following => {
                 let shards = &self.hosts[host].shards;
@@ -597,11 +671,23 @@ impl World {
                 let cut = self.links.was_cut(host, subject, self.now - CUT_GRACE, self.now);
                 match self.died(subject, self.now) {
                     Some(died) => self.ledger.detection.add(self.now.since(died)),
-                    None if cut => {}
-                    None => self.ledger.false_downs += 1,
+                    None if cut || self.was_off(subject, self.now - RETURN_GRACE) => {}
+                    None => {
+                        self.ledger.false_downs += 1;
+                        let lives = &self.hosts[subject].lives;
+                        let on = lives.last().map_or(Mono(0), |(on, _)| *on);
+                        let since = self.now.since(on).as_millis();
+                        let what = format!(
+                            "peer {host} believes peer {subject} dead, which is on for {since} ms"
+                        );
+                        wrong = Some(what);
+                    }
                 }
             }
             _ => {}
+        }
+        if let Some(what) = wrong.filter(|_| self.wrongs.len() < WRONGS_MAX) {
+            self.wrongs.push(Wrong { event: self.events, at: self.now, what });
         }
         if let Some(observations) = &mut self.observations {
             observations.push(Observation { at: self.now, peer: host, event });
