@@ -31,6 +31,7 @@ pub mod quote;
 mod rank;
 mod resolve;
 pub mod rng;
+pub mod survey;
 pub mod time;
 pub mod view;
 pub mod wire;
