@@ -8,6 +8,7 @@
 //! [`scenario`] reads what is to happen from a file, [`run`] lets it happen and judges the end.
 
 pub mod engine;
+pub mod jobs;
 pub mod links;
 pub mod run;
 pub mod scenario;
