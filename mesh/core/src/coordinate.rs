@@ -4,6 +4,9 @@
 //! Left out: any defence against a peer that lies of where it is. A coordinate only ranks; what was
 //! measured always comes before it, and the gate never reads it.
 
+// Floats here become integers only within RADIUS_MAX.
+#![allow(clippy::cast_possible_truncation)]
+
 use std::time::Duration;
 
 use crate::codec::{Decode, Encode};
