@@ -1,5 +1,5 @@
 //! Time to first byte under each strategy beside the omniscient one's.
-//! `cargo run --release -p hansa-sim --example routing -- [SEEDS] [SECONDS] [STRATEGIES]`
+//! `cargo run --release -p hansa-sim --example routing -- [SEEDS] [SECONDS] [STRATEGIES] [LOADS]`
 
 #![allow(clippy::print_stdout)] // Read by people.
 
@@ -18,7 +18,8 @@ fn main() {
     let seeds: u64 = args.next().map_or(5, |text| text.parse().expect("a number of seeds"));
     let seconds = args.next().map_or(240, |text| text.parse().expect("seconds"));
     let strategies = args.next().unwrap_or_else(|| ALL.into());
-    for rho in [0.85, 0.95] {
+    let loads = args.next().unwrap_or_else(|| "0.85,0.95".into());
+    for rho in loads.split(',').map(|rho| rho.parse().expect("a load")) {
         let mut bounds = Vec::new();
         for name in strategies.split(',') {
             let (mut p50, mut p99s, mut worst, mut jobs) = (0.0, 0.0, 0.0f64, 0);

@@ -1,8 +1,9 @@
 //! Quotes: what a peer says to one that asks how soon it could run a job, and the soft reservations
 //! that keep many askers from choosing the same peer at once.
 //!
-//! A quote reserves one share of a slot: a job asked of four peers lands at one of them, so each
-//! counts a quarter. Left out: any promise. A quote is a guess, and the queue stays first come,
+//! A quote reserves a whole slot until the job arrives, the asker says no, or the lease ends. A share
+//! of a slot by the number of peers asked was measured too and is worse: askers flock to the best
+//! quote, and those that lose are told at once. Left out: any promise. A quote is a guess, and the queue stays first come,
 //! first served.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +18,6 @@ use crate::time::Mono;
 pub const LEASE_SLACK: Duration = Duration::from_millis(150);
 /// No round trip that an asker claims is believed to be longer.
 const LEASE_RTT_MAX: Duration = Duration::from_secs(2);
-/// Parts that a slot is divided into.
-const PARTS: u32 = 840;
 
 /// How soon a peer could run a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -57,35 +56,24 @@ pub struct Load {
 /// nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Reservations {
-    held: BTreeMap<JobId, (Mono, u32)>,
+    held: BTreeMap<JobId, Mono>,
     ends: BTreeSet<(Mono, JobId)>,
-    parts: u32,
 }
 
 impl Reservations {
-    /// Answers one that asks on behalf of `job`, asks `candidates` peers in all, and is `rtt` away.
-    pub fn quote(
-        &mut self,
-        now: Mono,
-        job: JobId,
-        candidates: u8,
-        rtt: Duration,
-        load: Load,
-    ) -> Quote {
+    /// Answers one that asks on behalf of `job` and is `rtt` away.
+    pub fn quote(&mut self, now: Mono, job: JobId, rtt: Duration, load: Load) -> Quote {
         self.release(job);
         self.expire(now);
-        let slots = u32::from(load.slots.max(1));
-        let ahead =
-            u64::from(load.in_flight.saturating_add(1)) * u64::from(PARTS) + u64::from(self.parts);
-        let ahead = ahead.saturating_sub(u64::from(slots * PARTS));
+        let slots = u64::from(load.slots.max(1));
+        let ahead = u64::from(load.in_flight) + 1 + self.held.len() as u64;
+        let ahead = ahead.saturating_sub(slots);
         let hold_us = u64::try_from(load.hold.as_micros()).unwrap_or(u64::MAX);
-        let wait = ahead.saturating_mul(hold_us) / u64::from(PARTS * slots);
+        let wait = ahead.saturating_mul(hold_us) / slots;
         if self.held.len() < RESERVATIONS_MAX {
             let until = now + rtt.min(LEASE_RTT_MAX) + LEASE_SLACK;
-            let parts = PARTS / u32::from(candidates.max(1));
-            self.held.insert(job, (until, parts));
+            self.held.insert(job, until);
             self.ends.insert((until, job));
-            self.parts += parts;
         }
         Quote {
             wait_us: u32::try_from(wait).unwrap_or(u32::MAX),
@@ -97,9 +85,8 @@ impl Reservations {
 
     /// The job arrived, or its asker chose another peer.
     pub fn release(&mut self, job: JobId) {
-        if let Some((until, parts)) = self.held.remove(&job) {
+        if let Some(until) = self.held.remove(&job) {
             self.ends.remove(&(until, job));
-            self.parts -= parts;
         }
     }
 
@@ -138,29 +125,29 @@ mod tests {
     fn a_later_quote_counts_what_earlier_ones_reserved() {
         let mut held = Reservations::default();
         let rtt = Duration::from_millis(50);
-        assert_eq!(held.quote(Mono(0), job(1), 4, rtt, FULL).wait_us, 0);
-        assert_eq!(held.quote(Mono(0), job(2), 4, rtt, FULL).wait_us, 250_000);
+        assert_eq!(held.quote(Mono(0), job(1), rtt, FULL).wait_us, 0);
+        assert_eq!(held.quote(Mono(0), job(2), rtt, FULL).wait_us, 1_000_000);
         held.release(job(1));
         held.release(job(2));
-        assert_eq!(held.quote(Mono(0), job(3), 4, rtt, FULL).wait_us, 0);
+        assert_eq!(held.quote(Mono(0), job(3), rtt, FULL).wait_us, 0);
     }
 
     #[test]
     fn a_lease_ends_by_itself_and_a_job_that_asks_again_holds_one() {
         let mut held = Reservations::default();
         let rtt = Duration::from_millis(50);
-        held.quote(Mono(0), job(1), 4, rtt, FULL);
-        held.quote(Mono(0), job(1), 4, rtt, FULL);
+        held.quote(Mono(0), job(1), rtt, FULL);
+        held.quote(Mono(0), job(1), rtt, FULL);
         assert_eq!(held.len(Mono(0)), 1);
         assert_eq!(held.len(Mono(0) + rtt + LEASE_SLACK), 0);
-        assert_eq!(held.parts, 0);
+        assert!(held.ends.is_empty());
     }
 
     #[test]
     fn reservations_are_bounded_and_a_claimed_round_trip_is_too() {
         let mut held = Reservations::default();
         for n in 0..=u32::try_from(RESERVATIONS_MAX).unwrap() {
-            held.quote(Mono(0), job(n), 1, Duration::MAX, FULL);
+            held.quote(Mono(0), job(n), Duration::MAX, FULL);
         }
         assert_eq!(held.len(Mono(0)), RESERVATIONS_MAX);
         assert_eq!(held.len(Mono(0) + LEASE_RTT_MAX + LEASE_SLACK), 0);

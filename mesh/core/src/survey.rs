@@ -115,7 +115,7 @@ impl Survey {
         Some(Self { began: now.mono, until, asked })
     }
 
-    /// Whom to ask, and how many are asked in all: each reserves that share of a slot.
+    /// Whom to ask. Each holds a slot until the host tells it that another was chosen.
     pub fn questions(&self) -> impl Iterator<Item = PeerId> {
         let open = self.asked.iter().filter(|candidate| matches!(candidate.state, State::Asked));
         open.map(|candidate| candidate.peer)

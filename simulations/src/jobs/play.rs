@@ -27,7 +27,7 @@ const SNAPSHOT: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Arrive(usize),
-    Asked { job: u64, host: usize, of: u8 },
+    Asked { job: u64, host: usize },
     Quoted { job: u64, host: usize, quote: Option<Quote> },
     Decide(u64),
     Release { job: u64, host: usize },
@@ -170,7 +170,7 @@ impl<'a> Play<'a> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Arrive(index) => self.arrive(index),
-            Event::Asked { job, host, of } => self.asked(job, host, of),
+            Event::Asked { job, host } => self.asked(job, host),
             Event::Quoted { job, host, quote } => {
                 let peer = self.mesh.peer(host);
                 let Some(survey) = self.air.get_mut(&job).and_then(|air| air.survey.as_mut())
@@ -260,10 +260,9 @@ impl<'a> Play<'a> {
         let air = Air { flight, survey, questions: questions.clone(), at: None, first_byte: false };
         self.air.insert(number, air);
         if let Some(until) = until {
-            let of = u8::try_from(questions.len()).unwrap_or(u8::MAX);
             for host in questions {
                 self.figures.questions += 1;
-                self.post(number, host, Event::Asked { job: number, host, of });
+                self.post(number, host, Event::Asked { job: number, host });
             }
             self.queue.push(until, Event::Decide(number));
         } else if let Some(host) = blind.filter(|_| matches!(self.method, Method::Direct(_))) {
@@ -295,7 +294,7 @@ impl<'a> Play<'a> {
     }
 
     /// A question reaches a server, which asks its gate as for a job.
-    fn asked(&mut self, job: u64, host: usize, of: u8) {
+    fn asked(&mut self, job: u64, host: usize) {
         let arrival = self.arrival(job);
         let rtt = self.rtt(job, host);
         let now = self.now();
@@ -304,8 +303,7 @@ impl<'a> Play<'a> {
             return; // Silence: the asker decides without it.
         };
         let load = server.load();
-        let quote =
-            gate.is_ok().then(|| server.reservations.quote(now.mono, id(job), of, rtt, load));
+        let quote = gate.is_ok().then(|| server.reservations.quote(now.mono, id(job), rtt, load));
         debug_assert!(arrival.bytes > 0);
         self.post(job, host, Event::Quoted { job, host, quote });
     }
