@@ -7,7 +7,8 @@
 //!
 //! [`scenario`] reads what is to happen from a file, [`run`] lets it happen and judges the end,
 //! [`record`] makes of it what [`report`] shows. [`runner`] runs many seeds at once and [`store`]
-//! keeps each as soon as it is done; [`compare`] and [`sweep`] put such results side by side.
+//! keeps each as soon as it is done; [`jobs`] plays jobs through the core's survey and flight;
+//! [`compare`] and [`sweep`] put such results side by side.
 
 pub mod advert;
 pub mod arrivals;
@@ -15,6 +16,7 @@ pub mod compare;
 pub mod connections;
 pub mod engine;
 pub mod geography;
+pub mod jobs;
 pub mod ledger;
 pub mod links;
 pub mod record;

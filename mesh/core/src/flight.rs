@@ -16,7 +16,7 @@
 use crate::id::PeerId;
 use crate::limits::ATTEMPTS_MAX;
 use crate::loads::Loads;
-use crate::plan::{Job, Plan, Refusal, plan};
+use crate::plan::{Job, Plan, Refusal, admit_here, admit_there, plan};
 use crate::time::Now;
 use crate::view::View;
 
@@ -93,6 +93,8 @@ pub enum Step {
 pub struct Flight {
     job: Job,
     tried: Vec<PeerId>,
+    /// Peers to send to before `plan` is asked, next last.
+    preferred: Vec<PeerId>,
     attempts: u8,
     /// Whether the free retry is used up.
     lost: bool,
@@ -109,12 +111,25 @@ impl Flight {
         Self {
             job,
             tried: Vec::new(),
+            preferred: Vec::new(),
             attempts: 0,
             lost: false,
             failed: false,
             told: None,
             over: false,
         }
+    }
+
+    /// Peers to try first, best first: what a [`Survey`](crate::survey::Survey) found. The gate is
+    /// asked of each again when its turn comes; one that does not pass is skipped.
+    pub fn prefer(&mut self, mut order: Vec<PeerId>) {
+        order.reverse();
+        self.preferred = order;
+    }
+
+    /// The job that is kept in the air.
+    pub fn job(&self) -> &Job {
+        &self.job
     }
 
     /// One step. After [`Step::Answer`] there is none.
@@ -159,6 +174,10 @@ impl Flight {
     }
 
     fn next(&mut self, now: Now, view: &View, loads: &Loads) -> Step {
+        if let Some(step) = self.next_preferred(now, view, loads) {
+            self.attempts += 1;
+            return step;
+        }
         let refusal = match plan(now, view, loads, &self.job, &self.tried) {
             Plan::Local => {
                 self.attempts += 1;
@@ -175,6 +194,26 @@ impl Flight {
             Some(told) if refusal != Refusal::Deadline => self.end(Err(told)),
             _ => self.end(Err(refusal)),
         }
+    }
+
+    /// The next peer of the order that still passes all that `plan` asks of a peer.
+    fn next_preferred(&mut self, now: Now, view: &View, loads: &Loads) -> Option<Step> {
+        let job = &self.job;
+        if job.policy.unsupported().is_some() || job.deadline <= now.mono {
+            return None;
+        }
+        while let Some(to) = self.preferred.pop() {
+            let Some(entry) = view.get(to) else { continue };
+            if to == view.me() {
+                if admit_here(now, entry, job, &self.tried).is_ok() {
+                    return Some(Step::RunLocal);
+                }
+            } else if job.hops_left > 0 && admit_there(now, entry, loads, job, &self.tried).is_ok()
+            {
+                return Some(Step::Send { to });
+            }
+        }
+        None
     }
 
     /// Keeps what a peer said if it is at least as useful as what is kept.

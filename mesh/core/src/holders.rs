@@ -57,7 +57,7 @@ impl Offer {
     }
 
     /// Rows a second that it advertises: what draws are weighted by.
-    fn capacity(&self) -> u64 {
+    pub(crate) fn capacity(&self) -> u64 {
         (u64::from(self.slots) * 1_000_000 / u64::from(self.service_us.max(1))).max(1)
     }
 }

@@ -78,3 +78,7 @@ pub const SHARDS_MAX: usize = 16;
 pub const WARDS_MAX: usize = 64;
 /// Most peers that are told of a leave by the leaver itself.
 pub const FAREWELLS_MAX: usize = 64;
+/// Most soft reservations that an executor holds; a quote beyond them reserves nothing.
+pub const RESERVATIONS_MAX: usize = 4_096;
+/// Most peers that are asked for a quote for one job.
+pub const QUOTES_ASKED_MAX: usize = 8;

@@ -12,13 +12,13 @@ use crate::plan::Job;
 use crate::rng::mix;
 
 /// Round trip that is assumed of a peer that was never measured.
-const RTT_ASSUMED: Duration = Duration::from_millis(20);
+pub(crate) const RTT_ASSUMED: Duration = Duration::from_millis(20);
 /// Bandwidth that is assumed of a link that was never measured, in bytes per second.
 const BANDWIDTH_ASSUMED: u64 = 100_000_000;
 /// Service time of a row that is assumed where nobody measured one.
 const SERVICE_ASSUMED: Duration = Duration::from_millis(1);
 /// What a peer that misses probes is charged: it gets jobs only when no other can.
-const SUSPECT_PENALTY: Duration = Duration::from_secs(1);
+pub(crate) const SUSPECT_PENALTY: Duration = Duration::from_secs(1);
 
 /// What a candidate is expected to cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

@@ -141,6 +141,14 @@ impl Host<'_> {
         let mut sent = Vec::new();
         let mut attempts = 0;
         let mut flight = Flight::begin(job.clone());
+        if self.throw(2) == 0 {
+            // The worst advice: everybody, whoever may see the job, in any order.
+            let mut order: Vec<PeerId> = (0..self.peers.len()).map(id).collect();
+            let turn = self.throw(order.len());
+            order.rotate_left(turn);
+            flight.prefer(order);
+            self.seen.count("preferred");
+        }
         let mut event = Event::Begin;
         let mut retried = false;
         loop {

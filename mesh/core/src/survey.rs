@@ -1,0 +1,218 @@
+//! Asking before sending: a [`Survey`] asks a few permitted peers how soon they could run a job and
+//! puts them in order. For jobs that run so long that a round trip is cheap beside a bad choice.
+//!
+//! It decides as soon as no answer still under way could beat the best so far, or when time is up.
+//! Only sizes travel with a question, no byte of the job. The order is advice:
+//! [`Flight`](crate::flight::Flight) asks the gate again before each send and falls back to `plan`.
+
+use std::time::Duration;
+
+use crate::holders::Offer;
+use crate::id::PeerId;
+use crate::limits::QUOTES_ASKED_MAX;
+use crate::loads::Loads;
+use crate::plan::{Job, admit_here, admit_there};
+use crate::quote::Quote;
+use crate::rank::{RTT_ASSUMED, SUSPECT_PENALTY};
+use crate::rng::{Rng, mix};
+use crate::time::{Mono, Now};
+use crate::view::View;
+
+/// A job expected to run shorter than this is not worth a question.
+pub const SERVICE_ASKED_MIN: Duration = Duration::from_millis(100);
+/// No answer is waited for longer.
+pub const PATIENCE_MAX: Duration = Duration::from_millis(300);
+/// The nearest peers among which half of the questions are drawn.
+const NEAR: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    peer: PeerId,
+    rtt: Duration,
+    penalty: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Asked,
+    Quoted(Duration),
+    Silent,
+}
+
+/// One job's questions and the answers so far.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    began: Mono,
+    until: Mono,
+    asked: Vec<Candidate>,
+}
+
+impl Survey {
+    /// Chooses whom to ask about `job`: at most `most` peers, half of them near, all drawn by
+    /// advertised capacity. None if the job is too short, or there are not two to choose from.
+    /// `own` is this peer's quote for its own executor, which needs no question.
+    pub fn begin(
+        now: Now,
+        view: &View,
+        loads: &Loads,
+        job: &Job,
+        own: Option<Quote>,
+        most: usize,
+    ) -> Option<Self> {
+        if job.hops_left == 0 || job.policy.unsupported().is_some() || job.deadline <= now.mono {
+            return None;
+        }
+        let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
+        let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
+        let mut rng = Rng::new(mix(seed ^ 0x5eed));
+        let most = most.min(QUOTES_ASKED_MAX);
+        let mut drawn: Vec<&Offer> = permitted.draw(most - most / 2, &mut rng);
+        let near = loads.nearest().take(NEAR).filter_map(|peer| permitted.of_peer(peer));
+        let near: Vec<&Offer> = near.collect();
+        let weight = |offer: &Offer| offer.capacity();
+        let total: u64 = near.iter().map(|offer| weight(offer)).sum();
+        for _ in 0..if total == 0 { 0 } else { most / 2 } {
+            let wide = u128::from(rng.next_u64()) * u128::from(total);
+            let mut point = u64::try_from(wide >> 64).expect("below the total");
+            let hit = near.iter().find(|offer| {
+                let here = point < weight(offer);
+                point = point.saturating_sub(weight(offer));
+                here
+            });
+            drawn.extend(
+                hit.filter(|hit| drawn.iter().all(|known| known.peer != hit.peer)).copied(),
+            );
+        }
+        drawn.retain(|offer| {
+            let entry = &view.entries()[offer.entry as usize];
+            admit_there(now, entry, loads, job, &[]).is_ok()
+        });
+        let service = drawn.iter().map(|offer| offer.service_us).max()?;
+        let service = Duration::from_micros(service.into()).saturating_mul(job.rows.max(1));
+        let mut asked: Vec<Candidate> = drawn
+            .iter()
+            .map(|offer| Candidate {
+                peer: offer.peer,
+                rtt: loads.rtt(offer.peer).unwrap_or(RTT_ASSUMED),
+                penalty: if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO },
+                state: State::Asked,
+            })
+            .collect();
+        let here = view.get(view.me()).filter(|entry| admit_here(now, entry, job, &[]).is_ok());
+        if let Some(quote) = own.filter(|_| here.is_some()) {
+            let state = State::Quoted(quote.total());
+            let (rtt, penalty) = (Duration::ZERO, Duration::ZERO);
+            asked.push(Candidate { peer: view.me(), rtt, penalty, state });
+        }
+        if service < SERVICE_ASKED_MIN || asked.len() < 2 {
+            return None;
+        }
+        let slowest = asked.iter().map(|candidate| candidate.rtt).max().unwrap_or_default();
+        // An eighth more than the round trip: what jitter adds on most paths.
+        let patience = (slowest + slowest / 8 + Duration::from_millis(5)).min(PATIENCE_MAX);
+        let until = (now.mono + patience).min(job.deadline);
+        Some(Self { began: now.mono, until, asked })
+    }
+
+    /// Whom to ask. Each holds a slot until the host tells it that another was chosen.
+    pub fn questions(&self) -> impl Iterator<Item = PeerId> {
+        let open = self.asked.iter().filter(|candidate| matches!(candidate.state, State::Asked));
+        open.map(|candidate| candidate.peer)
+    }
+
+    /// A peer answered. Answers of peers that were not asked are ignored, and second answers too.
+    pub fn quoted(&mut self, by: PeerId, quote: Quote) {
+        self.put(by, State::Quoted(quote.total()));
+    }
+
+    /// A peer refused to answer, or was lost.
+    pub fn silent(&mut self, peer: PeerId) {
+        self.put(peer, State::Silent);
+    }
+
+    fn put(&mut self, peer: PeerId, state: State) {
+        let open =
+            |known: &&mut Candidate| known.peer == peer && matches!(known.state, State::Asked);
+        if let Some(candidate) = self.asked.iter_mut().find(open) {
+            candidate.state = state;
+        }
+    }
+
+    /// When it decides at the latest.
+    pub fn until(&self) -> Mono {
+        self.until
+    }
+
+    /// Who quoted, soonest first, once nobody could still be sooner or time is up; else none. Empty
+    /// if nobody answered: then `plan` decides.
+    pub fn decide(&self, now: Mono) -> Option<Vec<PeerId>> {
+        let mut quoted: Vec<(Duration, Duration, PeerId)> = self
+            .asked
+            .iter()
+            .filter_map(|known| match known.state {
+                State::Quoted(total) => {
+                    Some((total.saturating_add(known.rtt + known.penalty), known.rtt, known.peer))
+                }
+                State::Asked | State::Silent => None,
+            })
+            .collect();
+        quoted.sort_unstable();
+        let best = quoted.first().map(|(total, _, _)| *total);
+        // One that has not answered costs at least the rest of its answer's way and one round trip.
+        let could_beat = |known: &Candidate| {
+            let rest = (self.began + known.rtt).since(now);
+            matches!(known.state, State::Asked) && best.is_none_or(|best| rest + known.rtt < best)
+        };
+        let waits = now < self.until && self.asked.iter().any(could_beat);
+        (!waits).then(|| quoted.into_iter().map(|(_, _, peer)| peer).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey(rtts_ms: &[u64]) -> Survey {
+        let ms = Duration::from_millis;
+        let asked = (1..).zip(rtts_ms).map(|(n, rtt)| Candidate {
+            peer: PeerId([n; 32]),
+            rtt: ms(*rtt),
+            penalty: Duration::ZERO,
+            state: State::Asked,
+        });
+        Survey { began: Mono(0), until: Mono(0) + ms(300), asked: asked.collect() }
+    }
+
+    fn quote(wait_ms: u32) -> Quote {
+        Quote { wait_us: wait_ms * 1_000, ..Quote::default() }
+    }
+
+    #[test]
+    fn it_decides_at_once_when_no_answer_under_way_could_be_sooner() {
+        let at = |ms| Mono(0) + Duration::from_millis(ms);
+        let mut survey = survey(&[8, 100]);
+        assert_eq!(survey.decide(at(0)), None);
+        survey.quoted(PeerId([1; 32]), quote(0));
+        assert_eq!(survey.decide(at(8)), Some(vec![PeerId([1; 32])]));
+    }
+
+    #[test]
+    fn it_waits_for_a_far_peer_that_could_be_sooner_but_not_for_ever() {
+        let at = |ms| Mono(0) + Duration::from_millis(ms);
+        let mut survey = survey(&[8, 100]);
+        survey.quoted(PeerId([1; 32]), quote(900));
+        assert_eq!(survey.decide(at(8)), None);
+        assert_eq!(survey.decide(at(300)), Some(vec![PeerId([1; 32])]));
+        survey.quoted(PeerId([2; 32]), quote(100));
+        assert_eq!(survey.decide(at(100)), Some(vec![PeerId([2; 32]), PeerId([1; 32])]));
+    }
+
+    #[test]
+    fn when_nobody_answers_the_order_is_empty() {
+        let mut survey = survey(&[8]);
+        survey.silent(PeerId([1; 32]));
+        survey.quoted(PeerId([1; 32]), quote(0));
+        assert_eq!(survey.decide(Mono(0)), Some(vec![]));
+    }
+}

@@ -1,0 +1,37 @@
+//! What a run showed.
+
+use std::time::Duration;
+
+use crate::jobs::checkers::Checkers;
+
+/// The figures of one strategy in one run.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// From arrival to the first byte at the entry, of jobs after the warm-up; sorted at the end.
+    pub ttft: Vec<Duration>,
+    /// Jobs that were answered with a refusal.
+    pub refused: u64,
+    /// Jobs that got their answer.
+    pub answered: u64,
+    /// Questions sent.
+    pub questions: u64,
+    /// Jobs sent, and those of them to another region.
+    pub sends: u64,
+    /// Sends to another region.
+    pub cross: u64,
+    /// What the checkers saw.
+    pub checkers: Checkers,
+    /// Over all events, in order: equal for equal seeds.
+    pub hash: u64,
+}
+
+impl Figures {
+    /// The time to first byte that this share of jobs does not exceed.
+    pub fn ttft_at(&self, share: f64) -> Duration {
+        let last = self.ttft.len().saturating_sub(1);
+        // A share of a length is an index.
+        #[allow(clippy::cast_possible_truncation)]
+        let index = (last as f64 * share) as usize;
+        self.ttft.get(index).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,121 @@
+//! A server: slots, a queue that is first come first served, prefill and decode at a device's speed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use hansa_core::quote::{Load, Reservations};
+
+/// Work of one job on a device of speed 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Until the first byte.
+    pub prefill: Duration,
+    /// From the first byte to the last.
+    pub decode: Duration,
+}
+
+/// What a job that got a slot will do.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// Which.
+    pub job: u64,
+    /// From now to its first byte.
+    pub first: Duration,
+    /// From now to its last.
+    pub last: Duration,
+}
+
+/// One server.
+#[derive(Debug)]
+pub struct Server {
+    slots: u16,
+    speed: f64,
+    /// Divides the speed: 10 is a gray failure.
+    slowness: f64,
+    up: bool,
+    /// Mean time that a job holds a slot at full speed, learnt from those that ended.
+    hold: Duration,
+    first: Duration,
+    queue: VecDeque<(u64, Work)>,
+    running: BTreeMap<u64, Duration>,
+    /// Its soft reservations.
+    pub reservations: Reservations,
+}
+
+impl Server {
+    /// An idle one. `typical` is what its advert says of its work.
+    pub fn new(slots: u16, speed: f64, typical: Work) -> Self {
+        Self {
+            slots,
+            speed,
+            slowness: 1.0,
+            up: true,
+            hold: (typical.prefill + typical.decode).div_f64(speed),
+            first: typical.prefill.div_f64(speed),
+            queue: VecDeque::new(),
+            running: BTreeMap::new(),
+            reservations: Reservations::default(),
+        }
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// What it says of its load.
+    pub fn load(&self) -> Load {
+        let in_flight = self.running.len() + self.queue.len();
+        let in_flight = u32::try_from(in_flight).unwrap_or(u32::MAX);
+        Load { in_flight, slots: self.slots, hold: self.hold, first: self.first }
+    }
+
+    /// A job arrives.
+    pub fn push(&mut self, job: u64, work: Work) {
+        self.queue.push_back((job, work));
+    }
+
+    /// Gives free slots to those that wait.
+    pub fn start(&mut self) -> Option<Started> {
+        if self.running.len() >= usize::from(self.slots) {
+            return None;
+        }
+        let (job, work) = self.queue.pop_front()?;
+        let pace = self.slowness / self.speed;
+        let first = work.prefill.mul_f64(pace);
+        let last = first + work.decode.mul_f64(pace);
+        self.running.insert(job, last);
+        Some(Started { job, first, last })
+    }
+
+    /// A job ended, if it still ran.
+    pub fn done(&mut self, job: u64) -> bool {
+        let Some(held) = self.running.remove(&job) else { return false };
+        self.hold = (self.hold * 63 + held) / 64;
+        true
+    }
+
+    /// Nobody wants the job any more.
+    pub fn cancel(&mut self, job: u64) {
+        self.queue.retain(|(queued, _)| *queued != job);
+        self.running.remove(&job);
+    }
+
+    /// It crashes: the jobs that it loses.
+    pub fn crash(&mut self) -> Vec<u64> {
+        self.up = false;
+        self.reservations = Reservations::default();
+        let running = std::mem::take(&mut self.running).into_keys();
+        running.chain(self.queue.drain(..).map(|(job, _)| job)).collect()
+    }
+
+    /// It is back.
+    pub fn restart(&mut self) {
+        self.up = true;
+    }
+
+    /// Jobs that start from now on take this many times as long.
+    pub fn slow(&mut self, slowness: f64) {
+        self.slowness = slowness;
+    }
+}
