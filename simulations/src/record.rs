@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hansa_core::time::Mono;
 
+use crate::jobs::staged;
 use crate::ledger::Traffic;
 use crate::recording::{
     Curve, DETECTION_MS, DISSEMINATION_MS, Distribution, Recording, RegionLoad, Replay, ReplayPeer,
@@ -35,10 +36,10 @@ impl Progress {
 /// What of a scenario nothing simulates yet: it is refused and not quietly left out.
 pub fn not_yet(scenario: &Scenario) -> Vec<String> {
     use crate::scenario::FaultKind as Kind;
-    let mut not_yet = Vec::new();
     if scenario.has_jobs() {
-        not_yet.push("[[arrivals]]".to_owned());
+        return staged::not_yet(scenario);
     }
+    let mut not_yet = Vec::new();
     for fault in &scenario.fault {
         let (Kind::Gray | Kind::LyingAdverts | Kind::ForgedCharters | Kind::Replay | Kind::Nat) =
             fault.kind
@@ -61,6 +62,12 @@ pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording 
         strategies: if scenario.has_jobs() { scenario.routing.strategies() } else { Vec::new() },
         ..Recording::default()
     };
+    if scenario.has_jobs() {
+        staged::record(scenario, seed, &mut recording);
+        recording.cpu_s = cpu_seconds() - cpu_before;
+        recording.rss_mb = rss_mb();
+        return recording;
+    }
     let mut traffic = Vec::new();
     let mut up = Vec::new();
     let mut warm = Traffic::default();

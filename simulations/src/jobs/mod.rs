@@ -11,5 +11,6 @@ pub mod play;
 pub mod portable;
 pub mod server;
 pub mod setup;
+pub mod staged;
 pub mod strategy;
 pub mod views;

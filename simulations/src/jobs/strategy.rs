@@ -57,6 +57,9 @@ pub enum Method {
     Hansa(usize),
 }
 
+/// How many peers the core asks where the name says no number.
+const QUESTIONS: usize = 4;
+
 /// A method by name, for command lines.
 pub fn named(name: &str) -> Option<Method> {
     let direct = |strategy: Box<dyn Strategy>| Some(Method::Direct(strategy));
@@ -64,10 +67,12 @@ pub fn named(name: &str) -> Option<Method> {
         "random" => direct(Box::new(Random)),
         "weighted-random" => direct(Box::new(Weighted)),
         "round-robin" => direct(Box::new(RoundRobin(0))),
+        "power-of-two" => direct(Box::new(FreshTwoChoices)),
         "stale-two-choices" => direct(Box::new(TwoChoices)),
         "stale-least-loaded" => direct(Box::new(LeastLoaded)),
         "omniscient" => direct(Box::new(Omniscient)),
         "blind" => direct(Box::new(Blind)),
+        "hansa" => Some(Method::Hansa(QUESTIONS)),
         "hansa-unasked" => Some(Method::Hansa(0)),
         _ => Some(Method::Hansa(name.strip_prefix("hansa-")?.parse().ok()?)),
     }
@@ -108,6 +113,15 @@ impl Strategy for TwoChoices {
     fn choose(&mut self, ask: &mut Ask<'_>) -> Option<usize> {
         let (one, other) = (Random.choose(ask)?, Random.choose(ask)?);
         [one, other].into_iter().min_by_key(|host| expected(&ask.stale[*host], ask.rtt[*host]))
+    }
+}
+
+/// Two drawn at random, as if asked without delay.
+struct FreshTwoChoices;
+impl Strategy for FreshTwoChoices {
+    fn choose(&mut self, ask: &mut Ask<'_>) -> Option<usize> {
+        let (one, other) = (Random.choose(ask)?, Random.choose(ask)?);
+        [one, other].into_iter().min_by_key(|host| expected(&ask.truth[*host], ask.rtt[*host]))
     }
 }
 

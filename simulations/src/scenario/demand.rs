@@ -166,7 +166,7 @@ pub const STRATEGIES: [&str; 7] = [
     "round-robin",
     "power-of-two",
     "stale-least-loaded",
-    "prequal",
+    "weighted-random",
     "omniscient",
 ];
 
