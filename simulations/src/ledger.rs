@@ -35,7 +35,9 @@ impl Tally {
 
     /// The least that a share of `of` stays within, in ms; none when fewer than that were counted.
     pub fn quantile(&self, share: f64, of: u64) -> Option<u64> {
-        let wanted = ((of as f64 * share).ceil() as u64).max(1);
+        let millionths = (0..=1_000_000u32).rfind(|m| f64::from(*m) <= share * 1e6).unwrap_or(0);
+        let wanted = (u128::from(of) * u128::from(millionths)).div_ceil(1_000_000).max(1);
+        let wanted = u64::try_from(wanted).expect("a part of a u64");
         let mut seen = 0;
         let ms = self.counts.iter().position(|count| {
             seen += count;

@@ -402,8 +402,8 @@ impl World {
 
     /// Brings a message to a host as if `from` had sent it, at once and encoded.
     pub fn inject(&mut self, from: PeerId, to: usize, message: &Message) {
-        let (from, message) = (index(self.host_of(from)), Box::new(message.clone()));
-        self.receive(from, index(to), message);
+        let from = index(self.host_of(from));
+        self.receive(from, index(to), message.clone());
     }
 
     /// Lets time pass.
@@ -562,7 +562,7 @@ impl World {
             Happening::Delivered { from, to, number, message } => {
                 let connection = self.connections.get(ordered(from, to));
                 if connection.is_some_and(|c| c.number == number) && self.is_up(to as usize) {
-                    self.receive(from, to, message);
+                    self.receive(from, to, *message);
                 }
             }
             Happening::Verified { from, to, boot, message } => {
@@ -576,7 +576,7 @@ impl World {
 
     /// A message is there. Its signatures are checked one after the other, and what comes
     /// meanwhile waits its turn.
-    fn receive(&mut self, from: u32, to: u32, message: Box<Message>) {
+    fn receive(&mut self, from: u32, to: u32, message: Message) {
         self.hash.absorb(u64::from(from) << 32 | u64::from(to));
         let now = self.clock(to as usize);
         let directory = self.directory(to as usize);

@@ -49,7 +49,10 @@ pub fn not_yet(scenario: &Scenario) -> Vec<String> {
             !scenario.device.iter().all(alike),
             "[[device]]s that differ in more than slots and speed".into(),
         ),
-        (scenario.links.model != LinkModel::Geography, "jobs over other links than geography".into()),
+        (
+            scenario.links.model != LinkModel::Geography,
+            "jobs over other links than geography".into(),
+        ),
         (!scenario.policy.is_empty(), "[[policy]]".into()),
         (!scenario.charter.is_empty(), "[[charter]]".into()),
         (!scenario.model.is_empty(), "[[model]]".into()),
@@ -141,7 +144,8 @@ fn stage(scenario: &Scenario, seed: u64) -> Result<Setup, String> {
     let servers = hosts.iter().filter_map(|host| host.server);
     let power: f64 = servers.map(|(slots, speed)| f64::from(slots) * speed).sum();
     let capacity = power / (typical.prefill + typical.decode).as_secs_f64();
-    let mut arriving = Arrivals::new(scenario, seed, capacity).map_err(|error| error.to_string())?;
+    let mut arriving =
+        Arrivals::new(scenario, seed, capacity).map_err(|error| error.to_string())?;
     let mut arrivals = Vec::new();
     for arrival in arriving.by_ref() {
         let at = arrival.at.since(hansa_core::time::Mono(0));
@@ -192,7 +196,9 @@ fn faults(scenario: &Scenario, hosts: &[Host], rng: &mut Rng) -> Vec<(Duration, 
         };
         let mut left: Vec<usize> = (0..hosts.len()).filter(serves).collect();
         let all = left.len();
-        let share = spec.share.map(|share| (share * all as f64).round() as usize);
+        // Rounded to the nearest.
+        let part = |share: f64| (0..all).filter(|n| *n as f64 + 0.5 <= share * all as f64).count();
+        let share = spec.share.map(part);
         let count = share.or(spec.count).unwrap_or(if spec.region.is_some() { all } else { 0 });
         let (at, until) = (Duration::from_secs(spec.at_s), spec.until_s.map(Duration::from_secs));
         for _ in 0..count.min(all) {
