@@ -125,7 +125,6 @@ fn a_public_api_needs_tls_or_the_word_plaintext() {
 #[test]
 fn a_key_of_a_later_version_is_refused_by_name_and_never_ignored() {
     for (section, line) in [
-        ("mesh", "shards = 2"),
         ("api", "grpc = \"127.0.0.1:8001\""),
         ("api", "keys_file = \"keys\""),
         ("api", "admin = \"127.0.0.1:1\""),
@@ -231,7 +230,10 @@ fn every_default_that_exists_is_shown_uncommented() {
     for (section, keys) in [
         ("node", &["name", "data_dir"][..]),
         ("identity", &["key_file"]),
-        ("mesh", &["listen", "data_listen", "bootstrap", "mdns", "external", "data_external"]),
+        (
+            "mesh",
+            &["listen", "data_listen", "bootstrap", "mdns", "external", "data_external", "shards"],
+        ),
         ("api", &["http", "plaintext"]),
         ("runtime", &["library", "devices", "threads"]),
         ("audit", &["receipts"]),

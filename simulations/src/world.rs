@@ -23,8 +23,8 @@ use crate::recording::{Replay, ReplayEvent};
 
 /// The wall clock at the beginning of every world.
 pub const GENESIS: Utc = Utc(1_800_000_000_000);
-/// What checking one signature is charged with: Ed25519 with ring takes this long on a core of a
-/// server of 2023, as `cargo bench -p hansa-core --bench verify` measures it.
+/// What checking one signature is charged with: about what Ed25519 with ring takes on a core of a
+/// server of 2023. A constant, so that a run is the same on every machine.
 pub const SIGNATURE_CHECK: Duration = Duration::from_micros(60);
 /// A verdict of death is not false when the peer was out of reach a moment ago.
 const CUT_GRACE: Duration = Duration::from_secs(30);
