@@ -1,11 +1,9 @@
 //! The connections between hosts, as QUIC keeps them: dialled with one round trip, kept in order,
 //! given up after a silence.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
-use hansa_core::rng::mix;
 use hansa_core::time::Mono;
+
+use crate::table::Table;
 
 /// The two ends, the lower first.
 pub type Pair = (u32, u32);
@@ -28,8 +26,7 @@ pub struct Connection<M> {
 /// All connections.
 #[derive(Debug)]
 pub struct Connections<M> {
-    /// Looked up, never walked through: its order would differ from machine to machine.
-    by_pair: HashMap<u64, Connection<M>, BuildHasherDefault<Mixed>>,
+    by_pair: Table<Connection<M>>,
     /// With whom each host has ever had one since its start, in that order.
     of: Vec<Vec<u32>>,
     opened: u32,
@@ -47,17 +44,17 @@ fn key((a, b): Pair) -> u64 {
 impl<M> Connections<M> {
     /// None yet, between so many hosts.
     pub fn new(hosts: usize) -> Self {
-        Self { by_pair: HashMap::default(), of: vec![Vec::new(); hosts], opened: 0 }
+        Self { by_pair: Table::default(), of: vec![Vec::new(); hosts], opened: 0 }
     }
 
     /// The one between two hosts.
     pub fn get(&self, pair: Pair) -> Option<&Connection<M>> {
-        self.by_pair.get(&key(pair))
+        self.by_pair.get(key(pair))
     }
 
     /// The same, to change it.
     pub fn get_mut(&mut self, pair: Pair) -> Option<&mut Connection<M>> {
-        self.by_pair.get_mut(&key(pair))
+        self.by_pair.get_mut(key(pair))
     }
 
     /// Begins a connection that `from` dials; returns its number.
@@ -74,7 +71,7 @@ impl<M> Connections<M> {
 
     /// Ends one.
     pub fn remove(&mut self, pair: Pair) -> Option<Connection<M>> {
-        self.by_pair.remove(&key(pair))
+        self.by_pair.remove(key(pair))
     }
 
     /// The pairs of a host that have a connection, in order.
@@ -82,29 +79,9 @@ impl<M> Connections<M> {
         let mut others = std::mem::take(&mut self.of[host as usize]);
         others.sort_unstable();
         others.dedup();
-        others.retain(|other| self.by_pair.contains_key(&key(ordered(host, *other))));
+        others.retain(|other| self.by_pair.holds(key(ordered(host, *other))));
         let pairs = others.iter().map(|other| ordered(host, *other)).collect();
         self.of[host as usize] = others;
         pairs
-    }
-}
-
-/// A hasher for keys that are numbers already.
-#[derive(Debug, Default)]
-pub struct Mixed(u64);
-
-impl Hasher for Mixed {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = mix(self.0 ^ u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = mix(word);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

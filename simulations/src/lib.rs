@@ -28,5 +28,6 @@ pub mod scenario;
 pub mod statistics;
 pub mod store;
 pub mod sweep;
+pub mod table;
 pub mod traces;
 pub mod world;

@@ -1,7 +1,6 @@
 //! The host of many peers: what the node's actors are to one peer in real time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::BuildHasherDefault;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +14,12 @@ use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::view::{Liveness, View};
 
 use crate::advert;
-use crate::connections::{Connections, Mixed, Pair, ordered};
+use crate::connections::{Connections, Pair, ordered};
 use crate::engine::{EventHash, Queue};
 use crate::ledger::{Ledger, Traffic};
 use crate::links::{DIAL_TIMEOUT, IDLE_TIMEOUT, Links, Quality};
 use crate::recording::{Replay, ReplayEvent};
+use crate::table::Table;
 
 /// The wall clock at the beginning of every world.
 pub const GENESIS: Utc = Utc(1_800_000_000_000);
@@ -64,7 +64,7 @@ pub struct World {
     links: Links,
     hosts: Vec<Host>,
     /// By short id; looked up, never walked through.
-    by_id: HashMap<u64, u32, BuildHasherDefault<Mixed>>,
+    by_id: Table<u32>,
     connections: Connections<Box<Message>>,
     hash: EventHash,
     traffic: Traffic,
@@ -240,7 +240,7 @@ impl World {
 
     /// The host of a peer.
     pub fn host_of(&self, peer: PeerId) -> usize {
-        self.by_id[&word(peer)] as usize
+        *self.by_id.get(word(peer)).expect("a host") as usize
     }
 
     /// The key of a host, for those who want to lie in its name.
@@ -458,7 +458,7 @@ impl World {
         let up = self.up();
         for (host, directory) in up.iter().flat_map(|h| each(*h).map(move |d| (*h, d))) {
             let truth = &truth[&directory.shard()];
-            let name = |peer: PeerId| self.by_id.get(&word(peer)).map_or(u32::MAX, |host| *host);
+            let name = |peer: PeerId| self.by_id.get(word(peer)).map_or(u32::MAX, |host| *host);
             let mut known = 0;
             for (record, liveness) in directory.peers() {
                 let (peer, version) = (record.advert.peer, record.advert.version);
@@ -506,7 +506,7 @@ impl World {
             let directories = self.directory(host).each().iter();
             for (record, liveness) in directories.flat_map(|directory| directory.peers()) {
                 let peer = record.advert.peer;
-                let other = self.by_id.get(&word(peer));
+                let other = self.by_id.get(word(peer));
                 let off = other.is_none_or(|other| !self.is_up(*other as usize));
                 if off && liveness != Liveness::Down {
                     ghosts.push((host, peer));
@@ -615,12 +615,12 @@ impl World {
         for output in outputs.drain(..) {
             match output {
                 Output::Send { to, message } => {
-                    if let Some(to) = self.by_id.get(&word(to)) {
+                    if let Some(to) = self.by_id.get(word(to)) {
                         self.send(index(host), *to, Box::new(message));
                     }
                 }
                 Output::Dial { peer, .. } => {
-                    if let Some(peer) = self.by_id.get(&word(peer)) {
+                    if let Some(peer) = self.by_id.get(word(peer)) {
                         self.dial(index(host), *peer);
                     }
                 }
@@ -655,7 +655,7 @@ impl World {
             Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
                 self.traffic.taken += 1;
                 let version = (version.epoch, version.sequence);
-                if let Some(subject) = self.by_id.get(&word(*peer)).copied() {
+                if let Some(subject) = self.by_id.get(word(*peer)).copied() {
                     let (lives, links, now) = (&self.hosts[host].lives, &self.links, self.now);
                     // Who was off or cut off has it as soon as it can, which says nothing of how
                     // fast news spread.

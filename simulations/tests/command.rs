@@ -138,5 +138,5 @@ fn the_shipped_scenarios_are_listed_and_run_by_name() {
     let output = hansa_sim(&["run", "split-chains"]);
     assert_eq!(output.status.code(), Some(65));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("nothing simulates [[arrivals]]"), "{said}");
+    assert!(said.contains("split-chains: nothing simulates jobs without a [[device]]"), "{said}");
 }

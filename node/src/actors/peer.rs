@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::node::Node;
 
-/// Owns the [`Directory`].
+/// Owns the peer's directories.
 pub struct Peer;
 
 /// What the actor is started with.

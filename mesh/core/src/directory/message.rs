@@ -47,7 +47,7 @@ pub enum Talk {
         count: u32,
         /// Drawn by the asker, for all prints of this comparison.
         salt: u64,
-        /// Print over all live peers ([`super::tree`]).
+        /// Print over all live peers, the root of the fingerprint tree.
         root: u64,
     },
     /// The prints of my groups, all of them in order.
