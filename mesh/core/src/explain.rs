@@ -118,7 +118,7 @@ pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
         peer.rank = Some(rank);
     }
     let choice = match plan(now, view, loads, job, &[]) {
-        Plan::Local => Choice::Local,
+        Plan::Local { .. } => Choice::Local,
         Plan::Forward { to, .. } => {
             let name = view.get(to).map(|entry| entry.record.advert.name.clone());
             Choice::Forward { to: name.unwrap_or_default(), peer_id: to }

@@ -12,13 +12,25 @@
 //! A flight never asks a peer twice, never more than [`ATTEMPTS_MAX`] in all, never after the
 //! deadline, and only peers that [`plan`] returns. When nobody is left to ask, the app is told the
 //! most useful of what the peers said: what it can act on comes before what it cannot.
+//!
+//! At its entry, a job whose answer has not begun long after it should have is hedged: once, from
+//! the retry budget, another peer gets it too, and the first answer counts (Dean, Barroso: The Tail
+//! at Scale, 2013). Peers further on do not hedge, or hedges would multiply.
+
+use std::time::Duration;
 
 use crate::id::PeerId;
 use crate::limits::ATTEMPTS_MAX;
 use crate::loads::Loads;
 use crate::plan::{Job, Plan, Refusal, admit_here, admit_there, plan};
-use crate::time::Now;
+use crate::survey::Preference;
+use crate::time::{Mono, Now};
 use crate::view::View;
+
+/// An answer is late after so many times what was expected …
+const LATE_TIMES: u32 = 3;
+/// … and this, which covers what expectations leave out.
+const LATE_SLACK: Duration = Duration::from_millis(100);
 
 /// Retries that a node may make, as a share of its jobs, so that a fault that fails everything
 /// does not multiply the load.
@@ -44,8 +56,8 @@ impl RetryBudget {
         self.fifths = (self.fifths + 1).min(RETRIES_SAVED_MAX * RETRY_FIFTHS);
     }
 
-    fn spend(&mut self) -> bool {
-        let left = self.fifths.checked_sub(RETRY_FIFTHS);
+    fn spend(&mut self, retries: u32) -> bool {
+        let left = self.fifths.checked_sub(retries * RETRY_FIFTHS);
         self.fifths = left.unwrap_or(self.fifths);
         left.is_some()
     }
@@ -59,19 +71,11 @@ pub enum Event {
     /// It ran, and its answer is here.
     Answered,
     /// A peer, perhaps this one, refused it.
-    Refused {
-        /// Who.
-        by: PeerId,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// A peer was lost before it answered.
-    Lost {
-        /// Who.
-        peer: PeerId,
-        /// How.
-        reason: String,
-    },
+    Refused(Refusal),
+    /// A peer was lost before it answered, and how.
+    Lost(String),
+    /// No answer has begun by [`Flight::late_at`].
+    Late,
 }
 
 /// What is to be done with it.
@@ -84,6 +88,8 @@ pub enum Step {
         /// Where.
         to: PeerId,
     },
+    /// Nothing: it is under way.
+    Wait,
     /// It is over: the host gives the app the answer that it holds, or the refusal.
     Answer(Result<(), Refusal>),
 }
@@ -92,10 +98,15 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Flight {
     job: Job,
+    /// Peers that have got it.
     tried: Vec<PeerId>,
+    /// How many of them still have it.
+    under_way: u8,
     /// Peers to send to before `plan` is asked, next last.
-    preferred: Vec<PeerId>,
-    attempts: u8,
+    preferred: Vec<Preference>,
+    /// When the one attempt under way is late; none once it was hedged.
+    late_at: Option<Mono>,
+    hedged: bool,
     /// Whether the free retry is used up.
     lost: bool,
     /// Whether the model failed once.
@@ -109,10 +120,13 @@ impl Flight {
     /// A job that has arrived.
     pub fn begin(job: Job) -> Self {
         Self {
+            // Beyond the entry nobody hedges.
+            hedged: !job.path.is_empty(),
             job,
             tried: Vec::new(),
+            under_way: 0,
             preferred: Vec::new(),
-            attempts: 0,
+            late_at: None,
             lost: false,
             failed: false,
             told: None,
@@ -122,7 +136,7 @@ impl Flight {
 
     /// Peers to try first, best first: what a [`Survey`](crate::survey::Survey) found. The gate is
     /// asked of each again when its turn comes; one that does not pass is skipped.
-    pub fn prefer(&mut self, mut order: Vec<PeerId>) {
+    pub fn prefer(&mut self, mut order: Vec<Preference>) {
         order.reverse();
         self.preferred = order;
     }
@@ -132,7 +146,12 @@ impl Flight {
         &self.job
     }
 
-    /// One step. After [`Step::Answer`] there is none.
+    /// When the host says [`Event::Late`] if no answer has begun; it may change with each step.
+    pub fn late_at(&self) -> Option<Mono> {
+        self.late_at
+    }
+
+    /// One step. After [`Step::Answer`] there is none; attempts still under way are then cancelled.
     pub fn handle(
         &mut self,
         now: Now,
@@ -142,75 +161,105 @@ impl Flight {
         budget: &mut RetryBudget,
     ) -> Step {
         assert!(!self.over, "a job is answered once");
-        let (peer, refusal, again) = match event {
+        let (refusal, again) = match event {
             Event::Begin => {
                 budget.earn();
-                return self.next(now, view, loads);
+                return match self.next(now, view, loads) {
+                    Ok(attempt) => self.attempt(now, attempt),
+                    Err(refusal) => self.end(Err(refusal)),
+                };
             }
             Event::Answered => return self.end(Ok(())),
-            Event::Refused { by, refusal } => {
+            Event::Late => return self.hedge(now, view, loads, budget),
+            Event::Refused(refusal) => {
                 let again = again(&refusal);
-                (by, refusal, again)
+                (refusal, again)
             }
-            Event::Lost { peer, reason } => {
-                let attempts = u32::from(self.attempts);
-                (peer, Refusal::Failed { attempts, last: reason }, Again::Free)
+            Event::Lost(last) => {
+                let attempts = self.tried.len().try_into().unwrap_or(u32::MAX);
+                (Refusal::Failed { attempts, last }, Again::Free)
             }
         };
-        self.tried.push(peer);
-        let may = match again {
+        self.under_way -= 1;
+        self.late_at = None;
+        let price = match again {
             Again::Never => return self.end(Err(refusal)),
-            Again::Once => !std::mem::replace(&mut self.failed, true) && budget.spend(),
-            Again::Free => !std::mem::replace(&mut self.lost, true) || budget.spend(),
-            Again::Budget => budget.spend(),
+            Again::Once => (!std::mem::replace(&mut self.failed, true)).then_some(1),
+            Again::Free => Some(u32::from(std::mem::replace(&mut self.lost, true))),
+            Again::Budget => Some(1),
         };
         self.hear(refusal);
-        if may && self.attempts < ATTEMPTS_MAX {
-            self.next(now, view, loads)
-        } else {
-            let told = self.told.take().expect("heard just now");
-            self.end(Err(told))
+        if self.under_way > 0 {
+            return Step::Wait;
+        }
+        let may = self.has_attempts() && price.is_some_and(|price| budget.spend(price));
+        match may.then(|| self.next(now, view, loads)) {
+            Some(Ok(attempt)) => self.attempt(now, attempt),
+            Some(Err(Refusal::Deadline)) => self.end(Err(Refusal::Deadline)),
+            // What a peer said tells the app more than that nobody is left to ask.
+            Some(Err(_)) | None => {
+                let told = self.told.take().expect("heard just now");
+                self.end(Err(told))
+            }
         }
     }
 
-    fn next(&mut self, now: Now, view: &View, loads: &Loads) -> Step {
-        if let Some(step) = self.next_preferred(now, view, loads) {
-            self.attempts += 1;
-            return step;
+    /// Gives the job to one more peer if there is one and the budget has a retry left.
+    fn hedge(&mut self, now: Now, view: &View, loads: &Loads, budget: &mut RetryBudget) -> Step {
+        self.late_at = None;
+        if std::mem::replace(&mut self.hedged, true) || !self.has_attempts() {
+            return Step::Wait;
         }
-        let refusal = match plan(now, view, loads, &self.job, &self.tried) {
-            Plan::Local => {
-                self.attempts += 1;
-                return Step::RunLocal;
+        match self.next(now, view, loads) {
+            Ok(attempt) if budget.spend(1) => self.attempt(now, attempt),
+            _ => Step::Wait,
+        }
+    }
+
+    fn has_attempts(&self) -> bool {
+        self.tried.len() < usize::from(ATTEMPTS_MAX)
+    }
+
+    /// The job goes to a peer, perhaps this one.
+    fn attempt(&mut self, now: Now, Attempt { step, peer, expected }: Attempt) -> Step {
+        self.tried.push(peer);
+        self.under_way += 1;
+        let late = expected.saturating_mul(LATE_TIMES).saturating_add(LATE_SLACK);
+        self.late_at = (!self.hedged).then(|| now.mono + late);
+        step
+    }
+
+    /// Who gets the job next.
+    fn next(&mut self, now: Now, view: &View, loads: &Loads) -> Result<Attempt, Refusal> {
+        if let Some(attempt) = self.next_preferred(now, view, loads) {
+            return Ok(attempt);
+        }
+        match plan(now, view, loads, &self.job, &self.tried) {
+            Plan::Local { cost } => {
+                Ok(Attempt { step: Step::RunLocal, peer: view.me(), expected: cost.total() })
             }
-            Plan::Forward { to, .. } => {
-                self.attempts += 1;
-                return Step::Send { to };
+            Plan::Forward { to, cost } => {
+                Ok(Attempt { step: Step::Send { to }, peer: to, expected: cost.total() })
             }
-            Plan::Refuse(refusal) => refusal,
-        };
-        match self.told.take() {
-            // What a peer said tells the app more than that nobody is left to ask.
-            Some(told) if refusal != Refusal::Deadline => self.end(Err(told)),
-            _ => self.end(Err(refusal)),
+            Plan::Refuse(refusal) => Err(refusal),
         }
     }
 
     /// The next peer of the order that still passes all that `plan` asks of a peer.
-    fn next_preferred(&mut self, now: Now, view: &View, loads: &Loads) -> Option<Step> {
+    fn next_preferred(&mut self, now: Now, view: &View, loads: &Loads) -> Option<Attempt> {
         let job = &self.job;
         if job.policy.unsupported().is_some() || job.deadline <= now.mono {
             return None;
         }
-        while let Some(to) = self.preferred.pop() {
-            let Some(entry) = view.get(to) else { continue };
-            if to == view.me() {
+        while let Some(Preference { peer, expected }) = self.preferred.pop() {
+            let Some(entry) = view.get(peer) else { continue };
+            if peer == view.me() {
                 if admit_here(now, entry, job, &self.tried).is_ok() {
-                    return Some(Step::RunLocal);
+                    return Some(Attempt { step: Step::RunLocal, peer, expected });
                 }
             } else if job.hops_left > 0 && admit_there(now, entry, loads, job, &self.tried).is_ok()
             {
-                return Some(Step::Send { to });
+                return Some(Attempt { step: Step::Send { to: peer }, peer, expected });
             }
         }
         None
@@ -227,6 +276,13 @@ impl Flight {
         self.over = true;
         Step::Answer(outcome)
     }
+}
+
+/// Who gets the job, and within what time an answer is expected.
+struct Attempt {
+    step: Step,
+    peer: PeerId,
+    expected: Duration,
 }
 
 enum Again {

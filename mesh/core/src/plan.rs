@@ -72,7 +72,10 @@ impl Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// It runs here.
-    Local,
+    Local {
+        /// At what expected cost.
+        cost: Cost,
+    },
     /// It goes to another peer.
     Forward {
         /// Which.
@@ -189,13 +192,13 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
         Some(cost_here(job, &offer, &loads.read(offer.peer, job.bundle, now.mono)))
     });
     match here {
-        Some(here) if here.total() <= LOCAL_AT_ONCE => return Plan::Local,
+        Some(cost) if cost.total() <= LOCAL_AT_ONCE => return Plan::Local { cost },
         _ => {}
     }
     match (here, elsewhere(now, view, loads, job, tried)) {
-        (Some(here), Some((_, there))) if here.total() <= there.total() => Plan::Local,
+        (Some(cost), Some((_, there))) if cost.total() <= there.total() => Plan::Local { cost },
         (_, Some((to, cost))) => Plan::Forward { to, cost },
-        (Some(_), None) => Plan::Local,
+        (Some(cost), None) => Plan::Local { cost },
         (None, None) => Plan::Refuse(refusal(now, view, loads, job, tried)),
     }
 }

@@ -25,6 +25,15 @@ pub const PATIENCE_MAX: Duration = Duration::from_millis(300);
 /// The nearest peers among which half of the questions are drawn.
 const NEAR: usize = 64;
 
+/// A peer that a job is better sent to before others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preference {
+    /// Which.
+    pub peer: PeerId,
+    /// Within what time its answer is expected to begin.
+    pub expected: Duration,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     peer: PeerId,
@@ -146,7 +155,7 @@ impl Survey {
 
     /// Who quoted, soonest first, once nobody could still be sooner or time is up; else none. Empty
     /// if nobody answered: then `plan` decides.
-    pub fn decide(&self, now: Mono) -> Option<Vec<PeerId>> {
+    pub fn decide(&self, now: Mono) -> Option<Vec<Preference>> {
         let mut quoted: Vec<(Duration, Duration, PeerId)> = self
             .asked
             .iter()
@@ -165,7 +174,8 @@ impl Survey {
             matches!(known.state, State::Asked) && best.is_none_or(|best| rest + known.rtt < best)
         };
         let waits = now < self.until && self.asked.iter().any(could_beat);
-        (!waits).then(|| quoted.into_iter().map(|(_, _, peer)| peer).collect())
+        let preference = |(expected, _, peer)| Preference { peer, expected };
+        (!waits).then(|| quoted.into_iter().map(preference).collect())
     }
 }
 
@@ -184,6 +194,11 @@ mod tests {
         Survey { began: Mono(0), until: Mono(0) + ms(300), asked: asked.collect() }
     }
 
+    fn peers(survey: &Survey, now: Mono) -> Option<Vec<PeerId>> {
+        let order = survey.decide(now)?;
+        Some(order.into_iter().map(|preference| preference.peer).collect())
+    }
+
     fn quote(wait_ms: u32) -> Quote {
         Quote { wait_us: wait_ms * 1_000, ..Quote::default() }
     }
@@ -194,7 +209,7 @@ mod tests {
         let mut survey = survey(&[8, 100]);
         assert_eq!(survey.decide(at(0)), None);
         survey.quoted(PeerId([1; 32]), quote(0));
-        assert_eq!(survey.decide(at(8)), Some(vec![PeerId([1; 32])]));
+        assert_eq!(peers(&survey, at(8)), Some(vec![PeerId([1; 32])]));
     }
 
     #[test]
@@ -203,9 +218,9 @@ mod tests {
         let mut survey = survey(&[8, 100]);
         survey.quoted(PeerId([1; 32]), quote(900));
         assert_eq!(survey.decide(at(8)), None);
-        assert_eq!(survey.decide(at(300)), Some(vec![PeerId([1; 32])]));
+        assert_eq!(peers(&survey, at(300)), Some(vec![PeerId([1; 32])]));
         survey.quoted(PeerId([2; 32]), quote(100));
-        assert_eq!(survey.decide(at(100)), Some(vec![PeerId([2; 32]), PeerId([1; 32])]));
+        assert_eq!(peers(&survey, at(100)), Some(vec![PeerId([2; 32]), PeerId([1; 32])]));
     }
 
     #[test]

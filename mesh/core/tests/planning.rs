@@ -399,19 +399,19 @@ fn every_job_in_flight_at_a_peer_that_dies_flies_on() {
         }
     }
     // Nothing is left to spend.
-    let busy = |by| Event::Refused { by, refusal: Refusal::Busy { retry_after_ms: 1 } };
+    let busy = || Event::Refused(Refusal::Busy { retry_after_ms: 1 });
     for number in 1_000..2_000 {
         let mut flight = Flight::begin(job(&policy, number));
         let mut step = flight.handle(NOW, Event::Begin, &view, &loads, &mut budget);
-        while let Step::Send { to } = step {
-            step = flight.handle(NOW, busy(to), &view, &loads, &mut budget);
+        while let Step::Send { .. } = step {
+            step = flight.handle(NOW, busy(), &view, &loads, &mut budget);
         }
     }
     // All peers that hold one of the jobs die at the same moment.
     let dead: BTreeSet<PeerId> = flights.iter().map(|(_, to)| *to).collect();
     dead.iter().for_each(|peer| loads.failed(*peer, NOW.mono));
-    for (flight, to) in &mut flights {
-        let lost = Event::Lost { peer: *to, reason: "reset".into() };
+    for (flight, _) in &mut flights {
+        let lost = Event::Lost("reset".into());
         match flight.handle(NOW, lost, &view, &loads, &mut budget) {
             Step::Send { to: next } => {
                 let peer = peers.iter().find(|peer| peer.id == next).unwrap();

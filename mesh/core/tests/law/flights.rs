@@ -15,6 +15,7 @@ use hansa_core::limits::{ATTEMPTS_MAX, HOPS_DEFAULT};
 use hansa_core::loads::Loads;
 use hansa_core::plan::{Job, Plan, Refusal, plan};
 use hansa_core::policy::{Bounds, Policy};
+use hansa_core::survey::Preference;
 use hansa_core::time::Now;
 use hansa_core::view::{Entry, Liveness, View};
 use hansa_core::wire::{Ask, JobHeader, TraceContext, WIRE_VERSION};
@@ -108,7 +109,7 @@ impl Host<'_> {
             told.rank.is_some()
         };
         match (&planned, &told.plan) {
-            (Plan::Local, Choice::Local) => assert!(ranked(id(me))),
+            (Plan::Local { .. }, Choice::Local) => assert!(ranked(id(me))),
             (Plan::Forward { to, .. }, Choice::Forward { peer_id, .. }) => {
                 assert_eq!(to, peer_id);
                 assert!(ranked(*to));
@@ -138,70 +139,83 @@ impl Host<'_> {
     /// Flies `job` at the peer `me` from `now`, to its answer and the time of it.
     fn fly(&mut self, me: usize, job: Job, mut now: Now) -> (Result<(), Refusal>, Now) {
         self.assert_explained(me, &job, now);
-        let mut sent = Vec::new();
-        let mut attempts = 0;
+        let mut got = Vec::new();
         let mut flight = Flight::begin(job.clone());
         if self.throw(2) == 0 {
             // The worst advice: everybody, whoever may see the job, in any order.
             let mut order: Vec<PeerId> = (0..self.peers.len()).map(id).collect();
             let turn = self.throw(order.len());
             order.rotate_left(turn);
-            flight.prefer(order);
+            let expected = Duration::ZERO;
+            flight.prefer(order.into_iter().map(|peer| Preference { peer, expected }).collect());
             self.seen.count("preferred");
         }
+        // What will have come of the attempts under way.
+        let mut air = Vec::new();
         let mut event = Event::Begin;
-        let mut retried = false;
         loop {
+            let is_late = matches!(event, Event::Late);
             let (view, loads) = (&self.views[me], &self.loads[me]);
             let step = flight.handle(now, event, view, loads, &mut self.budgets[me]);
-            if let Step::Answer(outcome) = step {
-                return (outcome, now);
-            }
-            attempts += 1;
-            assert!(attempts <= ATTEMPTS_MAX, "attempt {attempts}");
-            if std::mem::replace(&mut retried, true) {
-                self.seen.count("retried");
-            }
-            event = match step {
-                Step::RunLocal => {
-                    assert!(!sent.contains(&id(me)), "it ran here twice");
-                    sent.push(id(me));
-                    self.assert_may_run(me, &job.path, now);
-                    self.seen.count("ran");
-                    now = later(now, self.throw(5) as u64);
-                    let refused = |refusal| Event::Refused { by: id(me), refusal };
-                    match self.throw(7) {
-                        0 | 3 | 5 => refused(Refusal::Busy { retry_after_ms: 1 }),
-                        1 => refused(Refusal::Draining),
-                        2 => refused(Refusal::Execution { reason: "of its own".into() }),
-                        _ => Event::Answered,
-                    }
+            let to = match step {
+                Step::Answer(outcome) => return (outcome, now),
+                Step::Wait => None,
+                Step::RunLocal => Some(id(me)),
+                Step::Send { to } => Some(to),
+            };
+            if let Some(to) = to {
+                assert!(!got.contains(&to), "one peer got the job twice");
+                if is_late {
+                    assert!(job.path.is_empty(), "only entries hedge");
+                    self.seen.count("hedged");
+                } else if !got.is_empty() {
+                    self.seen.count("retried");
                 }
-                Step::Send { to } => {
-                    assert!(!sent.contains(&to), "sent twice to one peer");
-                    sent.push(to);
-                    let path = [job.path.as_slice(), &[id(me)]].concat();
-                    self.assert_may_be_sent(to, &path, now);
-                    self.seen.count(if path.len() > 1 { "sent on" } else { "sent" });
-                    let event;
-                    (event, now) = self.send(to, &job, path, now);
-                    event
-                }
-                Step::Answer(_) => unreachable!(),
+                got.push(to);
+                assert!(got.len() <= usize::from(ATTEMPTS_MAX), "attempt {}", got.len());
+                let came;
+                (came, now) = self.attempt(me, to, &job, now);
+                air.push(came);
+            }
+            assert!((1..=2).contains(&air.len()), "{} attempts at once", air.len());
+            event = if flight.late_at().is_some() && self.throw(4) == 0 {
+                Event::Late
+            } else {
+                let first = self.throw(air.len());
+                air.swap_remove(first)
             };
         }
+    }
+
+    /// What comes of an attempt of `job` at `to`, which may be `me`.
+    fn attempt(&mut self, me: usize, to: PeerId, job: &Job, now: Now) -> (Event, Now) {
+        if to != id(me) {
+            let path = [job.path.as_slice(), &[id(me)]].concat();
+            self.assert_may_be_sent(to, &path, now);
+            self.seen.count(if path.len() > 1 { "sent on" } else { "sent" });
+            return self.send(to, job, path, now);
+        }
+        self.assert_may_run(me, &job.path, now);
+        self.seen.count("ran");
+        let event = match self.throw(7) {
+            0 | 3 | 5 => Event::Refused(Refusal::Busy { retry_after_ms: 1 }),
+            1 => Event::Refused(Refusal::Draining),
+            2 => Event::Refused(Refusal::Execution { reason: "of its own".into() }),
+            _ => Event::Answered,
+        };
+        (event, later(now, self.throw(5) as u64))
     }
 
     /// What comes of sending `job` to a peer: it may be lost, or refused at once, or fly there.
     fn send(&mut self, to: PeerId, job: &Job, path: Vec<PeerId>, now: Now) -> (Event, Now) {
         let now = later(now, 1 + self.throw(6) as u64);
         let me = self.index(*path.last().expect("the sender"));
-        let refused = |refusal| Event::Refused { by: to, refusal };
+        let refused = Event::Refused;
         let event = match self.throw(9) {
             0 => {
                 self.loads[me].failed(to, now.mono);
                 self.seen.count("lost");
-                Event::Lost { peer: to, reason: "connection lost".into() }
+                Event::Lost("connection lost".into())
             }
             1 => refused(Refusal::Busy { retry_after_ms: 5 }),
             2 => refused(Refusal::Draining),
@@ -301,6 +315,7 @@ fn a_job_never_leaves_its_jurisdiction_whatever_fails() {
         "sent on",
         "ran",
         "retried",
+        "hedged",
         "lost",
         "answered",
         "policy_unsatisfiable",

@@ -102,8 +102,8 @@ fn a_job_that_comes_back_to_a_peer_does_not_run_there() {
     assert_eq!(planned(&view, &back), Plan::Refuse(Refusal::Unavailable { failed }));
 }
 
-fn busy(peer: usize) -> Event {
-    Event::Refused { by: id(peer), refusal: Refusal::Busy { retry_after_ms: 7 } }
+fn busy() -> Event {
+    Event::Refused(Refusal::Busy { retry_after_ms: 7 })
 }
 
 /// What the last peer said tells more than that nobody else is left.
@@ -116,13 +116,12 @@ fn the_app_hears_what_the_last_peer_said() {
         let mut flight = Flight::begin(job(policy));
         let (mut event, mut steps) = (Event::Begin, 0);
         let answer = loop {
-            let at = match flight.handle(start(), event, &view, &loads, &mut budget) {
-                Step::RunLocal => 0,
-                Step::Send { .. } => 1,
+            match flight.handle(start(), event, &view, &loads, &mut budget) {
+                Step::RunLocal | Step::Send { .. } => steps += 1,
                 Step::Answer(answer) => break answer,
-            };
-            steps += 1;
-            event = busy(at);
+                Step::Wait => unreachable!("nothing is under way"),
+            }
+            event = busy();
         };
         assert_eq!(steps, if hops_max == Some(0) { 1 } else { 2 });
         assert_eq!(answer, Err(Refusal::Busy { retry_after_ms: 7 }));
@@ -144,17 +143,55 @@ fn retries_are_bounded_by_job_and_by_budget() {
             let now = later(start(), 1);
             match flight.handle(now, event, &view, &loads, &mut budget) {
                 Step::Answer(answer) => break assert!(answer.is_err()),
-                Step::RunLocal => event = busy(0),
-                Step::Send { to } => {
-                    let refusal = Refusal::Busy { retry_after_ms: 1 };
-                    event = Event::Refused { by: to, refusal };
-                }
+                Step::RunLocal | Step::Send { .. } => of_job += 1,
+                Step::Wait => unreachable!("nothing is under way"),
             }
-            of_job += 1;
+            event = busy();
         }
         assert!(of_job <= u32::from(ATTEMPTS_MAX));
         attempts += of_job;
     }
     let retries = attempts - jobs;
     assert!((200..=301).contains(&retries), "{retries} retries of {jobs} jobs: 20 % and 100 saved");
+}
+
+/// A late job is hedged once, as long as the budget lasts, and the first answer is the answer.
+#[test]
+fn a_late_job_goes_to_one_more_peer_and_no_further() {
+    let view = view(&[("DE", &[]), ("SG", M), ("FR", M), ("NL", M)]);
+    let (loads, mut budget) = (Loads::new(), RetryBudget::default());
+    let mut hedges = 0;
+    for number in 0..1_000u32 {
+        let id_of_job = JobId(u128::from(number).to_le_bytes());
+        let mut flight = Flight::begin(Job { id: id_of_job, ..job(Policy::default()) });
+        let mut handle = |event, flight: &mut Flight| {
+            let now = later(start(), 1);
+            flight.handle(now, event, &view, &loads, &mut budget)
+        };
+        let Step::Send { to: first } = handle(Event::Begin, &mut flight) else { panic!("sent") };
+        assert!(flight.late_at().is_some_and(|at| at > start().mono));
+        match handle(Event::Late, &mut flight) {
+            Step::Send { to } => {
+                hedges += 1;
+                assert_ne!(to, first);
+                // One of the two fails: the other is waited for, and nobody else is asked.
+                assert_eq!(handle(busy(), &mut flight), Step::Wait);
+            }
+            step => assert_eq!(step, Step::Wait),
+        }
+        assert_eq!(flight.late_at(), None);
+        assert_eq!(handle(Event::Answered, &mut flight), Step::Answer(Ok(())));
+    }
+    assert!((200..=301).contains(&hedges), "{hedges} hedges of 1,000 jobs: 20 % and 100 saved");
+}
+
+/// A peer that got a job from another leaves hedging to the entry.
+#[test]
+fn only_the_entry_hedges() {
+    let view = view(&[("DE", &[]), ("SG", M), ("FR", M)]);
+    let (loads, mut budget) = (Loads::new(), RetryBudget::default());
+    let mut flight = Flight::begin(Job { path: vec![id(9)], ..job(Policy::default()) });
+    let step = flight.handle(start(), Event::Begin, &view, &loads, &mut budget);
+    assert!(matches!(step, Step::Send { .. }));
+    assert_eq!(flight.late_at(), None);
 }
