@@ -57,12 +57,17 @@ pub(crate) fn cost_here(job: &Job, offer: &Offer, load: &Load) -> Cost {
 pub(crate) fn cost_there(job: &Job, offer: &Offer, load: &Load) -> Cost {
     let mut cost = cost_here(job, offer, load);
     cost.rtt = load.rtt.unwrap_or(RTT_ASSUMED);
-    let bytes_per_second = load.bytes_per_second.unwrap_or(BANDWIDTH_ASSUMED);
-    cost.transfer = Duration::from_micros(job.bytes.saturating_mul(1_000_000) / bytes_per_second);
+    cost.transfer = transfer(job, load);
     if offer.suspect {
         cost.wait = cost.wait.saturating_add(SUSPECT_PENALTY);
     }
     cost
+}
+
+/// What moving the inputs to the peer takes.
+pub(crate) fn transfer(job: &Job, load: &Load) -> Duration {
+    let bytes_per_second = load.bytes_per_second.unwrap_or(BANDWIDTH_ASSUMED);
+    Duration::from_micros(job.bytes.saturating_mul(1_000_000) / bytes_per_second)
 }
 
 /// By what candidates are ordered: cost, then the one that needs no hop, then, among equals, by lot

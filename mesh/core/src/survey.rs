@@ -13,7 +13,7 @@ use crate::limits::QUOTES_ASKED_MAX;
 use crate::loads::Loads;
 use crate::plan::{Job, admit_here, admit_there};
 use crate::quote::Quote;
-use crate::rank::{RTT_ASSUMED, SUSPECT_PENALTY};
+use crate::rank::{RTT_ASSUMED, SUSPECT_PENALTY, transfer};
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::View;
@@ -38,7 +38,8 @@ pub struct Preference {
 struct Candidate {
     peer: PeerId,
     rtt: Duration,
-    penalty: Duration,
+    /// To move the inputs there, and a penalty if it is suspect.
+    beside: Duration,
     state: State,
 }
 
@@ -101,18 +102,22 @@ impl Survey {
         let service = Duration::from_micros(service.into()).saturating_mul(job.rows.max(1));
         let mut asked: Vec<Candidate> = drawn
             .iter()
-            .map(|offer| Candidate {
-                peer: offer.peer,
-                rtt: loads.rtt(offer.peer).unwrap_or(RTT_ASSUMED),
-                penalty: if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO },
-                state: State::Asked,
+            .map(|offer| {
+                let load = loads.read(offer.peer, job.bundle, now.mono);
+                let penalty = if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO };
+                Candidate {
+                    peer: offer.peer,
+                    rtt: load.rtt.unwrap_or(RTT_ASSUMED),
+                    beside: transfer(job, &load).saturating_add(penalty),
+                    state: State::Asked,
+                }
             })
             .collect();
         let here = view.get(view.me()).filter(|entry| admit_here(now, entry, job, &[]).is_ok());
         if let Some(quote) = own.filter(|_| here.is_some()) {
             let state = State::Quoted(quote.total());
-            let (rtt, penalty) = (Duration::ZERO, Duration::ZERO);
-            asked.push(Candidate { peer: view.me(), rtt, penalty, state });
+            let (rtt, beside) = (Duration::ZERO, Duration::ZERO);
+            asked.push(Candidate { peer: view.me(), rtt, beside, state });
         }
         if service < SERVICE_ASKED_MIN || asked.len() < 2 {
             return None;
@@ -161,7 +166,8 @@ impl Survey {
             .iter()
             .filter_map(|known| match known.state {
                 State::Quoted(total) => {
-                    Some((total.saturating_add(known.rtt + known.penalty), known.rtt, known.peer))
+                    let all = total.saturating_add(known.rtt).saturating_add(known.beside);
+                    Some((all, known.rtt, known.peer))
                 }
                 State::Asked | State::Silent => None,
             })
@@ -171,7 +177,8 @@ impl Survey {
         // One that has not answered costs at least the rest of its answer's way and one round trip.
         let could_beat = |known: &Candidate| {
             let rest = (self.began + known.rtt).since(now);
-            matches!(known.state, State::Asked) && best.is_none_or(|best| rest + known.rtt < best)
+            let least = rest.saturating_add(known.rtt).saturating_add(known.beside);
+            matches!(known.state, State::Asked) && best.is_none_or(|best| least < best)
         };
         let waits = now < self.until && self.asked.iter().any(could_beat);
         let preference = |(expected, _, peer)| Preference { peer, expected };
@@ -188,7 +195,7 @@ mod tests {
         let asked = (1..).zip(rtts_ms).map(|(n, rtt)| Candidate {
             peer: PeerId([n; 32]),
             rtt: ms(*rtt),
-            penalty: Duration::ZERO,
+            beside: Duration::ZERO,
             state: State::Asked,
         });
         Survey { began: Mono(0), until: Mono(0) + ms(300), asked: asked.collect() }

@@ -74,6 +74,33 @@ pub enum Ask {
         /// The bundle.
         bundle: Digest,
     },
+    /// Say how soon the job could run (a [`Quote`](crate::quote::Quote) follows the answer's
+    /// header), and keep a place for it for a moment.
+    Quote {
+        /// The bundle.
+        bundle: Digest,
+        /// Rows of its batch.
+        rows: u32,
+        /// Round trip as the asker measured it, in µs: the place is kept that much longer.
+        rtt_us: u32,
+    },
+    /// The job went elsewhere: the place that a quote kept is free.
+    Decline {
+        /// The bundle.
+        bundle: Digest,
+    },
+}
+
+impl Ask {
+    /// The bundle that is spoken of.
+    pub fn bundle(&self) -> Digest {
+        match self {
+            Self::Infer { bundle, .. }
+            | Self::Describe { bundle }
+            | Self::Quote { bundle, .. }
+            | Self::Decline { bundle } => *bundle,
+        }
+    }
 }
 
 /// The header of a job on a stream.
