@@ -44,6 +44,10 @@ pub const SIGNATURE_BYTES_MAX: usize = 1 << 20;
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Asking a holder for a signature may take this long.
 pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest encoded quote, in bytes.
+pub const QUOTE_BYTES_MAX: usize = 64;
+/// Telling a peer that its quote is declined may take this long.
+pub const DECLINE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Jobs that wait or run on one model of this node; one more is refused as busy.
 pub const ENGINE_QUEUE_MAX: usize = 1_024;
 /// A client that finds a model busy is told to come back after this, in ms.

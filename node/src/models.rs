@@ -58,6 +58,7 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
             version: model.version.clone(),
             signature: Arc::new(engine.signature().clone()),
             engine: Arc::new(engine),
+            reservations: Arc::default(),
         };
         engines.insert(digest, hosted);
     }

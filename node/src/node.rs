@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hansa_core::advert::Device;
@@ -14,6 +15,8 @@ use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
 use hansa_core::place::Groups;
 use hansa_core::policy::Bounds;
+use hansa_core::quote::{Load, Quote, Reservations};
+use hansa_core::time::Mono;
 use hansa_core::view::View;
 use hansa_net::data::DataPlane;
 use hansa_runtime::engine::Engine;
@@ -40,6 +43,33 @@ pub struct Hosted {
     pub engine: Arc<Engine>,
     /// What it takes and gives.
     pub signature: Arc<Signature>,
+    /// Places kept for jobs that asked for a quote.
+    pub reservations: Arc<Mutex<Reservations>>,
+}
+
+impl Hosted {
+    /// How soon a job of so many rows could run here; keeps a place for it for a moment.
+    pub fn quote(&self, now: Mono, job: JobId, rtt: Duration, rows: u32) -> Quote {
+        let load = self.engine.load();
+        // The others are assumed to be like this one.
+        let service = load.service.unwrap_or_default().saturating_mul(rows.max(1));
+        let load = Load {
+            in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
+            slots: u16::try_from(load.instances).unwrap_or(u16::MAX),
+            hold: service,
+            first: service,
+        };
+        self.reservations().quote(now, job, rtt, load)
+    }
+
+    /// The job is here, or will not come.
+    pub fn release(&self, job: JobId) {
+        self.reservations().release(job);
+    }
+
+    fn reservations(&self) -> MutexGuard<'_, Reservations> {
+        self.reservations.lock().expect("no holder panics")
+    }
 }
 
 /// The running node.

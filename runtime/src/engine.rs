@@ -55,6 +55,14 @@ pub struct Request {
     pub deadline: Option<Instant>,
 }
 
+impl Request {
+    /// Rows of its batch: the first dimension of the first input, one if there is none.
+    fn rows(&self) -> u32 {
+        let rows = self.inputs.first().and_then(|input| input.shape.first());
+        rows.map_or(1, |rows| u32::try_from(*rows).unwrap_or(u32::MAX).max(1))
+    }
+}
+
 /// What a job gave.
 #[derive(Clone, Debug)]
 pub struct Response {
@@ -316,7 +324,7 @@ impl Shared {
                     .and_then(|()| guarded(&mut session, slot, &allocator, &request));
                 let service = started.elapsed();
                 let outcome = match ran {
-                    Ok(_) => Outcome::Served(service),
+                    Ok(_) => Outcome::Served(service / request.rows()),
                     // Stopped, most likely; nobody asks any more.
                     Err(_) if answer.is_closed() => Outcome::Dropped,
                     Err(_) => Outcome::Failed,

@@ -18,7 +18,7 @@ pub struct Load {
     pub instances: usize,
     /// Jobs that may wait.
     pub capacity: usize,
-    /// Median of the last runs, the first one (of zeros, at load) included.
+    /// Median time of a row over the last runs, the first one (of zeros, at load) included.
     pub service: Option<Duration>,
     /// Jobs answered with outputs.
     pub served: u64,
@@ -50,6 +50,7 @@ struct State<J> {
 /// How a job that an instance took came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
+    /// And each row took so long.
     Served(Duration),
     Failed,
     Dropped,

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::class::Class;
 use crate::gate::{self, Rule};
@@ -82,6 +83,8 @@ struct Held {
     spans: Vec<Span>,
     /// Where each peer's offer is, by peer.
     peers: Vec<(PeerId, u32)>,
+    /// The longest service time of a row that any of them advertises, in µs.
+    slowest_us: u32,
 }
 
 /// A policy's verdict on the holders of a bundle.
@@ -224,7 +227,8 @@ impl Held {
         let mut peers: Vec<(PeerId, u32)> =
             offers.iter().zip(0..).map(|(offer, index)| (offer.peer, index)).collect();
         peers.sort_unstable();
-        Self { down, offers, reach, spans, peers }
+        let slowest_us = offers.iter().map(|offer| offer.service_us).max().unwrap_or_default();
+        Self { down, offers, reach, spans, peers, slowest_us }
     }
 
     /// Index of a peer's offer.
@@ -256,6 +260,11 @@ impl Permitted {
     /// How many there are, this peer among them.
     pub(crate) fn len(&self) -> usize {
         self.ranges.iter().map(Range::len).sum()
+    }
+
+    /// The longest service time of a row that any holder advertises, permitted or not.
+    pub(crate) fn slowest(&self) -> Duration {
+        Duration::from_micros(self.held.slowest_us.into())
     }
 
     /// All of them.

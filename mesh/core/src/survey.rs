@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::holders::Offer;
+use crate::holders::{Offer, Permitted};
 use crate::id::PeerId;
 use crate::limits::QUOTES_ASKED_MAX;
 use crate::loads::Loads;
@@ -22,6 +22,8 @@ use crate::view::View;
 pub const SERVICE_ASKED_MIN: Duration = Duration::from_millis(100);
 /// No answer is waited for longer.
 pub const PATIENCE_MAX: Duration = Duration::from_millis(300);
+/// How many peers a node asks about one job: more cost more and hardly find better.
+pub const QUESTIONS: usize = 4;
 /// The nearest peers among which half of the questions are drawn.
 const NEAR: usize = 64;
 
@@ -60,67 +62,52 @@ pub struct Survey {
 
 impl Survey {
     /// Chooses whom to ask about `job`: at most `most` peers, half of them near, all drawn by
-    /// advertised capacity. None if the job is too short, or there are not two to choose from.
-    /// `own` is this peer's quote for its own executor, which needs no question.
+    /// advertised capacity. None if the job is too short to be worth it, or there are not two to
+    /// choose from. `own` gives this peer's quote for its own executor, which needs no question.
     pub fn begin(
         now: Now,
         view: &View,
         loads: &Loads,
         job: &Job,
-        own: Option<Quote>,
+        own: impl FnOnce() -> Option<Quote>,
         most: usize,
     ) -> Option<Self> {
         if job.hops_left == 0 || job.policy.unsupported().is_some() || job.deadline <= now.mono {
             return None;
         }
         let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
-        let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
-        let mut rng = Rng::new(mix(seed ^ 0x5eed));
-        let most = most.min(QUOTES_ASKED_MAX);
-        let mut drawn: Vec<&Offer> = permitted.draw(most - most / 2, &mut rng);
-        let near = loads.nearest().take(NEAR).filter_map(|peer| permitted.of_peer(peer));
-        let near: Vec<&Offer> = near.collect();
-        let weight = |offer: &Offer| offer.capacity();
-        let total: u64 = near.iter().map(|offer| weight(offer)).sum();
-        for _ in 0..if total == 0 { 0 } else { most / 2 } {
-            let wide = u128::from(rng.next_u64()) * u128::from(total);
-            let mut point = u64::try_from(wide >> 64).expect("below the total");
-            let hit = near.iter().find(|offer| {
-                let here = point < weight(offer);
-                point = point.saturating_sub(weight(offer));
-                here
-            });
-            drawn.extend(
-                hit.filter(|hit| drawn.iter().all(|known| known.peer != hit.peer)).copied(),
-            );
+        let is_long = |row: Duration| row.saturating_mul(job.rows.max(1)) >= SERVICE_ASKED_MIN;
+        if !is_long(permitted.slowest()) {
+            return None;
         }
+        let mut drawn = draw(&permitted, loads, job, most.min(QUOTES_ASKED_MAX));
         drawn.retain(|offer| {
             let entry = &view.entries()[offer.entry as usize];
             admit_there(now, entry, loads, job, &[]).is_ok()
         });
-        let service = drawn.iter().map(|offer| offer.service_us).max()?;
-        let service = Duration::from_micros(service.into()).saturating_mul(job.rows.max(1));
-        let mut asked: Vec<Candidate> = drawn
-            .iter()
-            .map(|offer| {
-                let load = loads.read(offer.peer, job.bundle, now.mono);
-                let penalty = if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO };
-                Candidate {
-                    peer: offer.peer,
-                    rtt: load.rtt.unwrap_or(RTT_ASSUMED),
-                    beside: transfer(job, &load).saturating_add(penalty),
-                    state: State::Asked,
-                }
-            })
-            .collect();
+        let slowest = drawn.iter().map(|offer| offer.service_us).max()?;
+        if !is_long(Duration::from_micros(slowest.into())) {
+            return None;
+        }
+        let candidate = |offer: &&Offer| {
+            let load = loads.read(offer.peer, job.bundle, now.mono);
+            let penalty = if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO };
+            Candidate {
+                peer: offer.peer,
+                rtt: load.rtt.unwrap_or(RTT_ASSUMED),
+                beside: transfer(job, &load).saturating_add(penalty),
+                state: State::Asked,
+            }
+        };
+        let mut asked: Vec<Candidate> = drawn.iter().map(candidate).collect();
         let here = view.get(view.me()).filter(|entry| admit_here(now, entry, job, &[]).is_ok());
-        if let Some(quote) = own.filter(|_| here.is_some()) {
+        if asked.len() + usize::from(here.is_some()) < 2 {
+            return None;
+        }
+        if let Some(quote) = here.and_then(|_| own()) {
             let state = State::Quoted(quote.total());
             let (rtt, beside) = (Duration::ZERO, Duration::ZERO);
             asked.push(Candidate { peer: view.me(), rtt, beside, state });
-        }
-        if service < SERVICE_ASKED_MIN || asked.len() < 2 {
-            return None;
         }
         let slowest = asked.iter().map(|candidate| candidate.rtt).max().unwrap_or_default();
         // An eighth more than the round trip: what jitter adds on most paths.
@@ -129,10 +116,11 @@ impl Survey {
         Some(Self { began: now.mono, until, asked })
     }
 
-    /// Whom to ask. Each holds a slot until the host tells it that another was chosen.
-    pub fn questions(&self) -> impl Iterator<Item = PeerId> {
+    /// Whom to ask, and the round trip to tell them. Each keeps a place until the host tells it
+    /// that another was chosen.
+    pub fn questions(&self) -> impl Iterator<Item = (PeerId, Duration)> {
         let open = self.asked.iter().filter(|candidate| matches!(candidate.state, State::Asked));
-        open.map(|candidate| candidate.peer)
+        open.map(|candidate| (candidate.peer, candidate.rtt))
     }
 
     /// A peer answered. Answers of peers that were not asked are ignored, and second answers too.
@@ -184,6 +172,30 @@ impl Survey {
         let preference = |(expected, _, peer)| Preference { peer, expected };
         (!waits).then(|| quoted.into_iter().map(preference).collect())
     }
+}
+
+/// At most `most` holders: all of a few, else half from all and half from the near.
+fn draw<'a>(permitted: &'a Permitted, loads: &Loads, job: &Job, most: usize) -> Vec<&'a Offer> {
+    if permitted.len() <= most {
+        return permitted.all().collect();
+    }
+    let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
+    let mut rng = Rng::new(mix(seed ^ 0x5eed));
+    let mut drawn = permitted.draw(most - most / 2, &mut rng);
+    let near = loads.nearest().take(NEAR).filter_map(|peer| permitted.of_peer(peer));
+    let near: Vec<&Offer> = near.collect();
+    let total: u64 = near.iter().map(|offer| offer.capacity()).sum();
+    for _ in 0..if total == 0 { 0 } else { most / 2 } {
+        let wide = u128::from(rng.next_u64()) * u128::from(total);
+        let mut point = u64::try_from(wide >> 64).expect("below the total");
+        let hit = near.iter().copied().find(|offer| {
+            let here = point < offer.capacity();
+            point = point.saturating_sub(offer.capacity());
+            here
+        });
+        drawn.extend(hit.filter(|hit| drawn.iter().all(|known| known.peer != hit.peer)));
+    }
+    drawn
 }
 
 #[cfg(test)]

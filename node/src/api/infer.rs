@@ -98,7 +98,7 @@ pub async fn infer(
 
 /// A request to its answer.
 async fn run(
-    node: &Node,
+    node: &Arc<Node>,
     named: &Named,
     headers: &HeaderMap,
     request: Request,
@@ -133,7 +133,7 @@ async fn run(
     let span = tracing::info_span!(
         "infer", job = %order.job.id, model = named.model, trace = %trace::Hex(&order.trace.trace)
     );
-    let mut answer = node.infer(&order).instrument(span).await?;
+    let mut answer = node.infer(order).instrument(span).await?;
     let outputs = std::mem::take(&mut answer.outputs);
     let (name, version) = (&named.model, &resolved.version);
     let rendered =

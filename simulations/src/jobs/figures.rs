@@ -17,6 +17,8 @@ pub struct Figures {
     pub questions: u64,
     /// Jobs sent, and those of them to another region.
     pub sends: u64,
+    /// Jobs that were sent to one more server, since the first was late.
+    pub hedges: u64,
     /// Sends to another region.
     pub cross: u64,
     /// What the checkers saw.

@@ -11,7 +11,7 @@ use hansa_core::plan::{Job, Refusal, candidates};
 use hansa_core::policy::Bounds;
 use hansa_core::quote::{Load, Quote};
 use hansa_core::rng::{Rng, mix};
-use hansa_core::survey::Survey;
+use hansa_core::survey::{Preference, Survey};
 use hansa_core::time::{Mono, Now};
 
 use crate::engine::Queue;
@@ -37,6 +37,8 @@ enum Event {
     Answered { job: u64 },
     Refused { job: u64, host: usize },
     Lost { job: u64, host: usize },
+    Late(u64),
+    Cancel { job: u64, host: usize },
     Deadline(u64),
     Fault(usize),
     Snapshot,
@@ -46,7 +48,8 @@ struct Air {
     flight: Flight,
     survey: Option<Survey>,
     questions: Vec<usize>,
-    at: Option<usize>,
+    /// Servers that have the job: two if it was hedged.
+    at: Vec<usize>,
     first_byte: bool,
 }
 
@@ -206,17 +209,24 @@ impl<'a> Play<'a> {
                 }
             }
             Event::Refused { job, host } => {
-                let by = self.mesh.peer(host);
-                self.ended_there(job, host);
-                self.fly(job, Happened::Refused { by, refusal: Refusal::Draining });
+                if self.ended_there(job, host) {
+                    self.fly(job, Happened::Refused(Refusal::Draining));
+                }
             }
             Event::Lost { job, host } => {
-                let peer = self.mesh.peer(host);
-                let entry = self.arrival(job).entry;
-                self.loads[entry].failed(peer, self.now);
-                self.ended_there(job, host);
-                self.fly(job, Happened::Lost { peer, reason: "connection lost".into() });
+                if self.ended_there(job, host) {
+                    let entry = self.arrival(job).entry;
+                    self.loads[entry].failed(self.mesh.peer(host), self.now);
+                    self.fly(job, Happened::Lost("connection lost".into()));
+                }
             }
+            Event::Late(job) => {
+                let is_late = |air: &&Air| air.flight.late_at() == Some(self.now);
+                if self.air.get(&job).filter(is_late).is_some_and(|air| !air.first_byte) {
+                    self.fly(job, Happened::Late);
+                }
+            }
+            Event::Cancel { job, host } => self.cancel(job, host),
             Event::Deadline(job) => self.deadline(job),
             Event::Fault(index) => self.fault(index),
             Event::Snapshot => {
@@ -243,7 +253,8 @@ impl<'a> Play<'a> {
         let view = self.mesh.view(arrival.entry);
         let survey = match self.method {
             Method::Hansa(most) if most > 0 => {
-                Survey::begin(self.now(), &view, &self.loads[arrival.entry], &job, None, most)
+                let loads = &self.loads[arrival.entry];
+                Survey::begin(self.now(), &view, loads, &job, || None, most)
             }
             _ => None,
         };
@@ -253,11 +264,16 @@ impl<'a> Play<'a> {
         };
         let mut flight = Flight::begin(job);
         let blind = preferred.filter(|_| matches!(self.method, Method::Direct(_)));
-        flight.prefer(preferred.map(|host| self.mesh.peer(host)).into_iter().collect());
+        let prefer = |host| {
+            let expected = arrival.deadline;
+            Preference { peer: self.mesh.peer(host), expected }
+        };
+        flight.prefer(preferred.map(prefer).into_iter().collect());
         let questions: Vec<usize> =
-            survey.iter().flat_map(Survey::questions).map(|peer| self.hosts[&peer]).collect();
+            survey.iter().flat_map(Survey::questions).map(|(peer, _)| self.hosts[&peer]).collect();
         let until = survey.as_ref().map(Survey::until);
-        let air = Air { flight, survey, questions: questions.clone(), at: None, first_byte: false };
+        let air =
+            Air { flight, survey, questions: questions.clone(), at: Vec::new(), first_byte: false };
         self.air.insert(number, air);
         if let Some(until) = until {
             for host in questions {
@@ -325,8 +341,8 @@ impl<'a> Play<'a> {
         air.flight.prefer(order);
         self.fly(job, Happened::Begin);
         let Some(air) = self.air.get(&job) else { return };
-        let (at, asked) = (air.at, air.questions.clone());
-        for host in asked.into_iter().filter(|host| Some(*host) != at) {
+        let (at, asked) = (air.at.clone(), air.questions.clone());
+        for host in asked.into_iter().filter(|host| !at.contains(host)) {
             self.post(job, host, Event::Release { job, host });
         }
     }
@@ -339,6 +355,7 @@ impl<'a> Play<'a> {
         match air.flight.handle(now, happened, &view, loads, &mut self.budgets[entry]) {
             Step::RunLocal => self.send(job, entry),
             Step::Send { to } => self.send(job, self.hosts[&to]),
+            Step::Wait => {}
             Step::Answer(outcome) => self.answer(job, outcome.is_ok()),
         }
     }
@@ -351,23 +368,47 @@ impl<'a> Play<'a> {
         self.figures.sends += 1;
         self.figures.cross += u64::from(hosts[host].region != hosts[arrival.entry].region);
         self.loads[arrival.entry].began(self.mesh.peer(host), BUNDLE);
-        self.air.get_mut(&job).expect("it flies").at = Some(host);
+        let air = self.air.get_mut(&job).expect("it flies");
+        self.figures.hedges += u64::from(!air.at.is_empty());
+        air.at.push(host);
+        if let Some(at) = air.flight.late_at() {
+            self.queue.push(at, Event::Late(job));
+        }
         self.truth[host].in_flight += 1;
         self.post(job, host, Event::Reached { job, host });
     }
 
-    fn ended_there(&mut self, job: u64, host: usize) {
-        if let Some(air) = self.air.get_mut(&job) {
-            air.at = None;
-            self.loads[self.setup.arrivals[usize::try_from(job).expect("an index")].entry]
-                .ended(self.mesh.peer(host), BUNDLE);
+    /// The job is no longer at `host`; whether it was.
+    fn ended_there(&mut self, job: u64, host: usize) -> bool {
+        let Some(air) = self.air.get_mut(&job) else { return false };
+        let Some(place) = air.at.iter().position(|at| *at == host) else { return false };
+        air.at.remove(place);
+        let entry = self.arrival(job).entry;
+        self.loads[entry].ended(self.mesh.peer(host), BUNDLE);
+        true
+    }
+
+    /// The entry wants no answer of `host` any more, and tells it.
+    fn leave(&mut self, job: u64, host: usize) {
+        if self.ended_there(job, host) {
+            self.post(job, host, Event::Cancel { job, host });
         }
+    }
+
+    fn cancel(&mut self, job: u64, host: usize) {
+        let Some(server) = self.servers[host].as_mut() else { return };
+        let before = server.load().in_flight;
+        server.cancel(job);
+        let gone = before - server.load().in_flight;
+        self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(gone);
+        self.start(host);
     }
 
     fn reached(&mut self, job: u64, host: usize) {
         let gate = self.gate(job, host);
         let work = self.arrival(job).work;
-        if !self.air.contains_key(&job) || !self.servers[host].as_ref().is_some_and(Server::is_up) {
+        let is_wanted = self.air.get(&job).is_some_and(|air| air.at.contains(&host));
+        if !is_wanted || !self.servers[host].as_ref().is_some_and(Server::is_up) {
             self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(1);
             self.post(job, host, Event::Lost { job, host });
         } else if gate.is_err() {
@@ -390,13 +431,19 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// The first byte leaves the server: it reaches the entry half a round trip later.
+    /// The first byte leaves the server: it reaches the entry half a round trip later, which then
+    /// wants nobody else's.
     fn first_byte(&mut self, job: u64, host: usize, epoch: u32) {
         let half = self.rtt(job, host) / 2;
         let came = self.arrival(job).at;
-        let is_counted = came >= self.setup.warm && self.epochs[host] == epoch;
-        let Some(air) = self.air.get_mut(&job).filter(|_| is_counted) else { return };
-        if air.at == Some(host) && !std::mem::replace(&mut air.first_byte, true) {
+        let Some(air) = self.air.get_mut(&job).filter(|air| air.at.contains(&host)) else { return };
+        if self.epochs[host] != epoch || std::mem::replace(&mut air.first_byte, true) {
+            return;
+        }
+        for other in air.at.clone().into_iter().filter(|other| *other != host) {
+            self.leave(job, other);
+        }
+        if came >= self.setup.warm {
             self.figures.ttft.push((self.now + half).since(Mono(0) + came));
         }
     }
@@ -408,23 +455,15 @@ impl<'a> Play<'a> {
         self.figures.answered += u64::from(is_answer);
         self.figures.refused += u64::from(!is_answer);
         self.hash(2 + u64::from(is_answer), job, 0);
-        if let Some(host) = self.air.get(&job).and_then(|air| air.at) {
-            self.ended_there(job, host);
-        }
+        let at = self.air.get(&job).map(|air| air.at.clone()).unwrap_or_default();
+        at.into_iter().for_each(|host| self.leave(job, host));
         self.air.remove(&job);
     }
 
     /// Time is up: the app is told so, and the work is cancelled.
     fn deadline(&mut self, job: u64) {
-        let Some(at) = self.air.get(&job).map(|air| air.at) else { return };
-        self.answer(job, false);
-        if let Some((host, server)) = at.and_then(|host| Some((host, self.servers[host].as_mut()?)))
-        {
-            let before = server.load().in_flight;
-            server.cancel(job);
-            let gone = before - server.load().in_flight;
-            self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(gone);
-            self.start(host);
+        if self.air.contains_key(&job) {
+            self.answer(job, false);
         }
     }
 

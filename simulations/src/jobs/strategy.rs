@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use hansa_core::quote::Load;
 use hansa_core::rng::Rng;
+use hansa_core::survey::QUESTIONS;
 
 /// What a strategy may read when it chooses.
 #[derive(Debug)]
@@ -56,9 +57,6 @@ pub enum Method {
     /// By the core: a survey of this many peers, then a flight.
     Hansa(usize),
 }
-
-/// How many peers the core asks where the name says no number.
-const QUESTIONS: usize = 4;
 
 /// A method by name, for command lines.
 pub fn named(name: &str) -> Option<Method> {

@@ -1,0 +1,214 @@
+//! This node as a client of other peers: it sends a job, asks for a quote or a signature.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hansa_core::codec::decode;
+use hansa_core::id::{Digest, PeerId};
+use hansa_core::limits::HEADER_BYTES_MAX;
+use hansa_core::loads::Report;
+use hansa_core::plan::{Job, Refusal, candidates};
+use hansa_core::policy::Policy;
+use hansa_core::quote::Quote;
+use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, TraceContext, WIRE_VERSION};
+use hansa_net::data::{Body, CallError};
+use hansa_net::limits::code;
+use hansa_runtime::tensor::Signature;
+
+use super::payload::{meta, receive};
+use super::{Answer, Order, Outstanding, gone};
+use crate::actors::peer::PeerMessage;
+use crate::limits::*;
+use crate::node::Node;
+
+/// Why a peer gave no answer.
+#[derive(Debug)]
+pub(super) enum AskError {
+    /// The peer answered that it will not, and why.
+    Refused(Refusal),
+    /// The peer or the way to it is gone.
+    Lost(String),
+}
+
+impl Node {
+    /// Sends the job to `to`, as a client of that peer.
+    pub(super) async fn send(&self, order: &Order, to: PeerId) -> Result<Answer, AskError> {
+        let ask = Ask::Infer {
+            bundle: order.job.bundle,
+            inputs: order.inputs.iter().map(meta).collect(),
+            outputs: order.outputs.clone(),
+        };
+        let body = order.inputs.iter().map(|input| input.data.clone()).collect();
+        let header = self.job_header(&order.job, order.trace, ask);
+        let sent = self.clock.now().mono;
+        let _counted = Outstanding::count(self, to, order.job.bundle);
+        let (done, mut body) = self.call(to, header, body).await?;
+        let mut outputs = Vec::with_capacity(done.outputs.len());
+        for meta in &done.outputs {
+            outputs.push(receive(meta, &mut body).await.map_err(AskError::Lost)?);
+        }
+        let now = self.clock.now().mono;
+        let report = Report {
+            took: now.since(sent),
+            rows: order.job.rows,
+            bytes: order.job.bytes,
+            queue: Duration::from_micros(done.queue_us),
+            service: Duration::from_micros(done.service_us),
+            in_flight: done.in_flight,
+        };
+        self.loads().answered(to, order.job.bundle, report, now);
+        Ok(Answer {
+            executed_by: done.executed_by,
+            outputs,
+            queue: Duration::from_micros(done.queue_us),
+            service: Duration::from_micros(done.service_us),
+            in_flight: done.in_flight,
+        })
+    }
+
+    fn job_header(&self, job: &Job, trace: TraceContext, ask: Ask) -> JobHeader {
+        let remaining = job.deadline.since(self.clock.now().mono);
+        JobHeader {
+            version: WIRE_VERSION,
+            job: job.id,
+            path: job.path.iter().copied().chain([self.me]).collect(),
+            hops_left: job.hops_left.saturating_sub(1),
+            remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
+            policy_hash: job.onward_law,
+            policy: job.onward.clone(),
+            trace,
+            ask,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// One call of the data plane, to its answer's header.
+    async fn call(
+        &self,
+        to: PeerId,
+        header: JobHeader,
+        body: Vec<Bytes>,
+    ) -> Result<(Done, Body), AskError> {
+        let lost = |error: CallError| match error {
+            // It lives, and says that it has no place or goes.
+            CallError::Refused(code) if code == u64::from(code::BUSY) => {
+                AskError::Refused(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS })
+            }
+            CallError::Refused(code) if code == u64::from(code::DRAINING) => {
+                AskError::Refused(Refusal::Draining)
+            }
+            other => AskError::Lost(other.to_string()),
+        };
+        let header = header.encode();
+        if header.len() > HEADER_BYTES_MAX {
+            let reason = format!(
+                "the job's description takes {} bytes, the limit is {HEADER_BYTES_MAX}; \
+                 shorten the lists of its constraints",
+                header.len()
+            );
+            return Err(AskError::Refused(Refusal::BadInput { reason }));
+        }
+        let data = self.data().ok_or_else(|| AskError::Lost("the data plane restarts".into()))?;
+        let view = self.view();
+        let entry = view.get(to).ok_or_else(|| AskError::Lost("it left the mesh".into()))?;
+        let addrs = &entry.record.advert.data_addrs;
+        let answer = data.call(to, addrs, header.into(), body).await.map_err(lost)?;
+        let header = AnswerHeader::decode(&answer.header)
+            .map_err(|fault| AskError::Lost(format!("its answer is not understood: {fault}")))?;
+        match header.outcome {
+            Ok(done) => Ok((done, answer.body)),
+            Err(refusal) => Err(AskError::Refused(refusal)),
+        }
+    }
+
+    /// A peer could not be reached: the planner avoids it from now on, the directory finds out
+    /// whether it lives.
+    pub(super) fn lost(&self, peer: PeerId, reason: &str) {
+        tracing::warn!(%peer, reason, "peer lost");
+        metrics::counter!("hansa_peers_lost_total").increment(1);
+        self.loads().failed(peer, self.clock.now().mono);
+        self.tell_peer(PeerMessage::Lost(peer));
+    }
+
+    /// The signature of a bundle: this node's own, or a holder's, kept for good.
+    ///
+    /// Only peers are asked that `policy` lets see the job: the question tells of it.
+    pub async fn describe(
+        &self,
+        bundle: Digest,
+        policy: &Policy,
+    ) -> Result<Arc<Signature>, Refusal> {
+        if let Some(hosted) = self.hosted(bundle) {
+            return Ok(hosted.signature);
+        }
+        if let Some(signature) = self.signature(bundle) {
+            return Ok(signature);
+        }
+        let deadline = self.clock.now().mono + DESCRIBE_TIMEOUT;
+        let job = Job::new(self.draw_job(), bundle, policy.clone(), &self.send, deadline);
+        let holders = candidates(self.clock.now(), &self.view(), &self.loads(), &job)?;
+        let mut last = gone(bundle);
+        for holder in holders {
+            match self.ask_signature(&job, holder).await {
+                Ok(signature) => {
+                    self.keep_signature(bundle, signature.clone());
+                    return Ok(signature);
+                }
+                Err(AskError::Refused(refusal)) => last = refusal,
+                Err(AskError::Lost(reason)) => {
+                    self.lost(holder, &reason);
+                    last = Refusal::Failed { attempts: 1, last: reason };
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask_signature(&self, job: &Job, holder: PeerId) -> Result<Arc<Signature>, AskError> {
+        let ask = Ask::Describe { bundle: job.bundle };
+        let header = self.job_header(job, TraceContext::default(), ask);
+        let asking = async {
+            let (done, mut body) = self.call(holder, header, Vec::new()).await?;
+            let bytes = told(&done, &mut body, SIGNATURE_BYTES_MAX).await?;
+            let signature = serde_json::from_slice(&bytes);
+            signature.map(Arc::new).map_err(|error| AskError::Lost(error.to_string()))
+        };
+        let late = |_| AskError::Lost("it does not say the signature in time".into());
+        tokio::time::timeout(DESCRIBE_TIMEOUT, asking).await.map_err(late)?
+    }
+    /// How soon `peer` could run the job.
+    pub(super) async fn ask_quote(
+        &self,
+        job: &Job,
+        peer: PeerId,
+        rtt: Duration,
+    ) -> Result<Quote, AskError> {
+        let rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        let ask = Ask::Quote { bundle: job.bundle, rows: job.rows, rtt_us };
+        let header = self.job_header(job, TraceContext::default(), ask);
+        let (done, mut body) = self.call(peer, header, Vec::new()).await?;
+        let bytes = told(&done, &mut body, QUOTE_BYTES_MAX).await?;
+        decode(&bytes).map_err(|error| AskError::Lost(error.to_string()))
+    }
+
+    /// Tells `peer` that a job for which it gave a quote went elsewhere. If it does not hear, its
+    /// lease ends soon anyway.
+    pub(super) async fn decline(&self, job: &Job, peer: PeerId) {
+        let header =
+            self.job_header(job, TraceContext::default(), Ask::Decline { bundle: job.bundle });
+        let telling = self.call(peer, header, Vec::new());
+        if !matches!(tokio::time::timeout(DECLINE_TIMEOUT, telling).await, Ok(Ok(_))) {
+            tracing::debug!(%peer, job = %job.id, "the peer did not hear that its quote is declined");
+        }
+    }
+}
+
+/// What an answer says beside its header, where it carries no tensors.
+async fn told(done: &Done, body: &mut Body, most: usize) -> Result<Bytes, AskError> {
+    let length = usize::try_from(done.bytes).ok().filter(|length| *length <= most);
+    let length = length.ok_or_else(|| {
+        AskError::Lost(format!("it tells {} bytes, the limit is {most}", done.bytes))
+    })?;
+    body.read_exact(length).await.map_err(|error| AskError::Lost(error.to_string()))
+}

@@ -1,0 +1,219 @@
+//! A job's way through a node: from the app or another peer into the air, to the engine here or
+//! to the next peer, and its one answer back.
+//!
+//! ```text
+//! api::infer ─► Node::infer ─► survey ─► Flight ─┬─ run_here ─► Engine
+//! serve ────────────┘                            └─ send ─────► data plane ─► serve of the next peer
+//! ```
+//!
+//! A peer that forwards a job is a client of the next peer: one protocol, one code path. What is
+//! decided, `hansa_core::flight` and `hansa_core::survey` decide; these files move tensors.
+
+mod ask;
+mod payload;
+mod serve;
+mod survey;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hansa_core::flight::{Event, Flight, Step};
+use hansa_core::id::{Digest, PeerId};
+use hansa_core::plan::{Job, Refusal};
+use hansa_core::time::Mono;
+use hansa_core::wire::TraceContext;
+use hansa_runtime::engine::{EngineError, Request, SubmitError};
+use hansa_runtime::tensor::Tensor;
+
+use self::ask::AskError;
+pub use self::payload::rows;
+pub use self::serve::serve;
+use crate::limits::BUSY_RETRY_MS;
+use crate::node::Node;
+
+/// One job as the node holds it: what the core sees of it, and its payload.
+pub struct Order {
+    /// The core's part.
+    pub job: Job,
+    /// The tensors.
+    pub inputs: Vec<Tensor>,
+    /// Outputs wanted; empty means all.
+    pub outputs: Vec<String>,
+    /// Its trace.
+    pub trace: TraceContext,
+}
+
+/// What came of a job that ran.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who ran it.
+    pub executed_by: PeerId,
+    /// What the model gave.
+    pub outputs: Vec<Tensor>,
+    /// Time that it waited at the executor.
+    pub queue: Duration,
+    /// Time that it ran.
+    pub service: Duration,
+    /// Jobs of the bundle in flight at the executor.
+    pub in_flight: u32,
+}
+
+impl Node {
+    /// Keeps a job in the air until it has its one answer. Dropping the future cancels the job
+    /// wherever it is.
+    pub async fn infer(self: &Arc<Self>, order: Order) -> Result<Answer, Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let _counted = self.tasks.token(); // The drain waits for it.
+        let deadline = self.clock.instant(order.job.deadline).into();
+        let flown = tokio::time::timeout_at(deadline, self.fly(order)).await;
+        let outcome = flown.unwrap_or(Err(Refusal::Deadline));
+        match &outcome {
+            Ok(answer) => tracing::debug!(by = %answer.executed_by, "answered"),
+            Err(refusal) => tracing::info!(%refusal, "refused"),
+        }
+        outcome
+    }
+
+    async fn fly(self: &Arc<Self>, mut order: Order) -> Result<Answer, Refusal> {
+        let preferred = self.survey(&order.job).await;
+        if !preferred.is_empty() {
+            // Who quoted runs it, or refuses: to plan once more there would be to trust older news.
+            order.job.hops_left = order.job.hops_left.min(1);
+        }
+        let order = &order;
+        let mut flight = Flight::begin(order.job.clone());
+        flight.prefer(preferred);
+        let mut under_way = FuturesUnordered::new();
+        let mut event = Event::Begin;
+        let mut answer = None;
+        loop {
+            let is_late = matches!(event, Event::Late);
+            match self.decide(&mut flight, event) {
+                Step::RunLocal => under_way.push(self.attempt(order, self.me)),
+                Step::Send { to } => under_way.push(self.attempt(order, to)),
+                Step::Wait => {}
+                Step::Answer(Ok(())) => return Ok(answer.expect("an answered flight has run")),
+                Step::Answer(Err(refusal)) => return Err(refusal),
+            }
+            if is_late && under_way.len() > 1 {
+                metrics::counter!("hansa_hedges_total").increment(1);
+            }
+            let ended = tokio::select! {
+                biased;
+                ended = under_way.next() => ended.expect("an attempt is under way"),
+                () = self.reached(flight.late_at()) => {
+                    event = Event::Late;
+                    continue;
+                }
+            };
+            event = match ended {
+                Ok(ran) => {
+                    answer = Some(ran);
+                    Event::Answered
+                }
+                Err(AskError::Refused(refusal)) => Event::Refused(refusal),
+                Err(AskError::Lost(reason)) => Event::Lost(reason),
+            };
+        }
+    }
+
+    /// One attempt at `peer`, which may be this node.
+    async fn attempt(&self, order: &Order, peer: PeerId) -> Result<Answer, AskError> {
+        if peer == self.me {
+            return self.run_here(order).await.map_err(AskError::Refused);
+        }
+        let sent = self.send(order, peer).await;
+        if let Err(AskError::Lost(reason)) = &sent {
+            self.lost(peer, reason);
+        }
+        sent
+    }
+
+    /// One decision of the core, against what is known at this moment.
+    fn decide(&self, flight: &mut Flight, event: Event) -> Step {
+        let (view, now) = (self.view(), self.clock.now());
+        flight.handle(now, event, &view, &self.loads(), &mut self.budget())
+    }
+
+    /// Resolves at `at`; never if there is no such time.
+    async fn reached(&self, at: Option<Mono>) {
+        match at {
+            Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn run_here(&self, order: &Order) -> Result<Answer, Refusal> {
+        let bundle = order.job.bundle;
+        let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
+        let load = hosted.engine.load();
+        let _counted = Outstanding::count(self, self.me, bundle);
+        let request = Request {
+            inputs: order.inputs.clone(),
+            outputs: order.outputs.clone(),
+            deadline: Some(self.clock.instant(order.job.deadline)),
+        };
+        hosted.release(order.job.id);
+        let response = hosted.engine.submit(request).map_err(not_taken)?.await.map_err(failed)?;
+        metrics::counter!("hansa_executed_total", "model" => hosted.name.clone()).increment(1);
+        metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
+            .record(response.service);
+        Ok(Answer {
+            executed_by: self.me,
+            outputs: response.outputs,
+            queue: response.queue,
+            service: response.service,
+            in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+/// This node does not hold the bundle (any more).
+fn gone(bundle: Digest) -> Refusal {
+    Refusal::UnknownModel { model: bundle.to_string(), hint: String::new() }
+}
+
+/// Counts a job as outstanding at a peer for as long as it lives.
+struct Outstanding<'a> {
+    node: &'a Node,
+    peer: PeerId,
+    bundle: Digest,
+}
+
+impl<'a> Outstanding<'a> {
+    fn count(node: &'a Node, peer: PeerId, bundle: Digest) -> Self {
+        node.loads().began(peer, bundle);
+        Self { node, peer, bundle }
+    }
+}
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.node.loads().ended(self.peer, self.bundle);
+    }
+}
+
+fn not_taken(error: SubmitError) -> Refusal {
+    match error {
+        SubmitError::Full { .. } => Refusal::Busy { retry_after_ms: BUSY_RETRY_MS },
+        SubmitError::Input(input) => Refusal::BadInput { reason: input.to_string() },
+        SubmitError::Closed => Refusal::Draining,
+    }
+}
+
+fn failed(error: EngineError) -> Refusal {
+    match error {
+        EngineError::DeadlinePassed => Refusal::Deadline,
+        EngineError::Refused { said } => Refusal::BadInput { reason: said },
+        EngineError::Failed { said } => Refusal::Execution { reason: said },
+        EngineError::Closed => Refusal::Draining,
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

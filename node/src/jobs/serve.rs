@@ -1,0 +1,171 @@
+//! What other peers ask of this node: the gate first, before a byte of a payload is read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hansa_core::charter::CharterFault;
+use hansa_core::codec::encode;
+use hansa_core::gate;
+use hansa_core::id::{Digest, JobId, PeerId};
+use hansa_core::limits::HEADER_BYTES_MAX;
+use hansa_core::plan::{Job, Plan, Refusal, plan};
+use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, WIRE_VERSION};
+use hansa_net::data::{Body, Call};
+use tracing::Instrument;
+
+use super::payload::{check, meta, receive, rows};
+use super::{Order, gone, micros};
+use crate::api::trace::Hex;
+use crate::limits::*;
+use crate::node::Node;
+
+/// Takes one call from another peer, to its answer.
+pub async fn serve(node: &Arc<Node>, mut call: Call) {
+    let (job, outcome) = match JobHeader::decode(&call.header) {
+        Err(fault) => {
+            metrics::counter!("hansa_headers_refused_total").increment(1);
+            tracing::warn!(peer = %call.from, %fault, "job header refused");
+            (JobId([0; 16]), Err(Refusal::Malformed { reason: fault.to_string() }))
+        }
+        Ok(header) => {
+            let job = header.job;
+            let span = tracing::info_span!(
+                "serve", %job, from = %call.from, trace = %Hex(&header.trace.trace)
+            );
+            let cancelled = call.reply.cancelled();
+            tokio::select! {
+                outcome = answer_call(node, header, call.from, &mut call.body).instrument(span) => {
+                    (job, outcome)
+                }
+                () = cancelled => return, // The peer that sent the job does not want it any more.
+            }
+        }
+    };
+    let (outcome, parts) = match outcome {
+        Ok((done, parts)) => (Ok(done), parts),
+        Err(refusal) => (Err(refusal), Vec::new()),
+    };
+    let mut header = AnswerHeader { version: WIRE_VERSION, job, outcome, extensions: Vec::new() };
+    let mut bytes = header.encode();
+    if bytes.len() > HEADER_BYTES_MAX {
+        let reason = "the answer's description is longer than a header may be".to_owned();
+        header.outcome = Err(Refusal::Execution { reason });
+        bytes = header.encode();
+    }
+    let parts = if header.outcome.is_ok() { parts } else { Vec::new() };
+    // A peer that lives and does not read must not hold its place for ever.
+    match tokio::time::timeout(ANSWER_TIMEOUT, call.reply.send(bytes.into(), parts)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%job, %error, "the answer could not be sent"),
+        Err(_) => tracing::info!(%job, "the answer was not taken in time"),
+    }
+}
+
+/// What a peer's job comes to: the gate first, before a byte of the payload is read.
+async fn answer_call(
+    node: &Arc<Node>,
+    header: JobHeader,
+    from: PeerId,
+    body: &mut Body,
+) -> Result<(Done, Vec<Bytes>), Refusal> {
+    if header.path.last() != Some(&from) {
+        let reason = "the peer that sent the job is not the last of its path".to_owned();
+        return Err(Refusal::Malformed { reason });
+    }
+    let bundle = header.ask.bundle();
+    let sender = node.view().get(from).map(|entry| entry.record.clone());
+    let standing = match &sender {
+        Some(record) => &record.charter,
+        None => &Err(CharterFault::Absent),
+    };
+    let utc = node.clock.now().utc;
+    gate::receive(&node.serve, standing, &header.policy, bundle, &node.charter, utc)?;
+    let remaining = header.remaining();
+    let (metas, outputs) = match header.ask {
+        Ask::Infer { inputs, outputs, .. } => (inputs, outputs),
+        Ask::Describe { .. } => return describe_own(node, bundle),
+        Ask::Quote { rows, rtt_us, .. } => {
+            let rtt = Duration::from_micros(rtt_us.into());
+            return quote_own(node, bundle, header.job, rtt, rows);
+        }
+        Ask::Decline { .. } => {
+            if let Some(hosted) = node.hosted(bundle) {
+                hosted.release(header.job);
+            }
+            return Ok(tell(node, Vec::new()));
+        }
+    };
+    let signature = node.describe(bundle, &header.policy).await?;
+    let bytes = metas.iter().map(|meta| meta.bytes).fold(0, u64::saturating_add);
+    if bytes > BODY_BYTES_MAX as u64 {
+        let reason = format!("inputs of {bytes} bytes; the limit is {BODY_BYTES_MAX}");
+        return Err(Refusal::BadInput { reason });
+    }
+    let deadline = node.clock.now().mono + remaining;
+    let job = Job {
+        bytes,
+        rows: rows(metas.first().map(|meta| meta.shape.as_slice())),
+        hops_left: header.hops_left,
+        path: header.path,
+        ..Job::new(header.job, bundle, header.policy, &node.send, deadline)
+    };
+    check(&signature, &metas, &outputs)?;
+    if let Plan::Refuse(refusal) = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[]) {
+        return Err(refusal);
+    }
+    let reading = async {
+        let mut inputs = Vec::with_capacity(metas.len());
+        for meta in &metas {
+            inputs.push(receive(meta, body).await.map_err(|reason| Refusal::Malformed { reason })?);
+        }
+        Ok(inputs)
+    };
+    let inputs =
+        tokio::time::timeout(remaining, reading).await.map_err(|_| Refusal::Deadline)??;
+    let order = Order { job, inputs, outputs, trace: header.trace };
+    let answer = node.infer(order).await?;
+    Ok((
+        Done {
+            executed_by: answer.executed_by,
+            outputs: answer.outputs.iter().map(meta).collect(),
+            bytes: 0,
+            queue_us: micros(answer.queue),
+            service_us: micros(answer.service),
+            in_flight: answer.in_flight,
+        },
+        answer.outputs.into_iter().map(|output| output.data).collect(),
+    ))
+}
+
+fn describe_own(node: &Node, bundle: Digest) -> Result<(Done, Vec<Bytes>), Refusal> {
+    let hosted = node.hosted(bundle).ok_or_else(|| gone(bundle))?;
+    Ok(tell(node, serde_json::to_vec(&*hosted.signature).expect("a signature is JSON")))
+}
+
+fn quote_own(
+    node: &Node,
+    bundle: Digest,
+    job: JobId,
+    rtt: Duration,
+    rows: u32,
+) -> Result<(Done, Vec<Bytes>), Refusal> {
+    if node.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let hosted = node.hosted(bundle).ok_or_else(|| gone(bundle))?;
+    Ok(tell(node, encode(&hosted.quote(node.clock.now().mono, job, rtt, rows))))
+}
+
+/// An answer without tensors.
+fn tell(node: &Node, bytes: Vec<u8>) -> (Done, Vec<Bytes>) {
+    let done = Done {
+        executed_by: node.me,
+        outputs: Vec::new(),
+        bytes: bytes.len() as u64,
+        queue_us: 0,
+        service_us: 0,
+        in_flight: 0,
+    };
+    (done, vec![bytes.into()])
+}
