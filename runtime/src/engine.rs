@@ -323,10 +323,11 @@ impl Shared {
                     .map_err(|error| fault(&error))
                     .and_then(|()| guarded(&mut session, slot, &allocator, &request));
                 let service = started.elapsed();
+                let of_row = service / request.rows();
                 let outcome = match ran {
-                    Ok(_) => Outcome::Served(service / request.rows()),
+                    Ok(_) => Outcome::Served(of_row),
                     // Stopped, most likely; nobody asks any more.
-                    Err(_) if answer.is_closed() => Outcome::Dropped,
+                    Err(_) if answer.is_closed() => Outcome::Stopped(of_row),
                     Err(_) => Outcome::Failed,
                 };
                 let queue = started.duration_since(submitted);

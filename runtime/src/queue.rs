@@ -41,7 +41,7 @@ struct State<J> {
     closed: bool,
     running: usize,
     /// A ring of the last service times.
-    service: Vec<Duration>,
+    service: VecDeque<Duration>,
     served: u64,
     failed: u64,
     dropped: u64,
@@ -53,7 +53,10 @@ pub(crate) enum Outcome {
     /// And each row took so long.
     Served(Duration),
     Failed,
+    /// Its caller left before it ran.
     Dropped,
+    /// Its caller left after each row had taken so long.
+    Stopped(Duration),
 }
 
 /// Why a job was not queued.
@@ -70,7 +73,7 @@ impl<J> Queue<J> {
             next: 0,
             closed: false,
             running: 0,
-            service: Vec::with_capacity(SERVICE_WINDOW),
+            service: VecDeque::with_capacity(SERVICE_WINDOW),
             served: 0,
             failed: 0,
             dropped: 0,
@@ -141,14 +144,12 @@ impl<J> Queue<J> {
 
     /// Notes the time of a run that was no job.
     pub(crate) fn seed(&self, service: Duration) {
-        self.lock().service.push(service);
+        self.lock().sample(service);
     }
 
     pub(crate) fn load(&self) -> Load {
         let state = self.lock();
-        let mut times = state.service.clone();
-        let middle = times.len() / 2;
-        let service = (!times.is_empty()).then(|| *times.select_nth_unstable(middle).1);
+        let service = state.median();
         Load {
             queued: state.jobs.len(),
             running: state.running,
@@ -172,16 +173,32 @@ impl<J> State<J> {
         match outcome {
             Outcome::Failed => self.failed += 1,
             Outcome::Dropped => self.dropped += 1,
-            Outcome::Served(service) => {
-                if self.service.len() < SERVICE_WINDOW {
-                    self.service.push(service);
-                } else {
-                    let oldest = usize::try_from(self.served % SERVICE_WINDOW as u64);
-                    self.service[oldest.expect("smaller than the window")] = service;
+            Outcome::Stopped(so_far) => {
+                self.dropped += 1;
+                // It would have taken longer still. Left out, a device whose callers give up on it
+                // would seem as fast as ever.
+                if self.median().is_none_or(|median| so_far > median) {
+                    self.sample(so_far);
                 }
+            }
+            Outcome::Served(service) => {
                 self.served += 1;
+                self.sample(service);
             }
         }
+    }
+
+    fn sample(&mut self, service: Duration) {
+        if self.service.len() == SERVICE_WINDOW {
+            self.service.pop_front();
+        }
+        self.service.push_back(service);
+    }
+
+    fn median(&self) -> Option<Duration> {
+        let mut times: Vec<Duration> = self.service.iter().copied().collect();
+        let middle = times.len() / 2;
+        (!times.is_empty()).then(|| *times.select_nth_unstable(middle).1)
     }
 }
 
@@ -228,5 +245,16 @@ mod tests {
         }
         assert_eq!(queue.load().service, Some(ms(7)));
         assert_eq!(queue.load().served, SERVICE_WINDOW as u64 * 2);
+    }
+
+    #[test]
+    fn an_engine_whose_callers_give_up_seems_as_slow_as_it_is() {
+        let queue = Queue::<()>::new(1, 1);
+        queue.seed(Duration::from_millis(5));
+        for _ in 0..SERVICE_WINDOW {
+            queue.lock().report(Outcome::Stopped(Duration::from_millis(40)));
+            queue.lock().report(Outcome::Stopped(Duration::from_millis(1)));
+        }
+        assert_eq!(queue.load().service, Some(Duration::from_millis(40)));
     }
 }

@@ -398,7 +398,7 @@ impl<'a> Play<'a> {
     fn cancel(&mut self, job: u64, host: usize) {
         let Some(server) = self.servers[host].as_mut() else { return };
         let before = server.load().in_flight;
-        server.cancel(job);
+        server.cancel(job, self.now);
         let gone = before - server.load().in_flight;
         self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(gone);
         self.start(host);
@@ -424,7 +424,7 @@ impl<'a> Play<'a> {
     fn start(&mut self, host: usize) {
         let epoch = self.epochs[host];
         let Some(server) = &mut self.servers[host] else { return };
-        while let Some(started) = server.start() {
+        while let Some(started) = server.start(self.now) {
             let job = started.job;
             self.queue.push(self.now + started.first, Event::FirstByte { job, host, epoch });
             self.queue.push(self.now + started.last, Event::Ran { job, host, epoch });

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use hansa_core::quote::{Load, Reservations};
+use hansa_core::time::Mono;
 
 /// Work of one job on a device of speed 1.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,14 @@ pub struct Started {
     pub last: Duration,
 }
 
+/// A job that runs.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    since: Mono,
+    first: Duration,
+    last: Duration,
+}
+
 /// One server.
 #[derive(Debug)]
 pub struct Server {
@@ -33,11 +42,12 @@ pub struct Server {
     /// Divides the speed: 10 is a gray failure.
     slowness: f64,
     up: bool,
-    /// Mean time that a job holds a slot at full speed, learnt from those that ended.
+    /// Mean time that a job holds a slot, learnt from those that ended.
     hold: Duration,
+    /// Mean time to a job's first byte, learnt likewise.
     first: Duration,
     queue: VecDeque<(u64, Work)>,
-    running: BTreeMap<u64, Duration>,
+    running: BTreeMap<u64, Run>,
     /// Its soft reservations.
     pub reservations: Reservations,
 }
@@ -76,7 +86,7 @@ impl Server {
     }
 
     /// Gives free slots to those that wait.
-    pub fn start(&mut self) -> Option<Started> {
+    pub fn start(&mut self, now: Mono) -> Option<Started> {
         if self.running.len() >= usize::from(self.slots) {
             return None;
         }
@@ -84,21 +94,29 @@ impl Server {
         let pace = self.slowness / self.speed;
         let first = work.prefill.mul_f64(pace);
         let last = first + work.decode.mul_f64(pace);
-        self.running.insert(job, last);
+        self.running.insert(job, Run { since: now, first, last });
         Some(Started { job, first, last })
     }
 
     /// A job ended, if it still ran.
     pub fn done(&mut self, job: u64) -> bool {
-        let Some(held) = self.running.remove(&job) else { return false };
-        self.hold = (self.hold * 63 + held) / 64;
+        let Some(run) = self.running.remove(&job) else { return false };
+        self.hold = (self.hold * 63 + run.last) / 64;
+        self.first = (self.first * 7 + run.first) / 8;
         true
     }
 
-    /// Nobody wants the job any more.
-    pub fn cancel(&mut self, job: u64) {
+    /// Nobody wants the job any more. One that ran longer than most tells how slow the server is.
+    pub fn cancel(&mut self, job: u64, now: Mono) {
         self.queue.retain(|(queued, _)| *queued != job);
-        self.running.remove(&job);
+        let Some(run) = self.running.remove(&job) else { return };
+        let so_far = now.since(run.since);
+        if so_far > self.hold {
+            self.hold = (self.hold * 63 + so_far) / 64;
+        }
+        if so_far.min(run.first) > self.first {
+            self.first = (self.first * 7 + so_far.min(run.first)) / 8;
+        }
     }
 
     /// It crashes: the jobs that it loses.
