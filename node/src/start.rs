@@ -129,6 +129,7 @@ impl Node {
             control_addrs,
             data_addrs,
             relays: Vec::new(),
+            coordinate: Default::default(),
             charter: self.charter_note.clone(),
             devices: self.devices().iter().map(models::coarse).collect(),
             models,

@@ -33,6 +33,7 @@ pub fn common(host: usize, peer: PeerId, relay: Option<PeerId>) -> Advert {
         control_addrs: public.then_some(control).into_iter().collect(),
         data_addrs: public.then(|| (ip, 7701).into()).into_iter().collect(),
         relays: relay.into_iter().collect(),
+        coordinate: Default::default(),
         charter: None,
         devices: vec![device],
         models: (0..6).map(model).collect(),

@@ -10,6 +10,8 @@ use hansa_core::id::PeerId;
 use hansa_core::time::{Mono, Now};
 use hansa_core::view::Liveness;
 use hansa_sim::links::Quality;
+use hansa_sim::run::run_watched;
+use hansa_sim::scenario::Scenario;
 use hansa_sim::world::{GENESIS, World};
 
 const fn s(seconds: u64) -> Duration {
@@ -423,4 +425,39 @@ fn a_run_is_the_same_whether_messages_travel_as_bytes_or_as_they_are() {
         (world.hash(), world.traffic())
     };
     assert_eq!(run(false), run(true));
+}
+
+#[test]
+fn a_round_trip_that_nobody_measured_is_guessed_from_coordinates() {
+    let seed = 3;
+    println!("coordinates: seed {seed}");
+    let places = [[52.3, 4.8], [38.9, -77.5], [37.4, -121.9], [1.4, 104.0], [-23.4, -46.6]];
+    let region =
+        |at: &[f64; 2]| format!("[[region]]\nname = 'at {at:?}'\nat = {at:?}\npeers = 8\n");
+    let regions: String = places.iter().map(region).collect();
+    let text = format!(
+        "name = 'coordinates'\nseconds = 1200\nsettled = true\n{regions}[links]\nmodel = 'geography'\njitter_ms = 2\n"
+    );
+    let scenario = Scenario::parse(&text).unwrap();
+    let mut errors = Vec::new();
+    run_watched(&scenario, seed, &mut |world| {
+        if world.up().len() < 40 {
+            return;
+        }
+        let pairs = (0..40).flat_map(|a| (0..40).map(move |b| (a, b))).filter(|(a, b)| a != b);
+        errors = pairs
+            .filter_map(|(a, b)| {
+                let view = world.view(a);
+                let theirs = view.get(world.id(b))?.record.advert.coordinate;
+                let guess = view.at().round_trip(&theirs)?.as_secs_f64();
+                let truth = 2.0 * world.links().latency(a, b).as_secs_f64();
+                Some((guess - truth).abs() / truth)
+            })
+            .collect();
+    });
+    errors.sort_by(f64::total_cmp);
+    let median = errors[errors.len() / 2];
+    println!("coordinates: {} pairs, median error {:.0} %", errors.len(), median * 100.0);
+    assert!(errors.len() > 40 * 39 * 9 / 10, "few peers know where they are");
+    assert!(median < 0.15, "median error {median}");
 }

@@ -119,7 +119,7 @@ impl Raw {
                 let ControlEvent::Frame { from, bytes } = event else { continue };
                 let heard = Message::open(&bytes, &Trust::default(), now(), |_, _| true);
                 if let Ok(Message { talk: Talk::Ping { nonce }, .. }) = heard {
-                    let pong = Message::of(Talk::Pong { nonce }).encode();
+                    let pong = Message::of(Talk::Pong { nonce, at: Default::default() }).encode();
                     let _ = pongs.send(from, pong.into());
                 }
             }
@@ -156,6 +156,7 @@ impl Raw {
             control_addrs: self.control.addrs(),
             data_addrs: vec![self.data.local_addr()],
             relays: Vec::new(),
+            coordinate: Default::default(),
             charter,
             devices: vec![device],
             models: vec![model],

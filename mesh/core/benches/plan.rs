@@ -135,6 +135,7 @@ fn entry(count: u32, authority: &SignerKey, trust: &Trust, rng: &mut Rng) -> Ent
         control_addrs: Vec::new(),
         data_addrs: Vec::new(),
         relays: Vec::new(),
+        coordinate: Default::default(),
         charter: Some(charter.sign(authority).expect("a charter")),
         devices: Vec::new(),
         models,

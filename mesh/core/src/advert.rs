@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::charter::{Charter, CharterFault, Trust};
 use crate::class::Class;
 use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode};
+use crate::coordinate::Coordinate;
 use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
 use crate::limits::*;
@@ -89,6 +90,9 @@ pub struct Advert {
     pub data_addrs: Vec<SocketAddr>,
     /// Peers that hold a connection to this one when it has no address of its own.
     pub relays: Vec<PeerId>,
+    /// Where it is in the space of round trips.
+    #[serde(skip)]
+    pub coordinate: Coordinate,
     /// Its charter, a signed note.
     pub charter: Option<String>,
     /// What it computes with.
@@ -274,6 +278,7 @@ pub(crate) mod tests {
             control_addrs: Vec::new(),
             data_addrs: Vec::new(),
             relays: Vec::new(),
+            coordinate: Default::default(),
             charter: None,
             devices: Vec::new(),
             models: Vec::new(),

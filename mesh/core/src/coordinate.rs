@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crate::codec::{Decode, Encode};
 
-/// Where a peer is in the space of round trips, and how sure it is. At most 20 bytes encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+/// Where a peer is in the space of round trips, and how sure it is: 10 to 20 bytes encoded, 23 if
+/// it lies. The default is a peer that does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Coordinate {
     /// Place, in µs.
     axes: [i32; 3],
@@ -22,6 +23,8 @@ pub struct Coordinate {
     error: u16,
 }
 
+/// A peer that is less sure of its place than this, in 1/65,535, says nothing with it.
+const ERROR_MAX: u16 = u16::MAX / 2;
 /// No round trip on Earth is longer: coordinates further out are drawn in to this, in µs.
 const RADIUS_MAX: f64 = 2_000_000.0;
 /// How far one sample moves a coordinate, and its error: the paper's `c_c` and `c_e`.
@@ -29,7 +32,18 @@ const PULL: f64 = 0.25;
 /// Heights stay above zero so that no two peers fall together for ever, in µs.
 const HEIGHT_MIN: f64 = 10.0;
 
+impl Default for Coordinate {
+    fn default() -> Self {
+        Self { axes: [0; 3], height: 0, error: u16::MAX }
+    }
+}
+
 impl Coordinate {
+    /// The round trip between two peers that both know where they are.
+    pub fn round_trip(&self, other: &Self) -> Option<Duration> {
+        (self.error <= ERROR_MAX && other.error <= ERROR_MAX).then(|| self.distance(other))
+    }
+
     /// The round trip that two coordinates suggest.
     pub fn distance(&self, other: &Self) -> Duration {
         let us = Place::of(self).distance(&Place::of(other));
@@ -149,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coordinate_is_at_most_twenty_bytes_and_a_lie_moves_nobody_off_the_map() {
+    fn a_coordinate_is_small_and_a_lie_moves_nobody_off_the_map() {
         let lie = Coordinate { axes: [i32::MIN, i32::MAX, i32::MIN], height: u32::MAX, error: 0 };
         let bytes = encode(&lie);
         assert!(bytes.len() <= 23, "{}", bytes.len());

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::class::Class;
+use crate::coordinate::Coordinate;
 use crate::gate::{self, Rule};
 use crate::id::{Digest, PeerId};
 use crate::limits::VERDICTS_MAX;
@@ -32,6 +33,8 @@ pub(crate) struct Offer {
     pub(crate) slots: u16,
     /// Advertised service time of a row, in µs.
     pub(crate) service_us: u32,
+    /// What coordinates suggest of the round trip to it.
+    pub(crate) rtt: Option<Duration>,
     /// When its charter is valid; never without one.
     valid: (Utc, Utc),
 }
@@ -48,6 +51,7 @@ impl Offer {
             suspect: entry.liveness == Liveness::Suspect,
             slots: model.slots.max(1),
             service_us: model.service_us,
+            rtt: None,
             valid: charter.map_or_else(|_| (Utc(0), Utc(0)), |c| (c.not_before, c.not_after)),
         })
     }
@@ -130,8 +134,8 @@ pub(crate) struct Holders {
 }
 
 impl Holders {
-    /// The index of `entries`. Peers that are down hold nothing.
-    pub(crate) fn new(entries: &[Entry]) -> Self {
+    /// The index of `entries` for a peer that is `at` that place. Peers that are down hold nothing.
+    pub(crate) fn new(entries: &[Entry], at: &Coordinate) -> Self {
         let mut offers = BTreeMap::<Digest, (Vec<(Class, Offer)>, Vec<u32>)>::new();
         let mut named = BTreeSet::<(&str, &str, Digest)>::new();
         for (index, entry) in (0..).zip(entries) {
@@ -145,7 +149,8 @@ impl Holders {
                     }
                 } else if held.last().is_none_or(|(_, last)| last.entry != index) {
                     let offer = Offer::of(index, entry, model.bundle).expect("it has the model");
-                    held.push((entry.record.class, offer));
+                    let rtt = at.round_trip(&entry.record.advert.coordinate);
+                    held.push((entry.record.class, Offer { rtt, ..offer }));
                 }
             }
         }
@@ -356,7 +361,7 @@ mod tests {
         let offer = |entry: u32, slots| {
             let peer = PeerId([u8::try_from(entry).unwrap(); 32]);
             let valid = (Utc(0), Utc(1));
-            Offer { entry, peer, suspect: false, slots, service_us: 1_000_000, valid }
+            Offer { entry, peer, suspect: false, slots, service_us: 1_000_000, rtt: None, valid }
         };
         let [a, b, c] = ["a", "b", "c"].map(Class::named);
         let offers =

@@ -11,8 +11,8 @@ use crate::loads::Load;
 use crate::plan::Job;
 use crate::rng::mix;
 
-/// Round trip that is assumed of a peer that was never measured.
-pub(crate) const RTT_ASSUMED: Duration = Duration::from_millis(20);
+/// Round trip that is assumed of a peer that was never measured and whose place is not known.
+const RTT_ASSUMED: Duration = Duration::from_millis(20);
 /// Bandwidth that is assumed of a link that was never measured, in bytes per second.
 const BANDWIDTH_ASSUMED: u64 = 100_000_000;
 /// Service time of a row that is assumed where nobody measured one.
@@ -56,12 +56,17 @@ pub(crate) fn cost_here(job: &Job, offer: &Offer, load: &Load) -> Cost {
 /// The cost of running `job` on the peer that offers.
 pub(crate) fn cost_there(job: &Job, offer: &Offer, load: &Load) -> Cost {
     let mut cost = cost_here(job, offer, load);
-    cost.rtt = load.rtt.unwrap_or(RTT_ASSUMED);
+    cost.rtt = round_trip(offer, load);
     cost.transfer = transfer(job, load);
     if offer.suspect {
         cost.wait = cost.wait.saturating_add(SUSPECT_PENALTY);
     }
     cost
+}
+
+/// The round trip to the peer: measured, or guessed from coordinates, or assumed.
+pub(crate) fn round_trip(offer: &Offer, load: &Load) -> Duration {
+    load.rtt.or(offer.rtt).unwrap_or(RTT_ASSUMED)
 }
 
 /// What moving the inputs to the peer takes.

@@ -13,7 +13,7 @@ use crate::limits::QUOTES_ASKED_MAX;
 use crate::loads::Loads;
 use crate::plan::{Job, admit_here, admit_there};
 use crate::quote::Quote;
-use crate::rank::{RTT_ASSUMED, SUSPECT_PENALTY, transfer};
+use crate::rank::{SUSPECT_PENALTY, round_trip, transfer};
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::View;
@@ -94,7 +94,7 @@ impl Survey {
             let penalty = if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO };
             Candidate {
                 peer: offer.peer,
-                rtt: load.rtt.unwrap_or(RTT_ASSUMED),
+                rtt: round_trip(offer, &load),
                 beside: transfer(job, &load).saturating_add(penalty),
                 state: State::Asked,
             }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 
 use crate::advert::{Record, Version};
+use crate::coordinate::Coordinate;
 use crate::holders::{Holders, Permitted};
 use crate::id::{Digest, PeerId};
 use crate::policy::Policy;
@@ -38,6 +39,8 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 pub struct View {
     me: PeerId,
+    /// Where this peer is in the space of round trips.
+    at: Coordinate,
     entries: Vec<Entry>,
     /// Made when the first job asks: a view that nobody plans on costs nothing.
     holders: OnceLock<Arc<Holders>>,
@@ -47,12 +50,22 @@ impl View {
     /// A snapshot of `entries`, which are put in order. Down peers stay visible but hold nothing.
     pub fn new(me: PeerId, mut entries: Vec<Entry>) -> Self {
         entries.sort_by_key(|entry| entry.record.advert.peer);
-        Self { me, entries, holders: OnceLock::new() }
+        Self { me, at: Coordinate::default(), entries, holders: OnceLock::new() }
+    }
+
+    /// The same, of a peer that knows where it is: round trips that were not measured are guessed.
+    pub fn located(self, at: Coordinate) -> Self {
+        Self { at, ..self }
     }
 
     /// The peer whose view this is.
     pub fn me(&self) -> PeerId {
         self.me
+    }
+
+    /// Where this peer is in the space of round trips.
+    pub fn at(&self) -> &Coordinate {
+        &self.at
     }
 
     /// Every known peer, by id.
@@ -79,7 +92,7 @@ impl View {
 
     /// The index by name and bundle.
     pub(crate) fn index(&self) -> &Holders {
-        self.holders.get_or_init(|| Arc::new(Holders::new(&self.entries)))
+        self.holders.get_or_init(|| Arc::new(Holders::new(&self.entries, &self.at)))
     }
 
     /// The live peers, others than this, that `policy` (whose hash is `law`) permits to run

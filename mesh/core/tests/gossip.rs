@@ -42,6 +42,7 @@ fn advert(index: u16, sequence: u64, issued: Utc) -> Advert {
         control_addrs: vec![format!("/ip4/10.0.0.1/udp/{index}/quic-v1")],
         data_addrs: Vec::new(),
         relays: Vec::new(),
+        coordinate: Default::default(),
         charter: None,
         devices: Vec::new(),
         models: Vec::new(),
@@ -177,7 +178,7 @@ fn messages() -> Vec<Message> {
     let talks = [
         Talk::News,
         Talk::Ping { nonce: 7 },
-        Talk::Pong { nonce: u64::MAX },
+        Talk::Pong { nonce: u64::MAX, at: Default::default() },
         Talk::PingFor { peer: key(1).peer_id(), nonce: 7 },
         Talk::Summary { greeting: true, count: 3, salt: 9, root: 5 },
         Talk::Groups { salt: 9, prints: vec![[1, 2, 3, 4]; GROUPS] },
@@ -207,7 +208,7 @@ fn the_bytes_of_the_wire_do_not_change() {
     let all: Vec<u8> = messages().iter().flat_map(Message::encode).collect();
     assert_eq!(
         Digest::of(&all).to_string(),
-        "sha256:a8264d21ef1a5a5c7bd451b4f48cf2a9e3a91fd33dda5c0fe3693dbbcf7e6678"
+        "sha256:8b7e82c3b522e56ff73f50f8a5aed97e4713a13a2e8b68d2427181a0b3e5201c"
     );
 }
 

@@ -122,6 +122,7 @@ fn entry(peer: &Peer, key: &SigningKey, signer: &SignerKey, trust: &Trust, rng: 
         control_addrs: Vec::new(),
         data_addrs: Vec::new(),
         relays: Vec::new(),
+        coordinate: Default::default(),
         charter: peer.from.map(|from| charter(from).sign(signer).unwrap()),
         devices: vec![device],
         models: if peer.holds { vec![model] } else { Vec::new() },

@@ -11,7 +11,7 @@ use hansa_core::plan::{Job, Refusal, candidates};
 use hansa_core::policy::Bounds;
 use hansa_core::quote::{Load, Quote};
 use hansa_core::rng::{Rng, mix};
-use hansa_core::survey::{Preference, Survey};
+use hansa_core::survey::Survey;
 use hansa_core::time::{Mono, Now};
 
 use crate::engine::Queue;
@@ -46,6 +46,7 @@ enum Event {
 
 struct Air {
     flight: Flight,
+    has_begun: bool,
     survey: Option<Survey>,
     questions: Vec<usize>,
     /// Servers that have the job: two if it was hedged.
@@ -258,22 +259,22 @@ impl<'a> Play<'a> {
             }
             _ => None,
         };
-        let preferred = match self.method {
+        let chosen = match self.method {
             Method::Direct(_) => self.choose(number, &job),
             Method::Hansa(_) => None,
         };
-        let mut flight = Flight::begin(job);
-        let blind = preferred.filter(|_| matches!(self.method, Method::Direct(_)));
-        let prefer = |host| {
-            let expected = arrival.deadline;
-            Preference { peer: self.mesh.peer(host), expected }
-        };
-        flight.prefer(preferred.map(prefer).into_iter().collect());
+        let flight = Flight::begin(job);
         let questions: Vec<usize> =
             survey.iter().flat_map(Survey::questions).map(|(peer, _)| self.hosts[&peer]).collect();
         let until = survey.as_ref().map(Survey::until);
-        let air =
-            Air { flight, survey, questions: questions.clone(), at: Vec::new(), first_byte: false };
+        let air = Air {
+            flight,
+            has_begun: false,
+            survey,
+            questions: questions.clone(),
+            at: Vec::new(),
+            first_byte: false,
+        };
         self.air.insert(number, air);
         if let Some(until) = until {
             for host in questions {
@@ -281,7 +282,7 @@ impl<'a> Play<'a> {
                 self.post(number, host, Event::Asked { job: number, host });
             }
             self.queue.push(until, Event::Decide(number));
-        } else if let Some(host) = blind.filter(|_| matches!(self.method, Method::Direct(_))) {
+        } else if let Some(host) = chosen {
             // A strategy's choice is obeyed, right or wrong: the checkers judge it.
             self.send(number, host);
         } else {
@@ -352,6 +353,10 @@ impl<'a> Play<'a> {
         let (now, view) = (self.now(), self.mesh.view(entry));
         let Some(air) = self.air.get_mut(&job) else { return };
         let loads = &self.loads[entry];
+        // Where a strategy's own choice failed, the flight begins.
+        let has_begun = std::mem::replace(&mut air.has_begun, true);
+        let is_answer = matches!(happened, Happened::Answered);
+        let happened = if has_begun || is_answer { happened } else { Happened::Begin };
         match air.flight.handle(now, happened, &view, loads, &mut self.budgets[entry]) {
             Step::RunLocal => self.send(job, entry),
             Step::Send { to } => self.send(job, self.hosts[&to]),

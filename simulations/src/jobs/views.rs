@@ -109,6 +109,7 @@ fn record(n: u32, host: &Host, setup: &Setup, authority: &SignerKey, trust: &Tru
         control_addrs: Vec::new(),
         data_addrs: Vec::new(),
         relays: Vec::new(),
+        coordinate: Default::default(),
         charter: Some(charter.sign(authority).expect("a charter")),
         devices: Vec::new(),
         models: host.server.map(model).into_iter().collect(),

@@ -12,6 +12,7 @@ use super::tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print, bucket};
 use crate::advert::{AdvertFault, Record, SignedAdvert, Version};
 use crate::charter::Trust;
 use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode, encoded_len};
+use crate::coordinate::Coordinate;
 use crate::id::PeerId;
 use crate::limits::*;
 use crate::time::Now;
@@ -31,6 +32,8 @@ pub enum Talk {
     Pong {
         /// The asker's.
         nonce: u64,
+        /// Where the one that answers is in the space of round trips.
+        at: Coordinate,
     },
     /// Ping that peer for me.
     PingFor {

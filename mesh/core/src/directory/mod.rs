@@ -38,6 +38,7 @@ pub use tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print};
 use crate::advert::{Advert, AdvertFault, Record, Version};
 use crate::charter::Trust;
 use crate::codec::encode;
+use crate::coordinate::Position;
 use crate::id::{Digest, PeerId};
 use crate::keys::SigningKey;
 use crate::limits::*;
@@ -72,6 +73,8 @@ pub struct Directory {
     secret: u64,
     nonces: u64,
     own: Arc<Record>,
+    /// Where this peer is in the space of round trips.
+    position: Position,
     /// What the next own advert says.
     content: Advert,
     publish_wanted: bool,
@@ -131,6 +134,7 @@ impl Directory {
             view: OnceLock::new(),
             view_published: now.mono,
             own,
+            position: Position::default(),
             content,
             key,
             trust,
@@ -195,9 +199,10 @@ impl Directory {
             let since = self.members.trouble(record.advert.peer).map_or(Mono(0), |t| t.since);
             Entry { record: Arc::clone(record), liveness, since }
         };
-        let view = self
-            .view
-            .get_or_init(|| Arc::new(View::new(self.me, self.peers().map(entry).collect())));
+        let view = self.view.get_or_init(|| {
+            let view = View::new(self.me, self.peers().map(entry).collect());
+            Arc::new(view.located(self.position.coordinate()))
+        });
         Arc::clone(view)
     }
 
@@ -294,8 +299,8 @@ impl Directory {
         }
         match message.talk {
             Talk::News => {}
-            Talk::Ping { nonce } => self.send(now.mono, from, Talk::Pong { nonce }, out),
-            Talk::Pong { nonce } => self.take_pong(now.mono, from, nonce, out),
+            Talk::Ping { nonce } => self.pong(now.mono, from, nonce, out),
+            Talk::Pong { nonce, at } => self.take_pong(now.mono, from, nonce, &at, out),
             Talk::PingFor { peer, nonce } => self.ping_for(now.mono, from, peer, nonce, out),
             Talk::Summary { greeting, count, salt, root } => {
                 self.answer_summary(now.mono, from, (greeting, count), (salt, root), out);

@@ -37,7 +37,8 @@ impl Directory {
             Version { epoch, sequence: sequence + 1 }
         };
         let content = self.content.clone();
-        let advert = Advert { peer: self.me, version, issued: now.utc, ..content };
+        let coordinate = self.position.coordinate();
+        let advert = Advert { peer: self.me, version, issued: now.utc, coordinate, ..content };
         match advert.sign(&self.key).verify(&self.trust, now) {
             Ok(own) => {
                 self.members.tree_mut().remove(&self.own);

@@ -16,6 +16,7 @@ use super::{
     ACCUSATION_RETENTION, COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX, has_way,
 };
 use crate::advert::Version;
+use crate::coordinate::Coordinate;
 use crate::id::PeerId;
 use crate::limits::*;
 use crate::time::{Mono, Now};
@@ -130,7 +131,7 @@ impl Directory {
         out: &mut Vec<Output>,
     ) {
         if peer == self.me {
-            self.send(now, from, Talk::Pong { nonce }, out);
+            self.pong(now, from, nonce, out);
         } else if self.members.get(from).is_some() && self.members.get(peer).is_some() {
             self.ping(now, peer, Some((from, nonce)), out);
         }
@@ -164,7 +165,19 @@ impl Directory {
         self.probes.get_mut(&nonce).expect("it was there").helpers = helpers;
     }
 
-    pub(super) fn take_pong(&mut self, now: Mono, from: PeerId, nonce: u64, out: &mut Vec<Output>) {
+    pub(super) fn pong(&mut self, now: Mono, to: PeerId, nonce: u64, out: &mut Vec<Output>) {
+        let at = self.position.coordinate();
+        self.send(now, to, Talk::Pong { nonce, at }, out);
+    }
+
+    pub(super) fn take_pong(
+        &mut self,
+        now: Mono,
+        from: PeerId,
+        nonce: u64,
+        at: &Coordinate,
+        out: &mut Vec<Output>,
+    ) {
         let Some(probe) = self.probes.get(&nonce) else { return };
         let direct = probe.target == from;
         if !direct && !probe.helpers.contains(&from) {
@@ -172,10 +185,12 @@ impl Directory {
         }
         let probe = self.probes.remove(&nonce).expect("it was there");
         if direct {
-            out.push(Output::Rtt { peer: from, rtt: now.since(probe.sent) });
+            let rtt = now.since(probe.sent);
+            self.position.observe(rtt, at);
+            out.push(Output::Rtt { peer: from, rtt });
         }
         if let Some((asker, nonce)) = probe.asked_by {
-            self.send(now, asker, Talk::Pong { nonce }, out);
+            self.pong(now, asker, nonce, out);
         }
     }
 

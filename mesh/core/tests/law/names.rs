@@ -46,6 +46,7 @@ pub(crate) fn view(peers: &[(&str, Offers)]) -> View {
             control_addrs: Vec::new(),
             data_addrs: Vec::new(),
             relays: Vec::new(),
+            coordinate: Default::default(),
             charter: Some(charter.sign(&signer(0)).unwrap()),
             devices: vec![device("cpu", 1_000)],
             models: models.iter().map(model).collect(),

@@ -133,6 +133,7 @@ impl Peer {
             control_addrs: Vec::new(),
             data_addrs: Vec::new(),
             relays: Vec::new(),
+            coordinate: Default::default(),
             charter: self.charter(index),
             devices: self.devices.iter().map(|(provider, mib)| device(provider, *mib)).collect(),
             models: models
