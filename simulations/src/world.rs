@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hansa_core::advert::{Advert, Record, Version};
+use hansa_core::advert::{Advert, Record};
 use hansa_core::charter::Trust;
 use hansa_core::directory::{Event, FrameFault, Input, Message, Output, Params, Shard, Shards};
 use hansa_core::id::{Digest, PeerId};
@@ -445,30 +445,44 @@ impl World {
     /// Where views differ from what is true, in words: at most so many differences. What a peer
     /// published less than `spreading` ago need not be known yet.
     pub fn differences(&self, most: usize, spreading: Duration) -> Vec<String> {
-        let mut truth = BTreeMap::<Shard, BTreeMap<PeerId, (Version, bool)>>::new();
+        let mut truth = BTreeMap::<Shard, Vec<(Arc<Record>, bool)>>::new();
         let each = |host: usize| self.directory(host).each().iter();
-        for host in self.up() {
-            let settled = self.now.since(self.hosts[host].published) >= spreading;
-            for directory in each(host) {
+        let up = self.up();
+        for host in &up {
+            let settled = self.now.since(self.hosts[*host].published) >= spreading;
+            for directory in each(*host) {
                 let here = truth.entry(directory.shard()).or_default();
-                here.insert(directory.me(), (directory.own().advert.version, settled));
+                here.push((Arc::clone(directory.own()), settled));
             }
         }
+        for here in truth.values_mut() {
+            here.sort_unstable_by_key(|(own, _)| own.advert.peer);
+        }
         let mut differences = Vec::new();
-        let up = self.up();
         for (host, directory) in up.iter().flat_map(|h| each(*h).map(move |d| (*h, d))) {
             let truth = &truth[&directory.shard()];
             let name = |peer: PeerId| self.by_id.get(word(peer)).map_or(u32::MAX, |host| *host);
-            let mut known = 0;
+            // Directories and truth are in the same order, so most are found where the last ended.
+            let (mut known, mut next) = (0, 0);
             for (record, liveness) in directory.peers() {
+                let is_true = |(real, _): &(Arc<Record>, bool)| Arc::ptr_eq(real, record);
+                if liveness == Liveness::Alive && truth.get(next).is_some_and(is_true) {
+                    (known, next) = (known + 1, next + 1);
+                    continue;
+                }
                 let (peer, version) = (record.advert.peer, record.advert.version);
-                let really = truth.get(&peer);
+                let found = truth.binary_search_by_key(&peer, |(own, _)| own.advert.peer);
+                next = found.map_or_else(|next| next, |found| found + 1);
+                let really = found.ok().map(|found| {
+                    let (own, settled) = &truth[found];
+                    (own.advert.version, *settled)
+                });
                 let what = match (really, liveness) {
                     (None, Liveness::Down) => continue,
                     (None, _) => format!("believes in peer {}, which is off", name(peer)),
                     (Some(_), Liveness::Down) => format!("believes peer {} dead", name(peer)),
                     (Some(_), Liveness::Suspect) => format!("suspects peer {}", name(peer)),
-                    (Some((real, true)), Liveness::Alive) if *real != version => {
+                    (Some((real, true)), Liveness::Alive) if real != version => {
                         format!("has peer {} at {version:?}, which is at {real:?}", name(peer))
                     }
                     _ => {
@@ -501,19 +515,16 @@ impl World {
 
     /// Pairs of a host and a peer that is off and yet not believed down.
     pub fn ghosts(&self) -> Vec<(usize, PeerId)> {
-        let mut ghosts = Vec::new();
-        for host in self.up() {
-            let directories = self.directory(host).each().iter();
-            for (record, liveness) in directories.flat_map(|directory| directory.peers()) {
-                let peer = record.advert.peer;
-                let other = self.by_id.get(word(peer));
-                let off = other.is_none_or(|other| !self.is_up(*other as usize));
-                if off && liveness != Liveness::Down {
-                    ghosts.push((host, peer));
-                }
-            }
-        }
-        ghosts
+        let off = (0..self.hosts.len()).filter(|host| !self.is_up(*host));
+        let off: Vec<PeerId> = off.map(|host| self.id(host)).collect();
+        let up = self.up();
+        let pairs = up.iter().flat_map(|host| off.iter().map(move |peer| (*host, *peer)));
+        let believes = |(host, peer): &(usize, PeerId)| {
+            let held = self.directory(*host).each().iter();
+            let mut held = held.filter_map(|directory| directory.liveness(*peer));
+            held.any(|liveness| liveness != Liveness::Down)
+        };
+        pairs.filter(believes).collect()
     }
 
     fn directory(&self, host: usize) -> &Shards {

@@ -212,6 +212,14 @@ impl Directory {
         [(&self.own, Liveness::Alive)].into_iter().chain(others)
     }
 
+    /// Whether a known peer answers.
+    pub fn liveness(&self, peer: PeerId) -> Option<Liveness> {
+        if peer == self.me {
+            return Some(Liveness::Alive);
+        }
+        Some(self.members.get(peer)?.health)
+    }
+
     /// Whether the advert of `peer` with this version, or a newer one, is known already, so that
     /// verifying it again is needless.
     pub fn holds(&self, peer: PeerId, version: Version) -> bool {
