@@ -10,6 +10,7 @@
 //! keeps each as soon as it is done; [`jobs`] plays jobs through the core's survey and flight;
 //! [`compare`] and [`sweep`] put such results side by side.
 
+pub mod adversary;
 pub mod advert;
 pub mod arrivals;
 pub mod compare;

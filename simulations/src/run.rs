@@ -7,9 +7,10 @@ use hansa_core::rng::{Rng, mix};
 use hansa_core::time::Mono;
 use serde::Serialize;
 
+use crate::adversary::Adversaries;
 use crate::ledger::Tally;
 use crate::links::{Links, Quality};
-use crate::scenario::{FaultKind, FaultSpec, Scenario};
+use crate::scenario::{FaultKind, FaultSpec, LieAbout, Scenario};
 use crate::world::{World, Wrong};
 
 /// Larger worlds keep figures only, not every observation.
@@ -46,6 +47,8 @@ pub struct Outcome {
     /// What went wrong before.
     #[serde(skip)]
     pub wrongs: Vec<Wrong>,
+    /// Where a forged charter counted at the end.
+    pub believed: Vec<String>,
     /// Frames that a peer could not read.
     pub unreadable: usize,
     /// Messages carried.
@@ -77,6 +80,10 @@ impl Outcome {
             ),
             (self.ghosts == 0, format!("{} ghosts are believed in", self.ghosts)),
             (self.false_downs == 0, format!("{} false verdicts of death", self.false_downs)),
+            (
+                self.believed.is_empty(),
+                format!("forged charters count: {}", self.believed.join("; ")),
+            ),
             (self.unreadable == 0, format!("{} frames could not be read", self.unreadable)),
         ];
         checks.into_iter().filter(|(well, _)| !well).map(|(_, complaint)| complaint).collect()
@@ -111,6 +118,10 @@ enum Act {
     End {
         fault: usize,
     },
+    /// Peers that replay old records do so again.
+    Replay {
+        fault: usize,
+    },
 }
 
 /// Runs `scenario` under `seed`.
@@ -134,13 +145,15 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
     if scenario.peers > OBSERVED_PEERS {
         world.forget_observations();
     }
+    let mut adversaries = Adversaries::new(&mut world);
+    let mut rng = Rng::new(mix(seed ^ 0xac75));
+    hide(&mut world, scenario, &mut rng);
     watch(&mut world);
     if scenario.settled {
         world.follow(false);
         world.start_settled();
         world.follow(scenario.warmup_s == 0);
     }
-    let mut rng = Rng::new(mix(seed ^ 0xac75));
     let mut acts = script(scenario);
     let mut befallen: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     while let Some((at, act)) = acts.pop_first() {
@@ -149,7 +162,7 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
         match act {
             Act::Start { host } => {
                 // Whoever comes back asks the first peer that is up, as the first joiners did.
-                let bootstrap = world.up().first().copied();
+                let bootstrap = world.up().into_iter().find(|host| !world.is_hidden(*host));
                 world.start(host, bootstrap);
             }
             Act::Warm => world.follow(true),
@@ -184,12 +197,34 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
                         let jump = spec.jump_ms.unwrap_or(0);
                         whom.iter().for_each(|host| world.set_clock(*host, jump));
                     }
-                    _ => {}
+                    FaultKind::LyingAdverts => {
+                        let about = spec.about.unwrap_or(LieAbout::Capacity);
+                        whom.iter().for_each(|host| adversaries.lie(&mut world, *host, about));
+                    }
+                    FaultKind::ForgedCharters => {
+                        whom.iter().for_each(|host| adversaries.forge(&mut world, *host));
+                    }
+                    FaultKind::Replay => {
+                        adversaries.remember(&world);
+                        let every = Duration::from_secs(1);
+                        let mut again = at + every;
+                        while again < at + lasting {
+                            acts.insert((again, Act::Replay { fault }));
+                            again = again + every;
+                        }
+                    }
+                    // From the beginning; and what only jobs feel.
+                    FaultKind::Nat | FaultKind::Gray => {}
                 }
                 if spec.until_s.is_some() {
                     acts.insert((at + lasting, Act::End { fault }));
                 }
                 befallen.insert(fault, whom);
+            }
+            Act::Replay { fault } => {
+                for host in befallen.get(&fault).into_iter().flatten() {
+                    adversaries.replay(&mut world, *host, &mut rng);
+                }
             }
             Act::End { fault } => match scenario.fault[fault].kind {
                 FaultKind::Loss => world.links_mut().set_loss(scenario.links.loss),
@@ -207,7 +242,17 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
     }
     world.run_until(Mono(0) + scenario.duration());
     watch(&mut world);
-    judge(&world, seed)
+    let believed = adversaries.believed(&world);
+    Outcome { believed, ..judge(&world, seed) }
+}
+
+/// Puts peers behind NAT; the first one stays in the open, since others join through it.
+fn hide(world: &mut World, scenario: &Scenario, rng: &mut Rng) {
+    for spec in scenario.fault.iter().filter(|spec| spec.kind == FaultKind::Nat) {
+        let others: Vec<usize> = (1..scenario.peers).collect();
+        let whom = whom(rng, &others, spec, scenario);
+        Adversaries::hide(world, &whom, rng);
+    }
 }
 
 fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
@@ -285,6 +330,7 @@ fn judge(world: &World, seed: u64) -> Outcome {
         ghosts: world.ghosts().len(),
         differences: world.differences(DIFFERENCES_MAX, SPREADING),
         wrongs: world.wrongs().to_vec(),
+        believed: Vec::new(),
         unreadable: world.faults().len(),
         messages: traffic.messages,
         bytes: traffic.bytes,

@@ -303,6 +303,16 @@ impl World {
         self.hosts[host].skew_ms = skew_ms;
     }
 
+    /// Whom all hosts trust that start from now on.
+    pub fn set_trust(&mut self, trust: &Arc<Trust>) {
+        self.hosts.iter_mut().for_each(|host| host.trust = Arc::clone(trust));
+    }
+
+    /// Whether a host is behind NAT.
+    pub fn is_hidden(&self, host: usize) -> bool {
+        self.hosts[host].relay.is_some()
+    }
+
     /// Puts a host, before it starts, behind NAT: it has no address and names a relay.
     pub fn hide(&mut self, host: usize, relay: usize) {
         self.hosts[host].relay = Some(self.id(relay));
@@ -392,6 +402,11 @@ impl World {
     /// Lets a host publish something new: another name.
     pub fn publish(&mut self, host: usize, name: &str) {
         let advert = Advert { name: name.into(), ..self.own(host).advert.clone() };
+        self.publish_advert(host, advert);
+    }
+
+    /// Lets a host say something else of itself.
+    pub fn publish_advert(&mut self, host: usize, advert: Advert) {
         self.feed(host, Input::Publish(Box::new(advert)));
     }
 

@@ -31,6 +31,12 @@ fn partition_heals_ends_well() {
     ends_well("partition-heals.toml");
 }
 
+#[test]
+fn adversaries_change_nothing() {
+    let outcome = ends_well("adversaries.toml");
+    assert!(outcome.dissemination_ms.p99 <= 1_500, "news spread slowly to those behind NAT");
+}
+
 /// The hash is that of every machine. A change of the protocol, of its paces or of the world's
 /// adverts changes it, and then the new one belongs here; nothing else may.
 #[test]

@@ -66,6 +66,8 @@ pub const FRAME_PEERS_MAX: usize = 3_500;
 pub const GRAVES_MAX: usize = PEERS_MAX;
 /// Most accusations against one advert that a directory holds; a few convince, more add nothing.
 pub const ACCUSATIONS_MAX: usize = 3;
+/// Most strangers whose accusations of a directory's own peer wait for their adverts.
+pub const DOUBTERS_MAX: usize = 64;
 /// Most probes under way at once, own ones and those for others together.
 pub const PROBES_MAX: usize = 1_024;
 /// Most peers that a directory pulls records of at once.

@@ -27,6 +27,7 @@ macro_rules! shipped {
 }
 
 shipped![
+    "adversaries",
     "churn",
     "diurnal-sharing",
     "flash-crowd",

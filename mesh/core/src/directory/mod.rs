@@ -90,6 +90,8 @@ pub struct Directory {
     probe_order: Vec<PeerId>,
     /// Whether the last probe went along the ring.
     probe_ring: bool,
+    /// Strangers that accused this peer, and of which version.
+    doubters: BTreeMap<PeerId, Version>,
     /// Who has how long to refute.
     suspects: BTreeMap<Short, Mono>,
     hot: rumour::Hot,
@@ -151,6 +153,7 @@ impl Directory {
             probes: BTreeMap::new(),
             probe_order: Vec::new(),
             probe_ring: false,
+            doubters: BTreeMap::new(),
             suspects: BTreeMap::new(),
             hot: rumour::Hot::default(),
             lazy: BTreeMap::new(),
@@ -261,6 +264,7 @@ impl Directory {
                 if self.members.get(peer).is_none() {
                     self.strangers.insert(peer);
                 }
+                self.guard(peer);
                 self.greet(now.mono, peer, out);
             }
             Input::Disconnected { peer } => {

@@ -4,7 +4,7 @@
 
 use super::members::{Member, walk};
 use super::pace::Timer;
-use super::{Directory, has_way};
+use super::{Directory, Output, has_way};
 use crate::id::PeerId;
 use crate::limits::WARDS_MAX;
 use crate::time::Mono;
@@ -97,6 +97,36 @@ impl Directory {
         }
         let Neighbours { drawn, wards } = &self.neighbours;
         drawn.iter().chain(wards).map(|neighbour| neighbour.peer).collect()
+    }
+
+    /// A connected peer without an address is a ward at once: whoever waits for the next exchange
+    /// leaves it without news until then.
+    pub(super) fn guard(&mut self, peer: PeerId) {
+        let Some(member) = self.members.get(peer) else { return };
+        let wards = &mut self.neighbours.wards;
+        let is_ward = member.record.advert.control_addrs.is_empty()
+            && self.connected.contains(&peer)
+            && wards.iter().all(|ward| ward.peer != peer);
+        if is_ward && wards.len() < WARDS_MAX {
+            wards.push(Neighbour { peer, warm: true });
+        }
+    }
+
+    /// A peer that cannot be dialled stays connected to its relays and to all its neighbours, or
+    /// news and probes would not find it.
+    pub(super) fn stay_reachable(&mut self, now: Mono, out: &mut Vec<Output>) {
+        if !self.own.advert.control_addrs.is_empty() {
+            return;
+        }
+        if self.neighbours.drawn.is_empty() && !self.all_are_neighbours() {
+            self.fill_neighbours();
+        }
+        let mut wanted = self.own.advert.relays.clone();
+        wanted.extend(self.neighbourhood());
+        for peer in wanted {
+            // Which dials those that are not connected.
+            self.reach(now, peer, out);
+        }
     }
 
     /// A peer is new. The neighbours stay a uniform sample of all peers (reservoir sampling, Vitter

@@ -9,6 +9,7 @@ use super::pace::Timer;
 use super::{Directory, Event, Output};
 use crate::advert::{Advert, Version};
 use crate::id::PeerId;
+use crate::limits::DOUBTERS_MAX;
 use crate::time::{Mono, Now};
 
 /// One accuser is refuted to the whole mesh so often …
@@ -87,12 +88,25 @@ impl Directory {
             return self.send_news(now.mono, accuser, news, out);
         }
         // Strangers convince nobody, and one liar must not make us flood the mesh with refutations.
-        let Some(contact) = self.members.contact(accuser) else { return };
+        let Some(contact) = self.members.contact(accuser) else {
+            // A joiner's word may come before its advert.
+            if self.doubters.len() < DOUBTERS_MAX {
+                self.doubters.insert(accuser, version);
+            }
+            return;
+        };
         if !self.publish_wanted
             && contact.refutations.take(now.mono, REFUTATION_INTERVAL, REFUTATIONS_BURST)
         {
             out.push(Output::Event(Event::Refuted { accuser }));
             self.want_publication(now.mono);
+        }
+    }
+
+    /// A stranger that accused this peer is no stranger any more.
+    pub(super) fn answer_doubter(&mut self, now: Now, peer: PeerId, out: &mut Vec<Output>) {
+        if let Some(version) = self.doubters.remove(&peer) {
+            self.refute(now, peer, version, out);
         }
     }
 

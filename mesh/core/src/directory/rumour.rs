@@ -181,6 +181,9 @@ impl Directory {
                 if !record.advert.control_addrs.is_empty() {
                     self.meet(peer);
                 }
+                self.guard(peer);
+                self.answer_doubter(now, peer, out);
+                self.stay_reachable(now.mono, out);
             }
         }
         self.fresh.note(Held::new(peer, version, Standing::Live));

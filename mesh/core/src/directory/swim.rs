@@ -55,6 +55,7 @@ impl Directory {
     /// it visits one again.
     pub(super) fn probe_next(&mut self, now: Mono, out: &mut Vec<Output>) {
         self.timers.set(now + self.params.probe_interval, Timer::Probe);
+        self.stay_reachable(now, out);
         self.probe_ring = !self.probe_ring;
         if self.probe_ring
             && let Some(peer) = self.members.successor(self.me)
