@@ -18,7 +18,7 @@ pub struct Work {
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
     /// Which.
-    pub job: u64,
+    pub job: usize,
     /// From now to its first byte.
     pub first: Duration,
     /// From now to its last.
@@ -36,8 +36,8 @@ pub struct Server {
     /// Mean time that a job holds a slot at full speed, learnt from those that ended.
     hold: Duration,
     first: Duration,
-    queue: VecDeque<(u64, Work)>,
-    running: BTreeMap<u64, Duration>,
+    queue: VecDeque<(usize, Work)>,
+    running: BTreeMap<usize, Duration>,
     /// Its soft reservations.
     pub reservations: Reservations,
 }
@@ -70,8 +70,16 @@ impl Server {
         Load { in_flight, slots: self.slots, hold: self.hold, first: self.first }
     }
 
+    /// Its load as who knows all sees it: slow when it is slow, out of reach when it is down.
+    pub fn truth(&self) -> Load {
+        let load = self.load();
+        let in_flight = if self.up { load.in_flight } else { u32::MAX / 2 };
+        let slow = |time: Duration| time.mul_f64(self.slowness);
+        Load { in_flight, hold: slow(load.hold), first: slow(load.first), ..load }
+    }
+
     /// A job arrives.
-    pub fn push(&mut self, job: u64, work: Work) {
+    pub fn push(&mut self, job: usize, work: Work) {
         self.queue.push_back((job, work));
     }
 
@@ -89,20 +97,20 @@ impl Server {
     }
 
     /// A job ended, if it still ran.
-    pub fn done(&mut self, job: u64) -> bool {
+    pub fn done(&mut self, job: usize) -> bool {
         let Some(held) = self.running.remove(&job) else { return false };
         self.hold = (self.hold * 63 + held) / 64;
         true
     }
 
     /// Nobody wants the job any more.
-    pub fn cancel(&mut self, job: u64) {
+    pub fn cancel(&mut self, job: usize) {
         self.queue.retain(|(queued, _)| *queued != job);
         self.running.remove(&job);
     }
 
     /// It crashes: the jobs that it loses.
-    pub fn crash(&mut self) -> Vec<u64> {
+    pub fn crash(&mut self) -> Vec<usize> {
         self.up = false;
         self.reservations = Reservations::default();
         let running = std::mem::take(&mut self.running).into_keys();
