@@ -12,6 +12,7 @@ pub mod play;
 pub mod portable;
 pub mod server;
 pub mod setup;
+pub mod sharing;
 pub mod stage;
 pub mod staged;
 pub mod strategy;

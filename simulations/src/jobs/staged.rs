@@ -6,6 +6,7 @@ use hansa_core::rng::mix;
 use super::law;
 use super::play::play;
 use super::setup::Setup;
+use super::sharing;
 use super::stage::stage;
 use super::strategy::{Method, named};
 use super::views::Fixed;
@@ -104,6 +105,15 @@ pub fn record(scenario: &Scenario, seed: u64, recording: &mut Recording) {
             what: format!("under `{name}`: {}; and {more} more", first.what),
             ..first
         }));
+    }
+    if let (Some(spec), Some(name)) = (&scenario.sharing, scenario.routing.strategies().first()) {
+        match sharing::record(scenario, spec, seed, &|| method(scenario, name), recording) {
+            Ok(searched) => hash = mix(hash ^ searched),
+            Err(what) => {
+                let check = "sharing".into();
+                recording.violations.push(Violation { event: 0, at_ms: 0, check, what });
+            }
+        }
     }
     recording.hash = format!("{hash:016x}");
     for device in &scenario.device {
