@@ -268,6 +268,21 @@ fn mean_rate(file: &std::path::Path, spec: &ArrivalSpec) -> Result<f64, Scenario
     Err(ScenarioError::Data(format!("{}: {problem}", file.display())))
 }
 
+/// Mean tokens of the inputs and outputs in the first trace that `scenario` plays.
+pub fn mean_tokens(scenario: &Scenario) -> Result<Option<(f64, f64)>, ScenarioError> {
+    let is_trace = |spec: &&ArrivalSpec| spec.kind == ArrivalKind::Trace;
+    let Some(spec) = scenario.arrivals.iter().find(is_trace) else { return Ok(None) };
+    let Some(file) = &spec.file else { return Ok(None) };
+    let (mut count, mut input, mut output) = (0.0, 0.0, 0.0);
+    for request in open(&scenario.file(file), spec)? {
+        let request = request.map_err(|error| ScenarioError::Data(error.to_string()))?;
+        count += 1.0;
+        input += f64::from(request.input_tokens);
+        output += f64::from(request.output_tokens);
+    }
+    Ok((count > 0.0).then(|| (input / count, output / count)))
+}
+
 fn seconds(whole: u64) -> f64 {
     Duration::from_secs(whole).as_secs_f64()
 }

@@ -134,9 +134,12 @@ fn what_is_wrong_names_file_line_and_fix() {
 fn the_shipped_scenarios_are_listed_and_run_by_name() {
     let text = String::from_utf8(hansa_sim(&["list"]).stdout).unwrap();
     assert!(text.contains("churn\n") && text.contains("region-lost\n"), "{text}");
+    for with_jobs in ["jurisdiction-walls\n", "diurnal-sharing\n", "routing-95\n"] {
+        assert!(text.contains(with_jobs), "{text}");
+    }
     assert!(!text.contains("split-chains"), "nothing runs it yet");
     let output = hansa_sim(&["run", "split-chains"]);
     assert_eq!(output.status.code(), Some(65));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("split-chains: nothing simulates jobs without a [[device]]"), "{said}");
+    assert!(said.contains("split-chains: nothing simulates models in stages yet"), "{said}");
 }

@@ -1,12 +1,22 @@
 //! What must never happen, watched at every event. The law is read here once more, simply, from
-//! charter and policy; the gate is not asked, since it is what is watched.
+//! what the world truly is: the gate is not asked, since it is what is watched, and adverts are not
+//! believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hansa_core::charter::Charter;
+use hansa_core::advert::Device;
 use hansa_core::limits::ATTEMPTS_MAX;
-use hansa_core::policy::Policy;
+use hansa_core::place::Place;
+use hansa_core::policy::{Bounds, Clause, Policy, Split};
+use hansa_core::time::Mono;
+
+use crate::jobs::setup::{AUTHORITY, Host, Setup, Terms};
+use crate::recording::Violation;
+
+/// Retries that an entry may have saved up, and the jobs that earn one.
+const RETRIES_SAVED: u64 = 100;
+const JOBS_A_RETRY: u64 = 5;
 
 /// What went wrong first, and how often anything did.
 #[derive(Clone, Debug, Default)]
@@ -14,72 +24,166 @@ pub struct Checkers {
     /// Faults found.
     pub faults: u64,
     /// The first.
-    pub first: Option<String>,
-    sends: BTreeMap<u64, u8>,
-    answers: BTreeMap<u64, Duration>,
+    pub first: Option<Violation>,
+    event: u64,
+    now: Mono,
+    jobs: BTreeMap<usize, Seen>,
+    entries: BTreeMap<usize, Budget>,
 }
 
-/// Whether `policy` lets a peer with this charter see a job: locations, control, operators.
-pub fn may_see(policy: &Policy, charter: &Charter) -> bool {
-    let bounds = &policy.bounds;
-    let clause = |names: &dyn Fn(&str) -> bool, allow: Option<Vec<&str>>, deny: Vec<&str>| {
-        allow.is_none_or(|allow| allow.iter().any(|name| names(name)))
-            && !deny.iter().any(|name| names(name))
-    };
-    let location = charter.location.as_str();
-    let control = charter.control.as_str();
-    let stands = |name: &str| location == name || location.split('-').next() == Some(name);
-    let obeys = |name: &str| control == name || control.split('-').next() == Some(name);
-    let is_run_by = |name: &str| charter.operator == name;
-    let places = |set: &std::collections::BTreeSet<hansa_core::place::Place>| {
-        set.iter().map(|place| place.as_str().to_owned()).collect::<Vec<String>>()
-    };
-    let check = |names: &dyn Fn(&str) -> bool, allow: Option<Vec<String>>, deny: Vec<String>| {
-        let allow = allow.as_ref().map(|names| names.iter().map(String::as_str).collect());
-        clause(names, allow, deny.iter().map(String::as_str).collect())
-    };
-    check(&stands, bounds.locations.allow.as_ref().map(places), places(&bounds.locations.deny))
-        && check(&obeys, bounds.control.allow.as_ref().map(places), places(&bounds.control.deny))
-        && check(
-            &is_run_by,
-            bounds.operators.allow.as_ref().map(|set| set.iter().cloned().collect()),
-            bounds.operators.deny.iter().cloned().collect(),
-        )
+/// What was seen of a job.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    sends: u8,
+    was_lost: bool,
+    next_is_free: bool,
+    answered: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Budget {
+    jobs: u64,
+    retries: u64,
 }
 
 impl Checkers {
-    fn fault(&mut self, what: String) {
-        self.faults += 1;
-        self.first.get_or_insert(what);
+    /// Another event happens.
+    pub fn event(&mut self, now: Mono) {
+        self.event += 1;
+        self.now = now;
     }
 
-    /// The job's bytes leave for a peer with this charter.
-    pub fn sent(&mut self, job: u64, policy: &Policy, charter: &Charter) {
-        if !may_see(policy, charter) {
-            self.fault(format!("job {job} went to {}, which its policy forbids", charter.location));
+    fn fault(&mut self, check: &str, what: String) {
+        self.faults += 1;
+        let at_ms = self.now.since(Mono(0)).as_millis();
+        let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
+        let (event, check) = (self.event, check.to_owned());
+        self.first.get_or_insert(Violation { event, at_ms, check, what });
+    }
+
+    /// A job comes to its entry.
+    pub fn came(&mut self, entry: usize) {
+        self.entries.entry(entry).or_default().jobs += 1;
+    }
+
+    /// The job's bytes leave for a host, or are run where they are.
+    pub fn sent(&mut self, setup: &Setup, job: usize, to: usize) {
+        if let Some(clause) = forbidden(setup, job, to) {
+            self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
         }
-        let sends = self.sends.entry(job).or_default();
-        *sends = sends.saturating_add(1);
-        if *sends > ATTEMPTS_MAX {
-            self.fault(format!("job {job} was sent more than {ATTEMPTS_MAX} times"));
+        let entry = setup.arrivals[job].entry;
+        let seen = self.jobs.entry(job).or_default();
+        seen.sends = seen.sends.saturating_add(1);
+        let (sends, free) = (seen.sends, std::mem::take(&mut seen.next_is_free));
+        if sends > ATTEMPTS_MAX {
+            self.fault("attempts", format!("job {job} was sent more than {ATTEMPTS_MAX} times"));
         }
+        let budget = self.entries.entry(entry).or_default();
+        budget.retries += u64::from(sends > 1 && !free);
+        if budget.retries > RETRIES_SAVED + budget.jobs / JOBS_A_RETRY {
+            self.fault("retry budget", format!("entry {entry} retried too often"));
+        }
+    }
+
+    /// A server takes the job's bytes in.
+    pub fn taken(&mut self, setup: &Setup, job: usize, host: usize) {
+        let entry = setup.arrivals[job].entry;
+        let (serve, sender) = (&setup.hosts[host].serve, &setup.hosts[entry]);
+        if host != entry && outside(serve, sender).is_some() {
+            self.fault("serve", format!("host {host} served entry {entry}, whom it refuses"));
+        }
+    }
+
+    /// The peer that had the job was lost: the first such retry is free.
+    pub fn lost(&mut self, job: usize) {
+        let seen = self.jobs.entry(job).or_default();
+        seen.next_is_free = !std::mem::replace(&mut seen.was_lost, true);
     }
 
     /// The app has its answer.
-    pub fn answered(&mut self, job: u64, took: Duration, deadline: Duration) {
-        if self.answers.insert(job, took).is_some() {
-            self.fault(format!("job {job} was answered twice"));
+    pub fn answered(&mut self, job: usize, took: Duration, deadline: Duration) {
+        let seen = self.jobs.entry(job).or_default();
+        if std::mem::replace(&mut seen.answered, true) {
+            self.fault("answers", format!("job {job} was answered twice"));
         }
         if took > deadline {
-            self.fault(format!("job {job} was answered {took:?} after it came"));
+            self.fault("deadline", format!("job {job} was answered {took:?} after it came"));
         }
     }
 
     /// All is over: each of `jobs` must have its answer.
-    pub fn end(&mut self, jobs: u64) {
-        let open = (0..jobs).filter(|job| !self.answers.contains_key(job)).count();
+    pub fn end(&mut self, jobs: usize) {
+        let open = (0..jobs).filter(|job| !self.jobs.get(job).is_some_and(|seen| seen.answered));
+        let open = open.count();
         if open > 0 {
-            self.fault(format!("{open} jobs were never answered"));
+            self.fault("answers", format!("{open} jobs were never answered"));
         }
     }
+}
+
+/// The clause of the job's law that keeps its bytes from `to`, if one does.
+fn forbidden(setup: &Setup, job: usize, to: usize) -> Option<&'static str> {
+    let arrival = &setup.arrivals[job];
+    let policy = &setup.laws[arrival.law].policy;
+    let (host, bundle) = (&setup.hosts[to], setup.models[arrival.model].bundle);
+    let is_here = to == arrival.entry;
+    let unbound = is_here && policy.bounds == Bounds::default();
+    if let Some(clause) = outside(&policy.bounds, host).filter(|_| !unbound) {
+        return Some(clause);
+    }
+    let sends = outside(&setup.hosts[arrival.entry].send, host);
+    let rules = [
+        (is_here || sends.is_none(), "entry's own bounds"),
+        (passes(&policy.bundles, |listed| *listed == bundle), "bundles"),
+        (is_here || policy.hops_max != Some(0), "hops"),
+        (suits(policy, &host.devices), "device"),
+        (is_possible(policy), "clause that nobody can keep"),
+    ];
+    rules.into_iter().find(|(holds, _)| !holds).map(|(_, clause)| clause)
+}
+
+/// The clause that `host` does not meet.
+fn outside(bounds: &Bounds, host: &Host) -> Option<&'static str> {
+    let Some(terms) = host.terms.as_ref().filter(|_| !host.forged) else { return Some("charter") };
+    let Terms { location, operator, control, data_classes } = terms;
+    let signed = passes(&bounds.authorities, |listed| listed == AUTHORITY);
+    let lies = |clause: &Clause<Place>, place: &str| {
+        let within = |listed: &Place| {
+            place == listed.as_str() || place.split('-').next() == Some(listed.as_str())
+        };
+        // Of one known by its country alone nobody knows that it is not in the part denied.
+        let may_lie = |listed: &Place| listed.as_str().split('-').next() == Some(place);
+        passes(clause, within) && !clause.deny.iter().any(may_lie)
+    };
+    let rules = [
+        (lies(&bounds.locations, location), "locations"),
+        (lies(&bounds.control, control), "control"),
+        (passes(&bounds.operators, |listed| listed == operator), "operators"),
+        (signed && bounds.signatures_min <= 1, "authorities"),
+        (bounds.data_classes.iter().all(|class| data_classes.contains(class)), "data classes"),
+    ];
+    rules.into_iter().find(|(holds, _)| !holds).map(|(_, clause)| clause)
+}
+
+fn passes<T: Ord>(clause: &Clause<T>, is: impl Fn(&T) -> bool) -> bool {
+    let is_in = |set: &BTreeSet<T>| set.iter().any(&is);
+    clause.allow.as_ref().is_none_or(is_in) && !is_in(&clause.deny)
+}
+
+fn suits(policy: &Policy, devices: &[Device]) -> bool {
+    let (provider, memory) = (&policy.device.provider, policy.device.memory_mib_min);
+    let suits = |device: &Device| {
+        provider.as_ref().is_none_or(|name| *name == device.provider)
+            && memory.is_none_or(|mib| mib <= device.memory_total_mib)
+    };
+    (provider.is_none() && memory.is_none()) || devices.iter().any(suits)
+}
+
+fn is_possible(policy: &Policy) -> bool {
+    matches!(policy.split, Split::Auto | Split::Never)
+        && policy.stages_max.is_none()
+        && policy.purpose.is_none()
+        && policy.price_micros_max.is_none()
+        && policy.price_currency.is_none()
+        && !(policy.rtt_evidence || policy.receipt_required || policy.audit_fail_closed)
 }

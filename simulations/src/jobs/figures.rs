@@ -7,8 +7,9 @@ use crate::jobs::checkers::Checkers;
 /// The figures of one strategy in one run.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
-    /// From arrival to the first byte at the entry, of jobs after the warm-up; sorted at the end.
-    pub ttft: Vec<Duration>,
+    /// From arrival to the first byte at the entry, with the job, of jobs after the warm-up; sorted
+    /// at the end.
+    pub ttft: Vec<(Duration, usize)>,
     /// Jobs that were answered with a refusal.
     pub refused: u64,
     /// Jobs that got their answer.
@@ -34,6 +35,12 @@ impl Figures {
         // A share of a length is an index.
         #[allow(clippy::cast_possible_truncation)]
         let index = (last as f64 * share) as usize;
-        self.ttft.get(index).copied().unwrap_or_default()
+        self.ttft.get(index).map_or(Duration::ZERO, |(ttft, _)| *ttft)
+    }
+
+    /// Times to first byte of the jobs that `counts` names, in milliseconds, ascending.
+    pub fn ttft_ms(&self, counts: impl Fn(usize) -> bool) -> Vec<f64> {
+        let counted = self.ttft.iter().filter(|(_, job)| counts(*job));
+        counted.map(|(ttft, _)| ttft.as_secs_f64() * 1e3).collect()
     }
 }

@@ -7,10 +7,14 @@
 
 pub mod checkers;
 pub mod figures;
+pub mod law;
 pub mod play;
 pub mod portable;
 pub mod server;
 pub mod setup;
+pub mod sharing;
+pub mod stage;
 pub mod staged;
 pub mod strategy;
 pub mod views;
+pub mod yardstick;

@@ -8,7 +8,6 @@ use hansa_core::gate;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::loads::Loads;
 use hansa_core::plan::{Job, Refusal, candidates};
-use hansa_core::policy::Bounds;
 use hansa_core::quote::{Load, Quote};
 use hansa_core::rng::{Rng, mix};
 use hansa_core::survey::Survey;
@@ -17,29 +16,26 @@ use hansa_core::time::{Mono, Now};
 use crate::engine::Queue;
 use crate::jobs::figures::Figures;
 use crate::jobs::server::Server;
-use crate::jobs::setup::{Arrival, Fault, Setup};
+use crate::jobs::setup::{Arrival, Fault, Host, Setup};
 use crate::jobs::strategy::{Ask, Method};
-use crate::jobs::views::{BUNDLE, Fixed, UTC, Views};
-
-/// How old a snapshot gets before the stale strategies see a new one.
-const SNAPSHOT: Duration = Duration::from_secs(2);
+use crate::jobs::views::{Fixed, UTC, Views};
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Arrive(usize),
-    Asked { job: u64, host: usize },
-    Quoted { job: u64, host: usize, quote: Option<Quote> },
-    Decide(u64),
-    Release { job: u64, host: usize },
-    Reached { job: u64, host: usize },
-    Ran { job: u64, host: usize, epoch: u32 },
-    FirstByte { job: u64, host: usize, epoch: u32 },
-    Answered { job: u64 },
-    Refused { job: u64, host: usize },
-    Lost { job: u64, host: usize },
-    Late(u64),
-    Cancel { job: u64, host: usize },
-    Deadline(u64),
+    Asked { job: usize, host: usize },
+    Quoted { job: usize, host: usize, quote: Option<Quote> },
+    Decide(usize),
+    Release { job: usize, host: usize },
+    Reached { job: usize, host: usize },
+    Ran { job: usize, host: usize, epoch: u32 },
+    FirstByte { job: usize, host: usize, epoch: u32 },
+    Answered { job: usize },
+    Refused { job: usize, host: usize },
+    Lost { job: usize, host: usize },
+    Late(usize),
+    Cancel { job: usize, host: usize },
+    Deadline(usize),
     Fault(usize),
     Snapshot,
 }
@@ -49,8 +45,10 @@ struct Air {
     has_begun: bool,
     survey: Option<Survey>,
     questions: Vec<usize>,
-    /// Servers that have the job: two if it was hedged.
+    /// Hosts that have the job: two if it was hedged.
     at: Vec<usize>,
+    /// Why hosts that have it refuse it: on their way back.
+    refusals: BTreeMap<usize, Refusal>,
     first_byte: bool,
 }
 
@@ -64,13 +62,16 @@ struct Play<'a> {
     hosts: BTreeMap<PeerId, usize>,
     loads: Vec<Loads>,
     budgets: Vec<RetryBudget>,
-    permitted: BTreeMap<Digest, Vec<usize>>,
+    permitted: BTreeMap<(usize, Digest, Digest), Vec<usize>>,
     weight: Vec<u64>,
     stale: Vec<Load>,
     truth: Vec<Load>,
+    /// Jobs on their way to each host.
+    on_way: Vec<u32>,
     rtts: Vec<Vec<Duration>>,
-    air: BTreeMap<u64, Air>,
+    air: BTreeMap<usize, Air>,
     rng: Rng,
+    air_rng: Rng,
     now: Mono,
     figures: Figures,
 }
@@ -81,7 +82,7 @@ const NOTHING: Load = Load { in_flight: 0, slots: 1, hold: Duration::ZERO, first
 pub fn play(setup: &Setup, mesh: &Fixed, method: Method) -> Figures {
     let mut play = Play::new(setup, mesh, method);
     play.run();
-    play.figures.checkers.end(setup.arrivals.len() as u64);
+    play.figures.checkers.end(setup.arrivals.len());
     play.figures.ttft.sort_unstable();
     play.figures
 }
@@ -89,17 +90,26 @@ pub fn play(setup: &Setup, mesh: &Fixed, method: Method) -> Figures {
 impl<'a> Play<'a> {
     fn new(setup: &'a Setup, mesh: &'a Fixed, method: Method) -> Self {
         let hosts = &setup.hosts;
-        let server = |host: &super::setup::Host| {
-            host.server.map(|(slots, speed)| Server::new(slots, speed, setup.typical))
+        let server = |host: &Host| {
+            let server = host.server.as_ref()?;
+            let (device, models) = (setup.device(server), &setup.models);
+            // Of the models that it holds; the times that it learns are of all of them too.
+            let works = server.models.iter().map(|model| models[*model].work);
+            let work = works.sum::<f64>() / server.models.len().max(1) as f64;
+            let slots = u16::try_from(device.slots).unwrap_or(u16::MAX);
+            Some(Server::new(slots, device.speed, device.typical(setup.tokens, work)))
         };
         let servers: Vec<Option<Server>> = hosts.iter().map(server).collect();
         let loads_now: Vec<Load> =
             servers.iter().map(|s| s.as_ref().map_or(NOTHING, Server::load)).collect();
-        let row = |from: &super::setup::Host| {
-            hosts.iter().map(|to| setup.rtt[from.region][to.region]).collect::<Vec<Duration>>()
-        };
-        let rtts: Vec<Vec<Duration>> =
-            hosts.iter().map(|h| if h.server.is_none() { row(h) } else { Vec::new() }).collect();
+        let mut rtts = vec![Vec::new(); hosts.len()];
+        for entry in setup.arrivals.iter().map(|arrival| arrival.entry) {
+            if rtts[entry].is_empty() {
+                let row = &setup.rtt[hosts[entry].region];
+                rtts[entry] = hosts.iter().map(|to| row[to.region]).collect();
+                rtts[entry][entry] = Duration::ZERO;
+            }
+        }
         let measured = |row: &Vec<Duration>| {
             let mut loads = Loads::new();
             for (host, rtt) in row.iter().enumerate().filter(|(n, _)| hosts[*n].server.is_some()) {
@@ -107,11 +117,9 @@ impl<'a> Play<'a> {
             }
             loads
         };
-        let weight = |host: &super::setup::Host| {
-            // Thousandths of small numbers.
-            #[allow(clippy::cast_possible_truncation)]
-            host.server.map_or(0, |(slots, speed)| (f64::from(slots) * speed * 1e3) as u64)
-        };
+        // Thousandths of a job a second.
+        #[allow(clippy::cast_possible_truncation)]
+        let weight = |host: &Host| host.server.as_ref().map_or(0, |s| (setup.pace(s) * 1e3) as u64);
         Self {
             loads: rtts.iter().map(measured).collect(),
             budgets: vec![RetryBudget::default(); hosts.len()],
@@ -120,7 +128,9 @@ impl<'a> Play<'a> {
             weight: hosts.iter().map(weight).collect(),
             stale: loads_now.clone(),
             truth: loads_now,
+            on_way: vec![0; hosts.len()],
             rng: Rng::new(mix(setup.seed ^ 0x0b5)),
+            air_rng: Rng::new(mix(setup.seed ^ 0xa18)),
             queue: Queue::default(),
             permitted: BTreeMap::new(),
             air: BTreeMap::new(),
@@ -140,10 +150,11 @@ impl<'a> Play<'a> {
         }
         if let Some(first) = self.setup.arrivals.first() {
             self.queue.push(Mono(0) + first.at, Event::Arrive(0));
-            self.queue.push(Mono(0) + SNAPSHOT, Event::Snapshot);
+            self.queue.push(Mono(0) + self.setup.snapshot, Event::Snapshot);
         }
         while let Some((at, event)) = self.queue.pop_by(Mono(u64::MAX)) {
             self.now = at;
+            self.figures.checkers.event(at);
             self.handle(event);
         }
     }
@@ -152,22 +163,24 @@ impl<'a> Play<'a> {
         Now { mono: self.now, utc: UTC + self.now.since(Mono(0)) }
     }
 
-    fn arrival(&self, job: u64) -> &'a Arrival {
-        &self.setup.arrivals[usize::try_from(job).expect("an index")]
+    fn arrival(&self, job: usize) -> &'a Arrival {
+        &self.setup.arrivals[job]
     }
 
-    fn rtt(&self, job: u64, host: usize) -> Duration {
+    fn rtt(&self, job: usize, host: usize) -> Duration {
         self.rtts[self.arrival(job).entry][host]
     }
 
-    /// After half a round trip between the job's entry and `host`.
-    fn post(&mut self, job: u64, host: usize, event: Event) {
-        let at = self.now + self.rtt(job, host) / 2;
-        self.queue.push(at, event);
+    /// After half a round trip between the job's entry and `host`, and what chance adds.
+    fn post(&mut self, job: usize, host: usize, event: Event) {
+        let one_way = self.rtt(job, host) / 2;
+        let jitter = if one_way.is_zero() { Duration::ZERO } else { self.setup.jitter };
+        let late = jitter.mul_f64(self.air_rng.unit());
+        self.queue.push(self.now + one_way + late, event);
     }
 
-    fn hash(&mut self, kind: u64, job: u64, host: usize) {
-        let word = mix(self.now.0 ^ mix(job ^ (kind << 56)) ^ host as u64);
+    fn hash(&mut self, kind: u64, job: usize, host: usize) {
+        let word = mix(self.now.0 ^ mix(job as u64 ^ (kind << 56)) ^ host as u64);
         self.figures.hash = mix(self.figures.hash ^ word);
     }
 
@@ -198,8 +211,6 @@ impl<'a> Play<'a> {
             Event::Ran { job, host, epoch } => {
                 let Some(server) = &mut self.servers[host] else { return };
                 if self.epochs[host] == epoch && server.done(job) {
-                    self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(1);
-                    self.truth[host].hold = server.load().hold;
                     self.post(job, host, Event::Answered { job });
                     self.start(host);
                 }
@@ -210,14 +221,16 @@ impl<'a> Play<'a> {
                 }
             }
             Event::Refused { job, host } => {
-                if self.ended_there(job, host) {
-                    self.fly(job, Happened::Refused(Refusal::Draining));
+                let refusal = self.air.get_mut(&job).and_then(|air| air.refusals.remove(&host));
+                if let Some(refusal) = refusal.filter(|_| self.ended_there(job, host)) {
+                    self.fly(job, Happened::Refused(refusal));
                 }
             }
             Event::Lost { job, host } => {
+                let entry = self.arrival(job).entry;
+                self.loads[entry].failed(self.mesh.peer(host), self.now);
                 if self.ended_there(job, host) {
-                    let entry = self.arrival(job).entry;
-                    self.loads[entry].failed(self.mesh.peer(host), self.now);
+                    self.figures.checkers.lost(job);
                     self.fly(job, Happened::Lost("connection lost".into()));
                 }
             }
@@ -227,14 +240,19 @@ impl<'a> Play<'a> {
                     self.fly(job, Happened::Late);
                 }
             }
-            Event::Cancel { job, host } => self.cancel(job, host),
+            Event::Cancel { job, host } => {
+                if let Some(server) = &mut self.servers[host] {
+                    server.cancel(job, self.now);
+                    self.start(host);
+                }
+            }
             Event::Deadline(job) => self.deadline(job),
             Event::Fault(index) => self.fault(index),
             Event::Snapshot => {
                 let load = |server: &Option<Server>| server.as_ref().map_or(NOTHING, Server::load);
                 self.stale = self.servers.iter().map(load).collect();
                 if !self.air.is_empty() {
-                    self.queue.push(self.now + SNAPSHOT, Event::Snapshot);
+                    self.queue.push(self.now + self.setup.snapshot, Event::Snapshot);
                 }
             }
         }
@@ -244,12 +262,14 @@ impl<'a> Play<'a> {
         if let Some(next) = self.setup.arrivals.get(index + 1) {
             self.queue.push(Mono(0) + next.at, Event::Arrive(index + 1));
         }
-        let number = index as u64;
+        let number = index;
         let arrival = self.arrival(number);
+        self.figures.checkers.came(arrival.entry);
         let deadline = self.now + arrival.deadline;
-        let send = Bounds::default();
-        let mut job = Job::new(id(number), BUNDLE, arrival.policy.clone(), &send, deadline);
-        job.bytes = arrival.bytes;
+        let (model, law) = (&self.setup.models[arrival.model], &self.setup.laws[arrival.law]);
+        let send = &self.setup.hosts[arrival.entry].send;
+        let mut job = Job::new(id(number), model.bundle, law.policy.clone(), send, deadline);
+        job.bytes = model.bytes;
         self.queue.push(deadline, Event::Deadline(number));
         let view = self.mesh.view(arrival.entry);
         let survey = match self.method {
@@ -273,6 +293,7 @@ impl<'a> Play<'a> {
             survey,
             questions: questions.clone(),
             at: Vec::new(),
+            refusals: BTreeMap::new(),
             first_byte: false,
         };
         self.air.insert(number, air);
@@ -290,17 +311,25 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn choose(&mut self, number: u64, job: &Job) -> Option<usize> {
+    fn choose(&mut self, number: usize, job: &Job) -> Option<usize> {
         let entry = self.arrival(number).entry;
-        if !self.permitted.contains_key(&job.onward_law) {
+        let key = (entry, job.onward_law, job.bundle);
+        if !self.permitted.contains_key(&key) {
             let (view, loads) = (self.mesh.view(entry), Loads::new());
             let peers = candidates(self.now(), &view, &loads, job).unwrap_or_default();
-            let hosts = peers.iter().map(|peer| self.hosts[peer]).collect();
-            self.permitted.insert(job.onward_law, hosts);
+            let mut hosts: Vec<usize> = peers.iter().map(|peer| self.hosts[peer]).collect();
+            if job.hops_left == 0 {
+                hosts.clear();
+            }
+            if self.runs(number, entry) && self.gate(number, entry).is_ok() {
+                hosts.push(entry);
+            }
+            self.permitted.insert(key, hosts);
         }
         let Method::Direct(strategy) = &mut self.method else { return None };
         strategy.choose(&mut Ask {
-            permitted: &self.permitted[&job.onward_law],
+            permitted: &self.permitted[&key],
+            now: self.now,
             entry,
             weight: &self.weight,
             stale: &self.stale,
@@ -310,9 +339,17 @@ impl<'a> Play<'a> {
         })
     }
 
-    /// A question reaches a server, which asks its gate as for a job.
-    fn asked(&mut self, job: u64, host: usize) {
+    /// Whether a host holds the job's model and is what the job needs.
+    fn runs(&self, job: usize, host: usize) -> bool {
         let arrival = self.arrival(job);
+        let needs = &self.setup.laws[arrival.law].policy.device;
+        let Host { server, devices, .. } = &self.setup.hosts[host];
+        let holds = server.as_ref().is_some_and(|server| server.models.contains(&arrival.model));
+        holds && gate::fits(needs, devices)
+    }
+
+    /// A question reaches a server, which asks its gate as for a job.
+    fn asked(&mut self, job: usize, host: usize) {
         let rtt = self.rtt(job, host);
         let now = self.now();
         let gate = self.gate(job, host);
@@ -321,19 +358,24 @@ impl<'a> Play<'a> {
         };
         let load = server.load();
         let quote = gate.is_ok().then(|| server.reservations.quote(now.mono, id(job), rtt, load));
-        debug_assert!(arrival.bytes > 0);
         self.post(job, host, Event::Quoted { job, host, quote });
     }
 
-    fn gate(&self, job: u64, host: usize) -> Result<(), Refusal> {
+    fn gate(&self, job: usize, host: usize) -> Result<(), Refusal> {
         let arrival = self.arrival(job);
-        let sender = &self.mesh.record(arrival.entry).charter;
+        let policy = &self.setup.laws[arrival.law].policy;
+        let bundle = self.setup.models[arrival.model].bundle;
         let own = &self.mesh.record(host).charter;
-        let serve = Bounds::default();
-        gate::receive(&serve, sender, &arrival.policy, BUNDLE, own, self.now().utc)
+        let utc = self.now().utc;
+        if host == arrival.entry {
+            let unsatisfiable = |rule| Refusal::PolicyUnsatisfiable { failed: [(rule, 1)].into() };
+            return gate::admit_entry(policy, bundle, own, utc).map_err(unsatisfiable);
+        }
+        let sender = &self.mesh.record(arrival.entry).charter;
+        gate::receive(&self.setup.hosts[host].serve, sender, policy, bundle, own, utc)
     }
 
-    fn decide(&mut self, job: u64) {
+    fn decide(&mut self, job: usize) {
         let Some(air) = self.air.get_mut(&job) else { return };
         let Some(order) = air.survey.as_ref().and_then(|survey| survey.decide(self.now)) else {
             return;
@@ -348,7 +390,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn fly(&mut self, job: u64, happened: Happened) {
+    fn fly(&mut self, job: usize, happened: Happened) {
         let entry = self.arrival(job).entry;
         let (now, view) = (self.now(), self.mesh.view(entry));
         let Some(air) = self.air.get_mut(&job) else { return };
@@ -365,65 +407,74 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn send(&mut self, job: u64, host: usize) {
+    fn send(&mut self, job: usize, host: usize) {
         let arrival = self.arrival(job);
-        self.figures.checkers.sent(job, &arrival.policy, self.mesh.charter(host));
+        self.figures.checkers.sent(self.setup, job, host);
         self.hash(1, job, host);
         let hosts = &self.setup.hosts;
         self.figures.sends += 1;
         self.figures.cross += u64::from(hosts[host].region != hosts[arrival.entry].region);
-        self.loads[arrival.entry].began(self.mesh.peer(host), BUNDLE);
+        let bundle = self.setup.models[arrival.model].bundle;
+        self.loads[arrival.entry].began(self.mesh.peer(host), bundle);
         let air = self.air.get_mut(&job).expect("it flies");
         self.figures.hedges += u64::from(!air.at.is_empty());
         air.at.push(host);
         if let Some(at) = air.flight.late_at() {
             self.queue.push(at, Event::Late(job));
         }
-        self.truth[host].in_flight += 1;
+        self.on_way[host] += 1;
+        self.know(host);
         self.post(job, host, Event::Reached { job, host });
     }
 
     /// The job is no longer at `host`; whether it was.
-    fn ended_there(&mut self, job: u64, host: usize) -> bool {
+    fn ended_there(&mut self, job: usize, host: usize) -> bool {
         let Some(air) = self.air.get_mut(&job) else { return false };
         let Some(place) = air.at.iter().position(|at| *at == host) else { return false };
         air.at.remove(place);
-        let entry = self.arrival(job).entry;
-        self.loads[entry].ended(self.mesh.peer(host), BUNDLE);
+        let arrival = self.arrival(job);
+        let bundle = self.setup.models[arrival.model].bundle;
+        self.loads[arrival.entry].ended(self.mesh.peer(host), bundle);
         true
     }
 
     /// The entry wants no answer of `host` any more, and tells it.
-    fn leave(&mut self, job: u64, host: usize) {
+    fn leave(&mut self, job: usize, host: usize) {
         if self.ended_there(job, host) {
             self.post(job, host, Event::Cancel { job, host });
         }
     }
 
-    fn cancel(&mut self, job: u64, host: usize) {
-        let Some(server) = self.servers[host].as_mut() else { return };
-        let before = server.load().in_flight;
-        server.cancel(job, self.now);
-        let gone = before - server.load().in_flight;
-        self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(gone);
-        self.start(host);
+    fn reached(&mut self, job: usize, host: usize) {
+        self.on_way[host] -= 1;
+        self.know(host);
+        let gate = self.gate(job, host);
+        let arrival = self.arrival(job);
+        let server = self.setup.hosts[host].server.as_ref();
+        let device = server.map(|server| self.setup.device(server));
+        let is_wanted = |air: &&mut Air| air.at.contains(&host);
+        let Some(air) = self.air.get_mut(&job).filter(is_wanted) else { return };
+        match (&mut self.servers[host], device, gate) {
+            (Some(server), Some(_), Err(refusal)) if server.is_up() => {
+                air.refusals.insert(host, refusal);
+                self.post(job, host, Event::Refused { job, host });
+            }
+            (Some(server), Some(device), Ok(())) if server.is_up() => {
+                self.figures.checkers.taken(self.setup, job, host);
+                let work = device.work(&arrival.size, self.setup.models[arrival.model].work);
+                server.reservations.release(id(job));
+                server.push(job, work);
+                self.start(host);
+            }
+            _ => self.post(job, host, Event::Lost { job, host }),
+        }
     }
 
-    fn reached(&mut self, job: u64, host: usize) {
-        let gate = self.gate(job, host);
-        let work = self.arrival(job).work;
-        let is_wanted = self.air.get(&job).is_some_and(|air| air.at.contains(&host));
-        if !is_wanted || !self.servers[host].as_ref().is_some_and(Server::is_up) {
-            self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(1);
-            self.post(job, host, Event::Lost { job, host });
-        } else if gate.is_err() {
-            self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(1);
-            self.post(job, host, Event::Refused { job, host });
-        } else if let Some(server) = &mut self.servers[host] {
-            server.reservations.release(id(job));
-            server.push(job, work);
-            self.start(host);
-        }
+    /// What there is to know of a host's load, after a change.
+    fn know(&mut self, host: usize) {
+        let load = self.servers[host].as_ref().map_or(NOTHING, Server::truth);
+        let in_flight = load.in_flight + self.on_way[host];
+        self.truth[host] = Load { in_flight, ..load };
     }
 
     fn start(&mut self, host: usize) {
@@ -434,11 +485,12 @@ impl<'a> Play<'a> {
             self.queue.push(self.now + started.first, Event::FirstByte { job, host, epoch });
             self.queue.push(self.now + started.last, Event::Ran { job, host, epoch });
         }
+        self.know(host);
     }
 
     /// The first byte leaves the server: it reaches the entry half a round trip later, which then
     /// wants nobody else's.
-    fn first_byte(&mut self, job: u64, host: usize, epoch: u32) {
+    fn first_byte(&mut self, job: usize, host: usize, epoch: u32) {
         let half = self.rtt(job, host) / 2;
         let came = self.arrival(job).at;
         let Some(air) = self.air.get_mut(&job).filter(|air| air.at.contains(&host)) else { return };
@@ -449,11 +501,11 @@ impl<'a> Play<'a> {
             self.leave(job, other);
         }
         if came >= self.setup.warm {
-            self.figures.ttft.push((self.now + half).since(Mono(0) + came));
+            self.figures.ttft.push(((self.now + half).since(Mono(0) + came), job));
         }
     }
 
-    fn answer(&mut self, job: u64, is_answer: bool) {
+    fn answer(&mut self, job: usize, is_answer: bool) {
         let arrival = self.arrival(job);
         let took = self.now.since(Mono(0) + arrival.at);
         self.figures.checkers.answered(job, took, arrival.deadline);
@@ -466,7 +518,7 @@ impl<'a> Play<'a> {
     }
 
     /// Time is up: the app is told so, and the work is cancelled.
-    fn deadline(&mut self, job: u64) {
+    fn deadline(&mut self, job: usize) {
         if self.air.contains_key(&job) {
             self.answer(job, false);
         }
@@ -474,25 +526,26 @@ impl<'a> Play<'a> {
 
     fn fault(&mut self, index: usize) {
         let (_, host, fault) = self.setup.faults[index];
-        self.hash(5, index as u64, host);
+        self.hash(5, index, host);
         let Some(server) = &mut self.servers[host] else { return };
         match fault {
             Fault::Crash => {
                 let lost = server.crash();
                 self.epochs[host] += 1;
                 for job in lost {
-                    self.truth[host].in_flight = self.truth[host].in_flight.saturating_sub(1);
                     self.post(job, host, Event::Lost { job, host });
                 }
             }
             Fault::Restart => server.restart(),
             Fault::Slow(times) => server.slow(times),
         }
+        self.know(host);
     }
 }
 
 /// A job's id on the wire.
-fn id(job: u64) -> JobId {
+fn id(job: usize) -> JobId {
+    let job = job as u64;
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&mix(job.wrapping_add(0x9e37)).to_le_bytes());
     bytes[8..].copy_from_slice(&job.to_le_bytes());

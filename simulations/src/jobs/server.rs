@@ -19,7 +19,7 @@ pub struct Work {
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
     /// Which.
-    pub job: u64,
+    pub job: usize,
     /// From now to its first byte.
     pub first: Duration,
     /// From now to its last.
@@ -42,12 +42,14 @@ pub struct Server {
     /// Divides the speed: 10 is a gray failure.
     slowness: f64,
     up: bool,
+    /// Mean time that a job holds a slot, and to its first byte, when nothing is wrong.
+    nominal: (Duration, Duration),
     /// Mean time that a job holds a slot, learnt from those that ended.
     hold: Duration,
     /// Mean time to a job's first byte, learnt likewise.
     first: Duration,
-    queue: VecDeque<(u64, Work)>,
-    running: BTreeMap<u64, Run>,
+    queue: VecDeque<(usize, Work)>,
+    running: BTreeMap<usize, Run>,
     /// Its soft reservations.
     pub reservations: Reservations,
 }
@@ -55,13 +57,16 @@ pub struct Server {
 impl Server {
     /// An idle one. `typical` is what its advert says of its work.
     pub fn new(slots: u16, speed: f64, typical: Work) -> Self {
+        let (hold, first) = (typical.prefill + typical.decode, typical.prefill);
+        let nominal = (hold.div_f64(speed), first.div_f64(speed));
         Self {
             slots,
             speed,
             slowness: 1.0,
             up: true,
-            hold: (typical.prefill + typical.decode).div_f64(speed),
-            first: typical.prefill.div_f64(speed),
+            nominal,
+            hold: nominal.0,
+            first: nominal.1,
             queue: VecDeque::new(),
             running: BTreeMap::new(),
             reservations: Reservations::default(),
@@ -80,8 +85,17 @@ impl Server {
         Load { in_flight, slots: self.slots, hold: self.hold, first: self.first }
     }
 
+    /// Its load as who knows all sees it: slow when it is slow, out of reach when it is down.
+    pub fn truth(&self) -> Load {
+        let load = self.load();
+        let in_flight = if self.up { load.in_flight } else { u32::MAX / 2 };
+        let slow = |time: Duration| time.mul_f64(self.slowness);
+        let (hold, first) = self.nominal;
+        Load { in_flight, hold: slow(hold), first: slow(first), ..load }
+    }
+
     /// A job arrives.
-    pub fn push(&mut self, job: u64, work: Work) {
+    pub fn push(&mut self, job: usize, work: Work) {
         self.queue.push_back((job, work));
     }
 
@@ -99,7 +113,7 @@ impl Server {
     }
 
     /// A job ended, if it still ran.
-    pub fn done(&mut self, job: u64) -> bool {
+    pub fn done(&mut self, job: usize) -> bool {
         let Some(run) = self.running.remove(&job) else { return false };
         self.hold = (self.hold * 63 + run.last) / 64;
         self.first = (self.first * 7 + run.first) / 8;
@@ -107,7 +121,7 @@ impl Server {
     }
 
     /// Nobody wants the job any more. One that ran longer than most tells how slow the server is.
-    pub fn cancel(&mut self, job: u64, now: Mono) {
+    pub fn cancel(&mut self, job: usize, now: Mono) {
         self.queue.retain(|(queued, _)| *queued != job);
         let Some(run) = self.running.remove(&job) else { return };
         let so_far = now.since(run.since);
@@ -120,7 +134,7 @@ impl Server {
     }
 
     /// It crashes: the jobs that it loses.
-    pub fn crash(&mut self) -> Vec<u64> {
+    pub fn crash(&mut self) -> Vec<usize> {
         self.up = false;
         self.reservations = Reservations::default();
         let running = std::mem::take(&mut self.running).into_keys();

@@ -1,40 +1,113 @@
-//! What is played: hosts, links, jobs, faults. The yardstick is here too; scenario files are mapped
-//! to a [`Setup`] elsewhere.
+//! What is played: hosts, links, jobs, faults. Scenario files are mapped to a [`Setup`] by
+//! [`stage`](crate::jobs::stage).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hansa_core::policy::Policy;
-use hansa_core::rng::Rng;
+use hansa_core::advert::Device;
+use hansa_core::id::Digest;
+use hansa_core::policy::{Bounds, Policy};
 
-use crate::jobs::portable::{exp, exponential, normal};
 use crate::jobs::server::Work;
+use crate::scenario::DeviceSpec;
+
+/// Who signs the charters.
+pub const AUTHORITY: &str = "authority";
+
+/// What a host's charter says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Where it stands.
+    pub location: String,
+    /// Who operates it.
+    pub operator: String,
+    /// Whose law reaches the operator.
+    pub control: String,
+    /// Classes of data that it may see.
+    pub data_classes: BTreeSet<String>,
+}
+
+/// What a host runs jobs with.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Index in [`Setup::devices`].
+    pub device: usize,
+    /// Models that it holds: indices in [`Setup::models`].
+    pub models: BTreeSet<usize>,
+}
 
 /// One host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Host {
     /// Row and column of [`Setup::rtt`].
     pub region: usize,
-    /// Where its charter says it stands.
-    pub place: String,
-    /// Who operates it.
-    pub operator: String,
-    /// Jobs at once and speed of a server; none for an entry that runs nothing.
-    pub server: Option<(u16, f64)>,
+    /// Its charter; without one it sees only jobs of its own.
+    pub terms: Option<Terms>,
+    /// Whether nobody signed the charter that it shows.
+    pub forged: bool,
+    /// Whom it serves.
+    pub serve: Bounds,
+    /// Where it sends.
+    pub send: Bounds,
+    /// What its advert says that it computes with.
+    pub devices: Vec<Device>,
+    /// None for an entry that runs nothing.
+    pub server: Option<Server>,
+    /// Its advert says that it has so many times its slots.
+    pub boast: Option<u16>,
+}
+
+/// What jobs ask for.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What it is called.
+    pub name: String,
+    /// Its bundle.
+    pub bundle: Digest,
+    /// Times the device's times.
+    pub work: f64,
+    /// Bytes of a job's input.
+    pub bytes: u64,
+}
+
+impl Model {
+    /// One with a bundle of its own.
+    pub fn new(name: &str, work: f64, bytes: u64) -> Self {
+        Self { name: name.to_owned(), bundle: Digest::of(name.as_bytes()), work, bytes }
+    }
+}
+
+/// What a part of the jobs demands.
+#[derive(Clone, Debug, Default)]
+pub struct Law {
+    /// What it is called.
+    pub name: String,
+    /// What it says.
+    pub policy: Policy,
+}
+
+/// How large a job is; how long it takes is the device's to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Size {
+    /// Tokens of its input and output, if they are known.
+    pub tokens: Option<(f64, f64)>,
+    /// Else: drawn from the normal distribution.
+    pub chance: f64,
 }
 
 /// One job.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     /// When, since the start.
     pub at: Duration,
     /// Index of the host that takes it.
     pub entry: usize,
-    /// What it takes.
-    pub work: Work,
-    /// Bytes of its inputs.
-    pub bytes: u64,
-    /// Its law.
-    pub policy: Policy,
+    /// Index in [`Setup::models`].
+    pub model: usize,
+    /// Its size.
+    pub size: Size,
+    /// Index in [`Setup::laws`].
+    pub law: usize,
     /// From its arrival to when it must be answered.
     pub deadline: Duration,
 }
@@ -55,87 +128,64 @@ pub enum Fault {
 pub struct Setup {
     /// Of all chance.
     pub seed: u64,
+    /// Classes of devices.
+    pub devices: Vec<DeviceSpec>,
+    /// What servers hold.
+    pub models: Vec<Model>,
+    /// What jobs demand.
+    pub laws: Vec<Law>,
     /// Servers and entries.
     pub hosts: Vec<Host>,
     /// Round trips between regions.
     pub rtt: Vec<Vec<Duration>>,
-    /// What servers say of their work in adverts.
-    pub typical: Work,
+    /// At most this is added to each message, by chance.
+    pub jitter: Duration,
+    /// Mean tokens of the jobs, if they have any: adverts tell the time of such a job.
+    pub tokens: Option<(f64, f64)>,
     /// Jobs, in order of time.
     pub arrivals: Vec<Arrival>,
     /// What goes wrong: when, which host, what.
     pub faults: Vec<(Duration, usize, Fault)>,
     /// Figures count jobs from then on.
     pub warm: Duration,
+    /// How old a snapshot of loads gets before stale strategies see a new one.
+    pub snapshot: Duration,
 }
 
-/// Latitude, longitude, share of the demand, place.
-const REGIONS: [(f64, f64, f64, &str); 8] = [
-    (52.3, 4.8, 1.6, "NL"),
-    (38.9, -77.5, 2.0, "US"),
-    (37.4, -121.9, 1.2, "CA"),
-    (1.4, 104.0, 0.7, "SG"),
-    (35.8, 140.4, 0.6, "JP"),
-    (-33.9, 151.2, 0.3, "AU"),
-    (-23.4, -46.5, 0.6, "BR"),
-    (19.1, 72.9, 1.0, "IN"),
-];
-/// Roughly the great-circle round trips of these regions in ms: 4 + km / 75, 8 within one.
-const RTT_MS: [[u64; 8]; 8] = [
-    [8, 86, 122, 144, 128, 225, 134, 95],
-    [86, 8, 55, 211, 148, 213, 106, 174],
-    [122, 55, 8, 185, 114, 163, 142, 185],
-    [144, 211, 185, 8, 75, 88, 217, 56],
-    [128, 148, 114, 75, 8, 108, 251, 94],
-    [225, 213, 163, 88, 108, 8, 182, 139],
-    [134, 106, 142, 217, 251, 182, 8, 187],
-    [95, 174, 185, 56, 94, 139, 187, 8],
-];
-
-/// Work of the yardstick's mean job.
-pub const TYPICAL: Work =
-    Work { prefill: Duration::from_millis(250), decode: Duration::from_secs(4) };
-
-/// The yardstick: `servers` of 4, 8 or 16 slots and speed 0.5, 1 or 2, 64 entries, eight regions
-/// with skewed demand, lognormal work (mean 4 s) after 0.25 s of prefill, at the load `rho`.
-pub fn yardstick(seed: u64, servers: usize, rho: f64, lasts: Duration) -> Setup {
-    let mut rng = Rng::new(seed);
-    let host = |n: usize, server| Host {
-        region: n % 8,
-        place: REGIONS[n % 8].3.to_owned(),
-        operator: format!("Operator {}", n / 8 % 5),
-        server,
-    };
-    let mut hosts: Vec<Host> = (0..servers)
-        .map(|n| host(n, Some(([4, 8, 16][rng.below(3)], [0.5, 1.0, 2.0][rng.below(3)]))))
-        .collect();
-    let slots = hosts.iter().filter_map(|host| host.server);
-    let power: f64 = slots.map(|(slots, speed)| f64::from(slots) * speed).sum();
-    let rate = rho * power / (TYPICAL.prefill + TYPICAL.decode).as_secs_f64();
-    hosts.extend((0..64).map(|n| host(n, None)));
-    let demand: f64 = REGIONS.iter().map(|region| region.2).sum();
-    let (mut at, mut arrivals) = (0.0, Vec::new());
-    loop {
-        at += exponential(&mut rng, 1.0 / rate);
-        if at >= lasts.as_secs_f64() {
-            break;
-        }
-        let mut point = rng.unit() * demand;
-        let region = REGIONS.iter().position(|region| {
-            point -= region.2;
-            point < 0.0
-        });
-        let entry = servers + region.unwrap_or(0) + 8 * rng.below(8);
-        let decode = TYPICAL.decode.mul_f64(exp(0.9 * normal(&mut rng) - 0.405));
-        arrivals.push(Arrival {
-            at: Duration::from_secs_f64(at),
-            entry,
-            work: Work { decode, ..TYPICAL },
-            bytes: 4_096,
-            policy: Policy::default(),
-            deadline: Duration::from_secs(600),
-        });
+impl DeviceSpec {
+    /// What a job of this size takes at speed 1; `times` is its model's.
+    pub fn work(&self, size: &Size, times: f64) -> Work {
+        let (prefill, decode) = match (size.tokens, self.per_token_ms) {
+            (Some((input, output)), Some(each)) => {
+                (self.prefill_ms + self.prefill_per_token_ms * input, each * output)
+            }
+            _ => {
+                let sigma = self.service_ms.sigma;
+                let spread = libm::exp(sigma * size.chance - sigma * sigma / 2.0);
+                (self.prefill_ms, self.service_ms.mean * spread)
+            }
+        };
+        let ms = |ms: f64| Duration::from_secs_f64(ms * times / 1e3);
+        Work { prefill: ms(prefill), decode: ms(decode) }
     }
-    let rtt = RTT_MS.map(|row| row.map(Duration::from_millis).to_vec()).to_vec();
-    Setup { seed, hosts, rtt, typical: TYPICAL, arrivals, faults: Vec::new(), warm: lasts / 4 }
+
+    /// What the mean job takes at speed 1.
+    pub fn typical(&self, tokens: Option<(f64, f64)>, times: f64) -> Work {
+        // There the lognormal distribution is at its mean.
+        self.work(&Size { tokens, chance: self.service_ms.sigma / 2.0 }, times)
+    }
+}
+
+impl Setup {
+    /// The class of a server's devices.
+    pub fn device(&self, server: &Server) -> &DeviceSpec {
+        &self.devices[server.device]
+    }
+
+    /// Jobs of the first model that a server ends in a second.
+    pub fn pace(&self, server: &Server) -> f64 {
+        let device = self.device(server);
+        let work = device.typical(self.tokens, 1.0);
+        f64::from(device.slots) * device.speed / (work.prefill + work.decode).as_secs_f64()
+    }
 }

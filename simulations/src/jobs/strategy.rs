@@ -18,6 +18,7 @@ use std::time::Duration;
 use hansa_core::quote::Load;
 use hansa_core::rng::Rng;
 use hansa_core::survey::QUESTIONS;
+use hansa_core::time::Mono;
 
 /// What a strategy may read when it chooses.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub struct Ask<'a> {
     pub permitted: &'a [usize],
     /// The entry.
     pub entry: usize,
-    /// Slots times speed, in thousandths, by host; zero for entries.
+    /// Thousandths of a job that a host ends in a second; zero for entries.
     pub weight: &'a [u64],
     /// Load by host as it was at the last snapshot, up to two seconds ago.
     pub stale: &'a [Load],
@@ -34,6 +35,8 @@ pub struct Ask<'a> {
     pub truth: &'a [Load],
     /// Round trip from the entry, by host.
     pub rtt: &'a [Duration],
+    /// When it is.
+    pub now: Mono,
     /// Of this strategy alone.
     pub rng: &'a mut Rng,
 }

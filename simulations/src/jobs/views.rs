@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use hansa_core::advert::{Advert, Model, Record, Version};
 use hansa_core::charter::{Authority, Charter, Trust};
-use hansa_core::id::{Digest, PeerId};
+use hansa_core::id::PeerId;
 use hansa_core::keys::SigningKey;
 use hansa_core::note::SignerKey;
 use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::view::{Entry, Liveness, View};
 
-use crate::jobs::setup::{Host, Setup};
+use crate::jobs::setup::{AUTHORITY, Host, Setup, Terms};
 
-/// The bundle that all servers hold.
-pub const BUNDLE: Digest = Digest([7; 32]);
 /// Wall time at the start.
 pub const UTC: Utc = Utc(1_800_000_000_000);
 
@@ -33,11 +31,15 @@ pub struct Fixed {
 impl Fixed {
     /// Signs an advert and a charter for each host.
     pub fn new(setup: &Setup) -> Self {
-        let authority = SignerKey::new("authority", [9; 32]).expect("a name");
+        let authority = SignerKey::new(AUTHORITY, [9; 32]).expect("a name");
+        let forger = SignerKey::new(AUTHORITY, [8; 32]).expect("a name");
         let any = || ["*".to_owned()].into();
         let key = authority.verifier();
         let trust = Trust::new(vec![Authority { key, countries: any(), operators: any() }]);
-        let record = |(n, host)| record(n, host, setup, &authority, &trust);
+        let record = |(n, host): (u32, &Host)| {
+            let signer = if host.forged { &forger } else { &authority };
+            record(n, host, setup, signer, &trust)
+        };
         let records: Vec<Arc<Record>> = (0..).zip(&setup.hosts).map(record).collect();
         let alive = |record: &Arc<Record>| Entry {
             record: record.clone(),
@@ -46,22 +48,18 @@ impl Fixed {
         };
         let entries: Vec<Entry> = records.iter().map(alive).collect();
         let view = |record: &Arc<Record>| Arc::new(View::new(record.advert.peer, entries.clone()));
-        // Only entries plan; a server's view is never asked for, so it is one that all share.
+        // Only entries plan; the view of others is never asked for, so it is one that all share.
+        let mut entry = vec![false; records.len()];
+        setup.arrivals.iter().for_each(|arrival| entry[arrival.entry] = true);
         let shared = view(&records[0]);
-        let views = records.iter().zip(&setup.hosts).map(|(record, host)| {
-            if host.server.is_none() { view(record) } else { shared.clone() }
-        });
+        let views = records.iter().zip(entry);
+        let views = views.map(|(record, is)| if is { view(record) } else { shared.clone() });
         Self { views: views.collect(), records }
     }
 
     /// Who a host is.
     pub fn peer(&self, host: usize) -> PeerId {
         self.records[host].advert.peer
-    }
-
-    /// What a host's charter says.
-    pub fn charter(&self, host: usize) -> &Charter {
-        self.records[host].charter.as_ref().expect("all hosts have one")
     }
 
     /// A host's verified advert.
@@ -76,31 +74,40 @@ impl Views for Fixed {
     }
 }
 
-fn record(n: u32, host: &Host, setup: &Setup, authority: &SignerKey, trust: &Trust) -> Arc<Record> {
+fn record(n: u32, host: &Host, setup: &Setup, signer: &SignerKey, trust: &Trust) -> Arc<Record> {
     let mut seed = [3; 32];
     seed[..4].copy_from_slice(&n.to_le_bytes());
     let key = SigningKey::from_seed(&seed);
-    let charter = Charter {
-        serial: n.to_string(),
-        subject: key.peer_id(),
-        location: host.place.parse().expect("a place"),
-        operator: host.operator.clone(),
-        control: host.place[..2].parse().expect("a place"),
-        data_classes: Default::default(),
-        not_before: Utc(UTC.0 - 1_000_000),
-        not_after: Utc(UTC.0 + 100_000_000_000),
-        authorities: Default::default(),
+    let charter = |terms: &Terms| {
+        let charter = Charter {
+            serial: n.to_string(),
+            subject: key.peer_id(),
+            location: terms.location.parse().expect("a place"),
+            operator: terms.operator.clone(),
+            control: terms.control.parse().expect("a place"),
+            data_classes: terms.data_classes.clone(),
+            not_before: Utc(UTC.0 - 1_000_000),
+            not_after: Utc(UTC.0 + 100_000_000_000),
+            authorities: Default::default(),
+        };
+        charter.sign(signer).expect("a charter")
     };
-    let model = |(slots, speed): (u16, f64)| Model {
-        name: "model".into(),
-        version: "1".into(),
-        bundle: BUNDLE,
-        slots,
-        service_us: u32::try_from(
-            (setup.typical.prefill + setup.typical.decode).div_f64(speed).as_micros(),
-        )
-        .unwrap_or(u32::MAX),
-    };
+    let mut models = Vec::new();
+    if let Some(server) = &host.server {
+        let device = setup.device(server);
+        let slots = u16::try_from(device.slots).unwrap_or(u16::MAX);
+        for model in server.models.iter().map(|model| &setup.models[*model]) {
+            let work = device.typical(setup.tokens, model.work);
+            let service = (work.prefill + work.decode).div_f64(device.speed);
+            models.push(Model {
+                name: model.name.clone(),
+                version: "1".into(),
+                bundle: model.bundle,
+                slots: slots.saturating_mul(host.boast.unwrap_or(1)),
+                service_us: u32::try_from(service.as_micros()).unwrap_or(u32::MAX),
+            });
+        }
+    }
     let advert = Advert {
         peer: key.peer_id(),
         version: Version { epoch: 1, sequence: 1 },
@@ -110,9 +117,9 @@ fn record(n: u32, host: &Host, setup: &Setup, authority: &SignerKey, trust: &Tru
         data_addrs: Vec::new(),
         relays: Vec::new(),
         coordinate: Default::default(),
-        charter: Some(charter.sign(authority).expect("a charter")),
-        devices: Vec::new(),
-        models: host.server.map(model).into_iter().collect(),
+        charter: host.terms.as_ref().map(charter),
+        devices: host.devices.clone(),
+        models,
         price: None,
         extensions: Vec::new(),
     };

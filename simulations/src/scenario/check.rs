@@ -28,6 +28,7 @@ impl Scenario {
             self.check_arrivals(index, arrivals)?;
         }
         self.check_routing()?;
+        self.check_sharing()?;
         self.fault.iter().enumerate().try_for_each(|(index, fault)| self.check_fault(index, fault))
     }
 
@@ -205,6 +206,17 @@ impl Scenario {
         let budget = self.routing.retry_budget.unwrap_or(0.0);
         let possible = (0.0..=1.0).contains(&budget);
         require(possible, "routing.retry_budget", "is a share from 0 to 1", "write 10 % as 0.1")
+    }
+
+    fn check_sharing(&self) -> Checked {
+        let Some(sharing) = &self.sharing else { return Ok(()) };
+        let key = "sharing.goal_ttft_ms";
+        require(sharing.goal_ttft_ms > 0.0, key, "is not above 0", "write 1000 for a second")?;
+        let possible = sharing.stay.iter().all(|share| (0.0..=1.0).contains(share));
+        require(possible, "sharing.stay", "are shares from 0 to 1", "write 25 % as 0.25")?;
+        let apart = self.region.iter().all(|region| (1..region.peers).contains(&region.entries));
+        let fix = "give each [[region]] `entries`, fewer than its `peers`";
+        require(apart, "sharing.stay", "needs entries and servers in each region", fix)
     }
 
     fn check_fault(&self, index: usize, spec: &FaultSpec) -> Checked {

@@ -130,6 +130,17 @@ impl Constraints {
     }
 }
 
+/// `[sharing]`: how many slots the regions need to hold a goal, each for itself and together.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharingSpec {
+    /// In each region 99 of 100 jobs have their first token within this, in milliseconds.
+    pub goal_ttft_ms: f64,
+    /// Shares of the jobs that may not leave their region, in place of `[[policy]]`: each is
+    /// searched.
+    pub stay: Vec<f64>,
+}
+
 /// `[routing]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use demand::{ArrivalKind, ArrivalSpec, Constraints, PolicySpec, RoutingSpec, TraceLayout};
+pub use demand::{
+    ArrivalKind, ArrivalSpec, Constraints, PolicySpec, RoutingSpec, SharingSpec, TraceLayout,
+};
 pub use error::ScenarioError;
 pub use faults::{FaultKind, FaultSpec, LieAbout};
 pub use gossip::{GossipSpec, PlacementSpec, PlacementStrategy};
@@ -88,6 +90,9 @@ pub struct Scenario {
     /// How entries choose.
     #[serde(default)]
     pub routing: RoutingSpec,
+    /// Asks for the capacity that a goal needs.
+    #[serde(default)]
+    pub sharing: Option<SharingSpec>,
     /// The paces of membership, where they differ from what nodes do.
     #[serde(default)]
     pub gossip: GossipSpec,

@@ -147,6 +147,9 @@ pub struct ModelSpec {
     /// Its times are those of the device times this.
     #[serde(default = "one")]
     pub work: f64,
+    /// Stages that it takes, each on another peer; 1 is a model that one peer runs.
+    #[serde(default = "one_stage")]
+    pub stages: u32,
     /// Bytes of one job's input on the wire.
     #[serde(default = "two_kib")]
     pub input_bytes: u64,
@@ -182,6 +185,10 @@ pub struct CharterSpec {
 
 pub(super) fn one() -> f64 {
     1.0
+}
+
+fn one_stage() -> u32 {
+    1
 }
 
 fn two_kib() -> u64 {
