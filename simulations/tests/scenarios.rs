@@ -1,10 +1,12 @@
 //! The scenarios in the folder run well, and a run is the same on every machine.
 #![allow(clippy::print_stdout)] // Seeds come first, so that a failure can be repeated.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use hansa_sim::run::{Outcome, run};
 use hansa_sim::scenario::Scenario;
+use serde_json::{Map, Value};
 
 fn scenario(name: &str) -> Scenario {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(name);
@@ -37,10 +39,44 @@ fn adversaries_change_nothing() {
     assert!(outcome.dissemination_ms.p99 <= 1_500, "news spread slowly to those behind NAT");
 }
 
-/// The hash is that of every machine. A change of the protocol, of its paces or of the world's
-/// adverts changes it, and then the new one belongs here; nothing else may.
+/// The run is that of every machine. A change of the protocol, of its paces or of the world's
+/// adverts changes it, and then `HANSA_DECLARE=1` writes down the new one; nothing else may.
 #[test]
 fn join_ends_well_and_is_the_same_run_everywhere() {
-    let outcome = ends_well("join.toml");
-    assert_eq!(outcome.hash, "e85dcb42a410ef13");
+    let outcome = serde_json::to_value(ends_well("join.toml")).unwrap();
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/declared/join.json");
+    if std::env::var_os("HANSA_DECLARE").is_some() {
+        std::fs::write(&path, format!("{outcome:#}\n")).unwrap();
+    }
+    let declared = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let changes = changes("", &declared, &outcome);
+    assert!(
+        changes.is_empty(),
+        "the run of join.toml is not the declared one:\n{}\n\
+         If that is meant: HANSA_DECLARE=1 cargo test -p hansa-sim --test scenarios join",
+        changes.join("\n")
+    );
+}
+
+/// Where two JSON values differ, a line each.
+fn changes(at: &str, before: &Value, after: &Value) -> Vec<String> {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            let each = |key: &&String| {
+                let of = |map: &Map<String, Value>| map.get(*key).cloned().unwrap_or(Value::Null);
+                changes(&format!("{at}.{key}"), &of(old), &of(new))
+            };
+            keys.iter().flat_map(each).collect()
+        }
+        _ if before == after => Vec::new(),
+        _ => vec![format!("  {}: {before} → {after}", at.trim_start_matches('.'))],
+    }
+}
+
+#[test]
+fn what_changed_in_a_run_is_said_field_by_field() {
+    let before = serde_json::json!({"hash": "a", "ms": {"p50": 1, "p99": 2}});
+    let after = serde_json::json!({"hash": "b", "ms": {"p50": 1, "p99": 3}});
+    assert_eq!(changes("", &before, &after), ["  hash: \"a\" → \"b\"", "  ms.p99: 2 → 3"]);
 }
