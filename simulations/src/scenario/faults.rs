@@ -61,7 +61,8 @@ pub enum FaultKind {
     ForgedCharters,
     /// Peers send old records and answers again.
     Replay,
-    /// Peers are behind NAT, from the beginning: they dial and cannot be dialled.
+    /// Peers are behind NAT, from the beginning: they dial and cannot be dialled. Each has a relay
+    /// that joined before it; the first peer is never one of them.
     Nat,
 }
 
