@@ -1,17 +1,19 @@
 //! The host of many peers: what the node's actors are to one peer in real time.
 
+mod truth;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hansa_core::advert::{Advert, Record, Version};
+use hansa_core::advert::{Advert, Record};
 use hansa_core::charter::Trust;
 use hansa_core::directory::{Event, FrameFault, Input, Message, Output, Params, Shard, Shards};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::keys::SigningKey;
 use hansa_core::rng::mix;
 use hansa_core::time::{Mono, Now, Utc};
-use hansa_core::view::{Liveness, View};
+use hansa_core::view::View;
 
 use crate::advert;
 use crate::connections::{Connections, Pair, ordered};
@@ -334,7 +336,7 @@ impl World {
             let directory = self.hosts[host].directory.as_mut().expect("just started");
             for directory in directory.each_mut() {
                 let records = &records[&directory.shard()];
-                directory.acquaint(now, records.iter().cloned());
+                directory.acquaint(now, records);
             }
         }
     }
@@ -436,59 +438,6 @@ impl World {
         Some(self.now.since(start))
     }
 
-    /// Whether every host that is on knows exactly the hosts of its shards that are on, by their
-    /// latest adverts, and suspects none.
-    pub fn converged(&self) -> bool {
-        self.differences(1, Duration::ZERO).is_empty()
-    }
-
-    /// Where views differ from what is true, in words: at most so many differences. What a peer
-    /// published less than `spreading` ago need not be known yet.
-    pub fn differences(&self, most: usize, spreading: Duration) -> Vec<String> {
-        let mut truth = BTreeMap::<Shard, BTreeMap<PeerId, (Version, bool)>>::new();
-        let each = |host: usize| self.directory(host).each().iter();
-        for host in self.up() {
-            let settled = self.now.since(self.hosts[host].published) >= spreading;
-            for directory in each(host) {
-                let here = truth.entry(directory.shard()).or_default();
-                here.insert(directory.me(), (directory.own().advert.version, settled));
-            }
-        }
-        let mut differences = Vec::new();
-        let up = self.up();
-        for (host, directory) in up.iter().flat_map(|h| each(*h).map(move |d| (*h, d))) {
-            let truth = &truth[&directory.shard()];
-            let name = |peer: PeerId| self.by_id.get(word(peer)).map_or(u32::MAX, |host| *host);
-            let mut known = 0;
-            for (record, liveness) in directory.peers() {
-                let (peer, version) = (record.advert.peer, record.advert.version);
-                let really = truth.get(&peer);
-                let what = match (really, liveness) {
-                    (None, Liveness::Down) => continue,
-                    (None, _) => format!("believes in peer {}, which is off", name(peer)),
-                    (Some(_), Liveness::Down) => format!("believes peer {} dead", name(peer)),
-                    (Some(_), Liveness::Suspect) => format!("suspects peer {}", name(peer)),
-                    (Some((real, true)), Liveness::Alive) if *real != version => {
-                        format!("has peer {} at {version:?}, which is at {real:?}", name(peer))
-                    }
-                    _ => {
-                        known += 1;
-                        continue;
-                    }
-                };
-                differences.push(format!("peer {host} {what}"));
-            }
-            if known < truth.len() && differences.is_empty() {
-                differences.push(format!("peer {host} knows {known} of {}", truth.len()));
-            }
-            if differences.len() >= most {
-                differences.truncate(most);
-                break;
-            }
-        }
-        differences
-    }
-
     /// How many events happened so far.
     pub fn events(&self) -> u64 {
         self.events
@@ -497,23 +446,6 @@ impl World {
     /// What went wrong, after which event and when.
     pub fn wrongs(&self) -> &[Wrong] {
         &self.wrongs
-    }
-
-    /// Pairs of a host and a peer that is off and yet not believed down.
-    pub fn ghosts(&self) -> Vec<(usize, PeerId)> {
-        let mut ghosts = Vec::new();
-        for host in self.up() {
-            let directories = self.directory(host).each().iter();
-            for (record, liveness) in directories.flat_map(|directory| directory.peers()) {
-                let peer = record.advert.peer;
-                let other = self.by_id.get(word(peer));
-                let off = other.is_none_or(|other| !self.is_up(*other as usize));
-                if off && liveness != Liveness::Down {
-                    ghosts.push((host, peer));
-                }
-            }
-        }
-        ghosts
     }
 
     fn directory(&self, host: usize) -> &Shards {
