@@ -1,5 +1,7 @@
 //! The host of many peers: what the node's actors are to one peer in real time.
 
+mod truth;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use hansa_core::id::{Digest, PeerId};
 use hansa_core::keys::SigningKey;
 use hansa_core::rng::mix;
 use hansa_core::time::{Mono, Now, Utc};
-use hansa_core::view::{Liveness, View};
+use hansa_core::view::View;
 
 use crate::advert;
 use crate::connections::{Connections, Pair, ordered};
@@ -344,7 +346,7 @@ impl World {
             let directory = self.hosts[host].directory.as_mut().expect("just started");
             for directory in directory.each_mut() {
                 let records = &records[&directory.shard()];
-                directory.acquaint(now, records.iter().cloned());
+                directory.acquaint(now, records);
             }
         }
     }
@@ -451,73 +453,6 @@ impl World {
         Some(self.now.since(start))
     }
 
-    /// Whether every host that is on knows exactly the hosts of its shards that are on, by their
-    /// latest adverts, and suspects none.
-    pub fn converged(&self) -> bool {
-        self.differences(1, Duration::ZERO).is_empty()
-    }
-
-    /// Where views differ from what is true, in words: at most so many differences. What a peer
-    /// published less than `spreading` ago need not be known yet.
-    pub fn differences(&self, most: usize, spreading: Duration) -> Vec<String> {
-        let mut truth = BTreeMap::<Shard, Vec<(Arc<Record>, bool)>>::new();
-        let each = |host: usize| self.directory(host).each().iter();
-        let up = self.up();
-        for host in &up {
-            let settled = self.now.since(self.hosts[*host].published) >= spreading;
-            for directory in each(*host) {
-                let here = truth.entry(directory.shard()).or_default();
-                here.push((Arc::clone(directory.own()), settled));
-            }
-        }
-        for here in truth.values_mut() {
-            here.sort_unstable_by_key(|(own, _)| own.advert.peer);
-        }
-        let mut differences = Vec::new();
-        for (host, directory) in up.iter().flat_map(|h| each(*h).map(move |d| (*h, d))) {
-            let truth = &truth[&directory.shard()];
-            let name = |peer: PeerId| self.by_id.get(word(peer)).map_or(u32::MAX, |host| *host);
-            // Directories and truth are in the same order, so most are found where the last ended.
-            let (mut known, mut next) = (0, 0);
-            for (record, liveness) in directory.peers() {
-                let is_true = |(real, _): &(Arc<Record>, bool)| Arc::ptr_eq(real, record);
-                if liveness == Liveness::Alive && truth.get(next).is_some_and(is_true) {
-                    (known, next) = (known + 1, next + 1);
-                    continue;
-                }
-                let (peer, version) = (record.advert.peer, record.advert.version);
-                let found = truth.binary_search_by_key(&peer, |(own, _)| own.advert.peer);
-                next = found.map_or_else(|next| next, |found| found + 1);
-                let really = found.ok().map(|found| {
-                    let (own, settled) = &truth[found];
-                    (own.advert.version, *settled)
-                });
-                let what = match (really, liveness) {
-                    (None, Liveness::Down) => continue,
-                    (None, _) => format!("believes in peer {}, which is off", name(peer)),
-                    (Some(_), Liveness::Down) => format!("believes peer {} dead", name(peer)),
-                    (Some(_), Liveness::Suspect) => format!("suspects peer {}", name(peer)),
-                    (Some((real, true)), Liveness::Alive) if real != version => {
-                        format!("has peer {} at {version:?}, which is at {real:?}", name(peer))
-                    }
-                    _ => {
-                        known += 1;
-                        continue;
-                    }
-                };
-                differences.push(format!("peer {host} {what}"));
-            }
-            if known < truth.len() && differences.is_empty() {
-                differences.push(format!("peer {host} knows {known} of {}", truth.len()));
-            }
-            if differences.len() >= most {
-                differences.truncate(most);
-                break;
-            }
-        }
-        differences
-    }
-
     /// How many events happened so far.
     pub fn events(&self) -> u64 {
         self.events
@@ -526,20 +461,6 @@ impl World {
     /// What went wrong, after which event and when.
     pub fn wrongs(&self) -> &[Wrong] {
         &self.wrongs
-    }
-
-    /// Pairs of a host and a peer that is off and yet not believed down.
-    pub fn ghosts(&self) -> Vec<(usize, PeerId)> {
-        let off = (0..self.hosts.len()).filter(|host| !self.is_up(*host));
-        let off: Vec<PeerId> = off.map(|host| self.id(host)).collect();
-        let up = self.up();
-        let pairs = up.iter().flat_map(|host| off.iter().map(move |peer| (*host, *peer)));
-        let believes = |(host, peer): &(usize, PeerId)| {
-            let held = self.directory(*host).each().iter();
-            let mut held = held.filter_map(|directory| directory.liveness(*peer));
-            held.any(|liveness| liveness != Liveness::Down)
-        };
-        pairs.filter(believes).collect()
     }
 
     fn directory(&self, host: usize) -> &Shards {

@@ -1,7 +1,7 @@
 //! The binary as its users meet it.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn hansa_sim(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hansa-sim")).args(arguments).output().unwrap()
@@ -50,6 +50,16 @@ fn bad_files_are_named_with_what_is_wrong() {
     let output = hansa_sim(&["run", "no/such.toml"]);
     assert_eq!(output.status.code(), Some(66));
     assert!(String::from_utf8(output.stderr).unwrap().contains("no/such.toml"));
+}
+
+#[test]
+fn who_reads_only_the_beginning_hears_no_complaint() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hansa-sim"));
+    let command = command.arg("list").stderr(Stdio::piped());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
 #[test]

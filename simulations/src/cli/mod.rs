@@ -3,6 +3,7 @@
 mod run;
 mod side_by_side;
 
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -93,6 +94,9 @@ pub(crate) enum Fault {
     /// A folder cannot be read.
     #[error("{0}: {1}")]
     Read(PathBuf, std::io::Error),
+    /// Nobody takes what is printed.
+    #[error("cannot print: {0}")]
+    Print(#[from] std::io::Error),
     /// A scenario cannot be used.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
@@ -126,7 +130,7 @@ impl Fault {
             Self::Matrix(MatrixError::Read { .. }) => NO_INPUT,
             Self::Scenario(error) if error.is_missing_file() => NO_INPUT,
             Self::Sweep(SweepError::Form(_)) => crate::USAGE,
-            Self::Store(StoreError::File { .. }) => NOT_WRITTEN,
+            Self::Print(_) | Self::Store(StoreError::File { .. }) => NOT_WRITTEN,
             _ => BAD_DATA,
         }
     }
@@ -167,6 +171,7 @@ fn list(folder: Option<PathBuf>, json: bool) -> Result<bool, Fault> {
             all.push((shipped.name.to_owned(), Scenario::open(shipped.name.as_ref())?));
         }
     }
+    let mut out = stdout().lock();
     for (path, scenario) in all {
         if !record::not_yet(&scenario).is_empty() {
             continue;
@@ -176,9 +181,10 @@ fn list(folder: Option<PathBuf>, json: bool) -> Result<bool, Fault> {
                 "path": path, "name": scenario.name, "asks": scenario.asks,
                 "expect": scenario.expect, "peers": scenario.peers, "seconds": scenario.seconds,
             });
-            println!("{line}");
+            writeln!(out, "{line}")?;
         } else {
-            println!("{path}\n    asks    {}\n    expect  {}", scenario.asks, scenario.expect);
+            let Scenario { asks, expect, .. } = &scenario;
+            writeln!(out, "{path}\n    asks    {asks}\n    expect  {expect}")?;
         }
     }
     Ok(true)

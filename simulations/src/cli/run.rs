@@ -1,5 +1,6 @@
 //! `run`: seeds at once, each kept as soon as it is done.
 
+use std::io::{self, Write, stdout};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,7 +13,7 @@ use hansa_sim::recording::Recording;
 use hansa_sim::report;
 use hansa_sim::runner::{Finished, command, run_seeds};
 use hansa_sim::scenario::Scenario;
-use hansa_sim::store::{Store, StoreError};
+use hansa_sim::store::Store;
 
 use super::{Fault, How};
 
@@ -39,7 +40,7 @@ impl FromStr for Seeds {
 pub(super) fn run(name: &Path, how: &How, out: Option<&Path>) -> Result<bool, Fault> {
     let scenario = Scenario::open(name)?;
     if !how.json {
-        println!("{}: {}", scenario.name, scenario.asks);
+        writeln!(stdout(), "{}: {}", scenario.name, scenario.asks)?;
     }
     let store = out.map(|folder| Store::create(folder, &scenario)).transpose()?;
     let well = run_into(&scenario, &name.display().to_string(), how, store.as_ref())?;
@@ -69,7 +70,7 @@ pub(super) fn run_into(
         match store {
             Some(store) if store.has(seed) => {
                 eprintln!("seed {seed} is there already");
-                well &= tell(&store.get(seed)?, name, how.json);
+                well &= tell(&store.get(seed)?, name, how.json)?;
             }
             _ => wanted.push(seed),
         }
@@ -99,20 +100,21 @@ pub(super) fn run_into(
             let recording = ended.swap_remove(at);
             next.next();
             if !recording.hash.is_empty() {
-                well &= tell(&recording, name, how.json);
+                well &= tell(&recording, name, how.json)?;
             }
         }
-        Ok::<(), StoreError>(())
+        Ok::<(), Fault>(())
     })?;
     Ok(well)
 }
 
 /// Prints a run; says whether all its checks held.
-fn tell(recording: &Recording, name: &str, json: bool) -> bool {
+fn tell(recording: &Recording, name: &str, json: bool) -> io::Result<bool> {
+    let mut out = stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(&recording.summary()).expect("plain data"));
+        writeln!(out, "{}", serde_json::to_string(&recording.summary()).expect("plain data"))?;
     } else {
-        print_run(recording);
+        print_run(&mut out, recording)?;
     }
     for violation in &recording.violations {
         let event = match violation.event {
@@ -127,39 +129,41 @@ fn tell(recording: &Recording, name: &str, json: bool) -> bool {
             violation.at_ms,
             command(name, recording.seed)
         );
-        if json { eprintln!("{line}") } else { println!("{line}") }
+        if json { eprintln!("{line}") } else { writeln!(out, "{line}")? }
     }
-    recording.violations.is_empty()
+    Ok(recording.violations.is_empty())
 }
 
-fn print_run(recording: &Recording) {
-    println!("seed {}", recording.seed);
-    println!("  hash             {}", recording.hash);
+fn print_run(out: &mut impl Write, recording: &Recording) -> io::Result<()> {
+    writeln!(out, "seed {}", recording.seed)?;
+    writeln!(out, "  hash             {}", recording.hash)?;
     for (name, spread) in &recording.distributions {
-        println!(
+        writeln!(
+            out,
             "  {name:<16} p50 {:>9}  p99 {:>9}  max {:>9}  of {}",
             shown(spread.p50),
             shown(spread.p99),
             shown(spread.max),
             spread.count
-        );
+        )?;
     }
     for (name, value) in
         [("copies", recording.copies), ("bytes / record", recording.bytes_over_record)]
     {
         if let Some(value) = value {
-            println!("  {name:<16} {}", shown(value));
+            writeln!(out, "  {name:<16} {}", shown(value))?;
         }
     }
     for fact in &recording.facts {
-        println!("  {:<24} {} {}", fact.name, shown(fact.value), fact.unit);
+        writeln!(out, "  {:<24} {} {}", fact.name, shown(fact.value), fact.unit)?;
     }
-    println!(
+    writeln!(
+        out,
         "  {} peers, {} jobs, {} virtual s in {} CPU s, {} MB",
         recording.peers,
         recording.jobs,
         shown(recording.virtual_s),
         shown(recording.cpu_s),
         shown(recording.rss_mb)
-    );
+    )
 }

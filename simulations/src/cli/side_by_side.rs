@@ -1,11 +1,12 @@
 //! `compare`, `sweep` and `report`: what is made of results that are kept.
 
+use std::io::{Write, stdout};
 use std::path::Path;
 
 use hansa_sim::compare;
 use hansa_sim::report;
 use hansa_sim::scenario::Scenario;
-use hansa_sim::store::{Store, write};
+use hansa_sim::store::{self, Store};
 use hansa_sim::sweep::{Setting, csv, folder, table, variants};
 
 use super::run::run_into;
@@ -19,9 +20,9 @@ pub(super) fn compare(a: &Path, b: &Path, json: bool) -> Result<bool, Fault> {
         |store: &Store, path: &Path| format!("{} in {}", store.manifest().name, path.display());
     let comparison = compare::compare((&name(&store_a, a), &runs_a), (&name(&store_b, b), &runs_b));
     if json {
-        println!("{}", serde_json::to_string(&comparison).expect("plain data"));
+        writeln!(stdout(), "{}", serde_json::to_string(&comparison).expect("plain data"))?;
     } else {
-        print!("{}", comparison.table());
+        write!(stdout(), "{}", comparison.table())?;
     }
     Ok(true)
 }
@@ -44,12 +45,12 @@ pub(super) fn sweep(
         well &= run_into(&variant.scenario, &file, how, Some(&store))?;
         results.push((variant.name, report::write(&store)?));
         // Anew after each, so that an interrupt leaves what there is.
-        write(&out.join("sweep.csv"), csv(&results).as_bytes())?;
+        store::write(&out.join("sweep.csv"), csv(&results).as_bytes())?;
         let page = report::sweep_page(&scenario.name, &scenario.asks, &results);
-        write(&out.join("report.html"), page.as_bytes())?;
+        store::write(&out.join("report.html"), page.as_bytes())?;
     }
     if !how.json {
-        print!("{}", table(&results));
+        write!(stdout(), "{}", table(&results))?;
     }
     eprintln!("report: {}", out.join("report.html").display());
     Ok(well)
@@ -59,6 +60,6 @@ pub(super) fn sweep(
 pub(super) fn report(folder: &Path) -> Result<bool, Fault> {
     let store = Store::open(folder)?;
     report::write(&store)?;
-    println!("{}", store.folder().join("report.html").display());
+    writeln!(stdout(), "{}", store.folder().join("report.html").display())?;
     Ok(true)
 }

@@ -215,14 +215,6 @@ impl Directory {
         [(&self.own, Liveness::Alive)].into_iter().chain(others)
     }
 
-    /// Whether a known peer answers.
-    pub fn liveness(&self, peer: PeerId) -> Option<Liveness> {
-        if peer == self.me {
-            return Some(Liveness::Alive);
-        }
-        Some(self.members.get(peer)?.health)
-    }
-
     /// Whether the advert of `peer` with this version, or a newer one, is known already, so that
     /// verifying it again is needless.
     pub fn holds(&self, peer: PeerId, version: Version) -> bool {
@@ -232,15 +224,15 @@ impl Directory {
         self.members.get(peer).is_some_and(|member| member.version() >= version)
     }
 
-    /// Makes a directory that knows nobody know these peers: a mesh that has long settled.
-    pub fn acquaint(&mut self, now: Now, records: impl Iterator<Item = Arc<Record>>) {
+    /// Makes a directory that knows nobody know these peers, given in the order of their ids: a
+    /// mesh that has long settled.
+    pub fn acquaint(&mut self, now: Now, records: &[Arc<Record>]) {
         let pace = (self.params.advert_interval, self.params.advert_burst);
-        let others = records.filter(|record| record.advert.peer != self.me);
-        let mut records: Vec<Arc<Record>> = others.collect();
-        records.sort_by_key(|record| Short::of(record.advert.peer));
-        records.dedup_by_key(|record| Short::of(record.advert.peer));
-        records.shrink_to_fit();
-        self.members.fill(records, now.mono, pace);
+        let others = match records.binary_search_by_key(&self.me, |record| record.advert.peer) {
+            Ok(place) => [&records[..place], &records[place + 1..]].concat(),
+            Err(_) => records.to_vec(),
+        };
+        self.members.fill(others, now.mono, pace);
         self.view_stale = true;
     }
 
