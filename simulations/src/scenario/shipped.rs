@@ -27,6 +27,7 @@ macro_rules! shipped {
 }
 
 shipped![
+    "azure-trace",
     "churn",
     "diurnal-sharing",
     "flash-crowd",
