@@ -268,6 +268,18 @@ fn mean_rate(file: &std::path::Path, spec: &ArrivalSpec) -> Result<f64, Scenario
     Err(ScenarioError::Data(format!("{}: {problem}", file.display())))
 }
 
+/// Reads the traces that `scenario` plays, so that what is wrong with one is told before all else.
+pub fn check(scenario: &Scenario) -> Result<(), ScenarioError> {
+    for spec in scenario.arrivals.iter().filter(|spec| spec.kind == ArrivalKind::Trace) {
+        if let Some(file) = &spec.file {
+            let mut requests = open(&scenario.file(file), spec)?;
+            let fault = requests.find_map(Result::err);
+            fault.map_or(Ok(()), |fault| Err(ScenarioError::Data(fault.to_string())))?;
+        }
+    }
+    Ok(())
+}
+
 /// Mean tokens of the inputs and outputs in the first trace that `scenario` plays.
 pub fn mean_tokens(scenario: &Scenario) -> Result<Option<(f64, f64)>, ScenarioError> {
     let is_trace = |spec: &&ArrivalSpec| spec.kind == ArrivalKind::Trace;

@@ -32,3 +32,8 @@ pub mod sweep;
 pub mod table;
 pub mod traces;
 pub mod world;
+
+/// The example in the README of scenarios compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../scenarios/README.md")]
+mod readme_of_scenarios {}

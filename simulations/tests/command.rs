@@ -153,3 +153,11 @@ fn the_shipped_scenarios_are_listed_and_run_by_name() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("split-chains: nothing simulates models in stages yet"), "{said}");
 }
+
+#[test]
+fn a_trace_that_is_not_there_is_named_before_anything_runs() {
+    let output = hansa_sim(&["run", "azure-trace"]);
+    assert_eq!(output.status.code(), Some(65), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("AzureLLMInferenceTrace_conv.csv"), "{said}");
+}

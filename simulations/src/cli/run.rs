@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
 
+use hansa_sim::arrivals;
 use hansa_sim::compare::shown;
 use hansa_sim::links::Links;
 use hansa_sim::record;
@@ -59,6 +60,7 @@ pub(super) fn run_into(
     store: Option<&Store>,
 ) -> Result<bool, Fault> {
     Links::check(scenario)?;
+    arrivals::check(scenario)?;
     let not_yet = record::not_yet(scenario);
     if !not_yet.is_empty() {
         let (name, what) = (scenario.name.clone(), not_yet.join(", "));

@@ -10,6 +10,7 @@ pub mod figures;
 pub mod law;
 pub mod play;
 pub mod portable;
+pub mod prequal;
 pub mod server;
 pub mod setup;
 pub mod sharing;

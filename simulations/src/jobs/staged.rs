@@ -69,15 +69,16 @@ fn method(scenario: &Scenario, name: &str) -> Method {
 /// Plays the scenario's jobs under each of its strategies and records how they fared. The first
 /// one's samples are the run's own, the omniscient one's its bound.
 pub fn record(scenario: &Scenario, seed: u64, recording: &mut Recording) {
+    let mut hash = 0;
     let setup = match stage(scenario, seed) {
         Ok(setup) => setup,
         Err(what) => {
-            let check = "the arrivals".into();
+            let check = "the scenario".into();
+            recording.hash = format!("{hash:016x}");
             return recording.violations.push(Violation { event: 0, at_ms: 0, check, what });
         }
     };
     let mesh = Fixed::new(&setup);
-    let mut hash = 0;
     for (index, name) in scenario.routing.strategies().into_iter().enumerate() {
         let figures = play(&setup, &mesh, method(scenario, &name));
         hash = mix(hash ^ figures.hash);

@@ -1,17 +1,6 @@
 //! Who gets the job: strategies that choose at once, beside the core's own.
 //!
-//! One is added in a few lines, here a choice of the fastest device:
-//!
-//! ```
-//! use hansa_sim::jobs::strategy::{Ask, Strategy};
-//!
-//! struct Fastest;
-//! impl Strategy for Fastest {
-//!     fn choose(&mut self, ask: &mut Ask<'_>) -> Option<usize> {
-//!         ask.permitted.iter().copied().max_by_key(|host| ask.weight[*host])
-//!     }
-//! }
-//! ```
+//! One is added in a few lines: the worked example is in `simulations/scenarios/README.md`.
 
 use std::time::Duration;
 
@@ -19,6 +8,8 @@ use hansa_core::quote::Load;
 use hansa_core::rng::Rng;
 use hansa_core::survey::QUESTIONS;
 use hansa_core::time::Mono;
+
+use crate::jobs::prequal::Prequal;
 
 /// What a strategy may read when it chooses.
 #[derive(Debug)]
@@ -71,6 +62,7 @@ pub fn named(name: &str) -> Option<Method> {
         "power-of-two" => direct(Box::new(FreshTwoChoices)),
         "stale-two-choices" => direct(Box::new(TwoChoices)),
         "stale-least-loaded" => direct(Box::new(LeastLoaded)),
+        "prequal" => direct(Box::<Prequal>::default()),
         "omniscient" => direct(Box::new(Omniscient)),
         "blind" => direct(Box::new(Blind)),
         "hansa" => Some(Method::Hansa(QUESTIONS)),

@@ -171,13 +171,14 @@ pub enum OneOrMany {
 }
 
 /// The strategies that `[routing]` may name.
-pub const STRATEGIES: [&str; 7] = [
+pub const STRATEGIES: [&str; 8] = [
     "hansa",
     "random",
     "round-robin",
     "power-of-two",
     "stale-least-loaded",
     "weighted-random",
+    "prequal",
     "omniscient",
 ];
 

@@ -28,6 +28,7 @@ macro_rules! shipped {
 
 shipped![
     "adversaries",
+    "azure-trace",
     "churn",
     "diurnal-sharing",
     "flash-crowd",

@@ -1,13 +1,15 @@
 //! Plays a [`Setup`] under one method and gives the figures.
 
+mod placing;
+mod serving;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hansa_core::flight::{Event as Happened, Flight, RetryBudget, Step};
-use hansa_core::gate;
+use hansa_core::flight::{Event as Happened, Flight, RetryBudget};
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::loads::Loads;
-use hansa_core::plan::{Job, Refusal, candidates};
+use hansa_core::plan::Refusal;
 use hansa_core::quote::{Load, Quote};
 use hansa_core::rng::{Rng, mix};
 use hansa_core::survey::Survey;
@@ -16,9 +18,9 @@ use hansa_core::time::{Mono, Now};
 use crate::engine::Queue;
 use crate::jobs::figures::Figures;
 use crate::jobs::server::Server;
-use crate::jobs::setup::{Arrival, Fault, Host, Setup};
-use crate::jobs::strategy::{Ask, Method};
-use crate::jobs::views::{Fixed, UTC, Views};
+use crate::jobs::setup::{Arrival, Host, Setup};
+use crate::jobs::strategy::Method;
+use crate::jobs::views::{Fixed, UTC};
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -258,155 +260,6 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn arrive(&mut self, index: usize) {
-        if let Some(next) = self.setup.arrivals.get(index + 1) {
-            self.queue.push(Mono(0) + next.at, Event::Arrive(index + 1));
-        }
-        let number = index;
-        let arrival = self.arrival(number);
-        self.figures.checkers.came(arrival.entry);
-        let deadline = self.now + arrival.deadline;
-        let (model, law) = (&self.setup.models[arrival.model], &self.setup.laws[arrival.law]);
-        let send = &self.setup.hosts[arrival.entry].send;
-        let mut job = Job::new(id(number), model.bundle, law.policy.clone(), send, deadline);
-        job.bytes = model.bytes;
-        self.queue.push(deadline, Event::Deadline(number));
-        let view = self.mesh.view(arrival.entry);
-        let survey = match self.method {
-            Method::Hansa(most) if most > 0 => {
-                let loads = &self.loads[arrival.entry];
-                Survey::begin(self.now(), &view, loads, &job, || None, most)
-            }
-            _ => None,
-        };
-        let chosen = match self.method {
-            Method::Direct(_) => self.choose(number, &job),
-            Method::Hansa(_) => None,
-        };
-        let flight = Flight::begin(job);
-        let questions: Vec<usize> =
-            survey.iter().flat_map(Survey::questions).map(|(peer, _)| self.hosts[&peer]).collect();
-        let until = survey.as_ref().map(Survey::until);
-        let air = Air {
-            flight,
-            has_begun: false,
-            survey,
-            questions: questions.clone(),
-            at: Vec::new(),
-            refusals: BTreeMap::new(),
-            first_byte: false,
-        };
-        self.air.insert(number, air);
-        if let Some(until) = until {
-            for host in questions {
-                self.figures.questions += 1;
-                self.post(number, host, Event::Asked { job: number, host });
-            }
-            self.queue.push(until, Event::Decide(number));
-        } else if let Some(host) = chosen {
-            // A strategy's choice is obeyed, right or wrong: the checkers judge it.
-            self.send(number, host);
-        } else {
-            self.fly(number, Happened::Begin);
-        }
-    }
-
-    fn choose(&mut self, number: usize, job: &Job) -> Option<usize> {
-        let entry = self.arrival(number).entry;
-        let key = (entry, job.onward_law, job.bundle);
-        if !self.permitted.contains_key(&key) {
-            let (view, loads) = (self.mesh.view(entry), Loads::new());
-            let peers = candidates(self.now(), &view, &loads, job).unwrap_or_default();
-            let mut hosts: Vec<usize> = peers.iter().map(|peer| self.hosts[peer]).collect();
-            if job.hops_left == 0 {
-                hosts.clear();
-            }
-            if self.runs(number, entry) && self.gate(number, entry).is_ok() {
-                hosts.push(entry);
-            }
-            self.permitted.insert(key, hosts);
-        }
-        let Method::Direct(strategy) = &mut self.method else { return None };
-        strategy.choose(&mut Ask {
-            permitted: &self.permitted[&key],
-            now: self.now,
-            entry,
-            weight: &self.weight,
-            stale: &self.stale,
-            truth: &self.truth,
-            rtt: &self.rtts[entry],
-            rng: &mut self.rng,
-        })
-    }
-
-    /// Whether a host holds the job's model and is what the job needs.
-    fn runs(&self, job: usize, host: usize) -> bool {
-        let arrival = self.arrival(job);
-        let needs = &self.setup.laws[arrival.law].policy.device;
-        let Host { server, devices, .. } = &self.setup.hosts[host];
-        let holds = server.as_ref().is_some_and(|server| server.models.contains(&arrival.model));
-        holds && gate::fits(needs, devices)
-    }
-
-    /// A question reaches a server, which asks its gate as for a job.
-    fn asked(&mut self, job: usize, host: usize) {
-        let rtt = self.rtt(job, host);
-        let now = self.now();
-        let gate = self.gate(job, host);
-        let Some(server) = self.servers[host].as_mut().filter(|server| server.is_up()) else {
-            return; // Silence: the asker decides without it.
-        };
-        let load = server.load();
-        let quote = gate.is_ok().then(|| server.reservations.quote(now.mono, id(job), rtt, load));
-        self.post(job, host, Event::Quoted { job, host, quote });
-    }
-
-    fn gate(&self, job: usize, host: usize) -> Result<(), Refusal> {
-        let arrival = self.arrival(job);
-        let policy = &self.setup.laws[arrival.law].policy;
-        let bundle = self.setup.models[arrival.model].bundle;
-        let own = &self.mesh.record(host).charter;
-        let utc = self.now().utc;
-        if host == arrival.entry {
-            let unsatisfiable = |rule| Refusal::PolicyUnsatisfiable { failed: [(rule, 1)].into() };
-            return gate::admit_entry(policy, bundle, own, utc).map_err(unsatisfiable);
-        }
-        let sender = &self.mesh.record(arrival.entry).charter;
-        gate::receive(&self.setup.hosts[host].serve, sender, policy, bundle, own, utc)
-    }
-
-    fn decide(&mut self, job: usize) {
-        let Some(air) = self.air.get_mut(&job) else { return };
-        let Some(order) = air.survey.as_ref().and_then(|survey| survey.decide(self.now)) else {
-            return;
-        };
-        air.survey = None;
-        air.flight.prefer(order);
-        self.fly(job, Happened::Begin);
-        let Some(air) = self.air.get(&job) else { return };
-        let (at, asked) = (air.at.clone(), air.questions.clone());
-        for host in asked.into_iter().filter(|host| !at.contains(host)) {
-            self.post(job, host, Event::Release { job, host });
-        }
-    }
-
-    fn fly(&mut self, job: usize, happened: Happened) {
-        let entry = self.arrival(job).entry;
-        let (now, view) = (self.now(), self.mesh.view(entry));
-        let Some(air) = self.air.get_mut(&job) else { return };
-        let loads = &self.loads[entry];
-        // Where a strategy's own choice failed, the flight begins.
-        let has_begun = std::mem::replace(&mut air.has_begun, true);
-        let is_answer = matches!(happened, Happened::Answered);
-        let happened = if has_begun || is_answer { happened } else { Happened::Begin };
-        match air.flight.handle(now, happened, &view, loads, &mut self.budgets[entry]) {
-            Step::RunLocal => self.send(job, entry),
-            Step::Send { to } => self.send(job, self.hosts[&to]),
-            Step::Wait => {}
-            Step::Answer(outcome) => self.answer(job, outcome.is_ok()),
-        }
-    }
-
     fn send(&mut self, job: usize, host: usize) {
         let arrival = self.arrival(job);
         self.figures.checkers.sent(self.setup, job, host);
@@ -445,66 +298,6 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn reached(&mut self, job: usize, host: usize) {
-        self.on_way[host] -= 1;
-        self.know(host);
-        let gate = self.gate(job, host);
-        let arrival = self.arrival(job);
-        let server = self.setup.hosts[host].server.as_ref();
-        let device = server.map(|server| self.setup.device(server));
-        let is_wanted = |air: &&mut Air| air.at.contains(&host);
-        let Some(air) = self.air.get_mut(&job).filter(is_wanted) else { return };
-        match (&mut self.servers[host], device, gate) {
-            (Some(server), Some(_), Err(refusal)) if server.is_up() => {
-                air.refusals.insert(host, refusal);
-                self.post(job, host, Event::Refused { job, host });
-            }
-            (Some(server), Some(device), Ok(())) if server.is_up() => {
-                self.figures.checkers.taken(self.setup, job, host);
-                let work = device.work(&arrival.size, self.setup.models[arrival.model].work);
-                server.reservations.release(id(job));
-                server.push(job, work);
-                self.start(host);
-            }
-            _ => self.post(job, host, Event::Lost { job, host }),
-        }
-    }
-
-    /// What there is to know of a host's load, after a change.
-    fn know(&mut self, host: usize) {
-        let load = self.servers[host].as_ref().map_or(NOTHING, Server::truth);
-        let in_flight = load.in_flight + self.on_way[host];
-        self.truth[host] = Load { in_flight, ..load };
-    }
-
-    fn start(&mut self, host: usize) {
-        let epoch = self.epochs[host];
-        let Some(server) = &mut self.servers[host] else { return };
-        while let Some(started) = server.start(self.now) {
-            let job = started.job;
-            self.queue.push(self.now + started.first, Event::FirstByte { job, host, epoch });
-            self.queue.push(self.now + started.last, Event::Ran { job, host, epoch });
-        }
-        self.know(host);
-    }
-
-    /// The first byte leaves the server: it reaches the entry half a round trip later, which then
-    /// wants nobody else's.
-    fn first_byte(&mut self, job: usize, host: usize, epoch: u32) {
-        let half = self.rtt(job, host) / 2;
-        let came = self.arrival(job).at;
-        let Some(air) = self.air.get_mut(&job).filter(|air| air.at.contains(&host)) else { return };
-        if self.epochs[host] != epoch || std::mem::replace(&mut air.first_byte, true) {
-            return;
-        }
-        for other in air.at.clone().into_iter().filter(|other| *other != host) {
-            self.leave(job, other);
-        }
-        if came >= self.setup.warm {
-            self.figures.ttft.push(((self.now + half).since(Mono(0) + came), job));
-        }
-    }
-
     fn answer(&mut self, job: usize, is_answer: bool) {
         let arrival = self.arrival(job);
         let took = self.now.since(Mono(0) + arrival.at);
@@ -522,24 +315,6 @@ impl<'a> Play<'a> {
         if self.air.contains_key(&job) {
             self.answer(job, false);
         }
-    }
-
-    fn fault(&mut self, index: usize) {
-        let (_, host, fault) = self.setup.faults[index];
-        self.hash(5, index, host);
-        let Some(server) = &mut self.servers[host] else { return };
-        match fault {
-            Fault::Crash => {
-                let lost = server.crash();
-                self.epochs[host] += 1;
-                for job in lost {
-                    self.post(job, host, Event::Lost { job, host });
-                }
-            }
-            Fault::Restart => server.restart(),
-            Fault::Slow(times) => server.slow(times),
-        }
-        self.know(host);
     }
 }
 

@@ -1,0 +1,128 @@
+//! How a job finds its host: by a strategy at once, or by the core's survey and flight.
+
+use std::collections::BTreeMap;
+
+use hansa_core::flight::{Event as Happened, Flight, Step};
+use hansa_core::loads::Loads;
+use hansa_core::plan::{Job, candidates};
+use hansa_core::survey::Survey;
+use hansa_core::time::Mono;
+
+use super::{Air, Event, Play, id};
+use crate::jobs::strategy::{Ask, Method};
+use crate::jobs::views::Views;
+
+impl Play<'_> {
+    pub(super) fn arrive(&mut self, index: usize) {
+        if let Some(next) = self.setup.arrivals.get(index + 1) {
+            self.queue.push(Mono(0) + next.at, Event::Arrive(index + 1));
+        }
+        let number = index;
+        let arrival = self.arrival(number);
+        self.figures.checkers.came(arrival.entry);
+        let deadline = self.now + arrival.deadline;
+        let (model, law) = (&self.setup.models[arrival.model], &self.setup.laws[arrival.law]);
+        let send = &self.setup.hosts[arrival.entry].send;
+        let mut job = Job::new(id(number), model.bundle, law.policy.clone(), send, deadline);
+        job.bytes = model.bytes;
+        self.queue.push(deadline, Event::Deadline(number));
+        let view = self.mesh.view(arrival.entry);
+        let survey = match self.method {
+            Method::Hansa(most) if most > 0 => {
+                let loads = &self.loads[arrival.entry];
+                Survey::begin(self.now(), &view, loads, &job, || None, most)
+            }
+            _ => None,
+        };
+        let chosen = match self.method {
+            Method::Direct(_) => self.choose(number, &job),
+            Method::Hansa(_) => None,
+        };
+        let flight = Flight::begin(job);
+        let questions: Vec<usize> =
+            survey.iter().flat_map(Survey::questions).map(|(peer, _)| self.hosts[&peer]).collect();
+        let until = survey.as_ref().map(Survey::until);
+        let air = Air {
+            flight,
+            has_begun: false,
+            survey,
+            questions: questions.clone(),
+            at: Vec::new(),
+            refusals: BTreeMap::new(),
+            first_byte: false,
+        };
+        self.air.insert(number, air);
+        if let Some(until) = until {
+            for host in questions {
+                self.figures.questions += 1;
+                self.post(number, host, Event::Asked { job: number, host });
+            }
+            self.queue.push(until, Event::Decide(number));
+        } else if let Some(host) = chosen {
+            // A strategy's choice is obeyed, right or wrong: the checkers judge it.
+            self.send(number, host);
+        } else {
+            self.fly(number, Happened::Begin);
+        }
+    }
+
+    pub(super) fn choose(&mut self, number: usize, job: &Job) -> Option<usize> {
+        let entry = self.arrival(number).entry;
+        let key = (entry, job.onward_law, job.bundle);
+        if !self.permitted.contains_key(&key) {
+            let (view, loads) = (self.mesh.view(entry), Loads::new());
+            let peers = candidates(self.now(), &view, &loads, job).unwrap_or_default();
+            let mut hosts: Vec<usize> = peers.iter().map(|peer| self.hosts[peer]).collect();
+            if job.hops_left == 0 {
+                hosts.clear();
+            }
+            if self.runs(number, entry) && self.gate(number, entry).is_ok() {
+                hosts.push(entry);
+            }
+            self.permitted.insert(key, hosts);
+        }
+        let Method::Direct(strategy) = &mut self.method else { return None };
+        strategy.choose(&mut Ask {
+            permitted: &self.permitted[&key],
+            now: self.now,
+            entry,
+            weight: &self.weight,
+            stale: &self.stale,
+            truth: &self.truth,
+            rtt: &self.rtts[entry],
+            rng: &mut self.rng,
+        })
+    }
+
+    pub(super) fn decide(&mut self, job: usize) {
+        let Some(air) = self.air.get_mut(&job) else { return };
+        let Some(order) = air.survey.as_ref().and_then(|survey| survey.decide(self.now)) else {
+            return;
+        };
+        air.survey = None;
+        air.flight.prefer(order);
+        self.fly(job, Happened::Begin);
+        let Some(air) = self.air.get(&job) else { return };
+        let (at, asked) = (air.at.clone(), air.questions.clone());
+        for host in asked.into_iter().filter(|host| !at.contains(host)) {
+            self.post(job, host, Event::Release { job, host });
+        }
+    }
+
+    pub(super) fn fly(&mut self, job: usize, happened: Happened) {
+        let entry = self.arrival(job).entry;
+        let (now, view) = (self.now(), self.mesh.view(entry));
+        let Some(air) = self.air.get_mut(&job) else { return };
+        let loads = &self.loads[entry];
+        // Where a strategy's own choice failed, the flight begins.
+        let has_begun = std::mem::replace(&mut air.has_begun, true);
+        let is_answer = matches!(happened, Happened::Answered);
+        let happened = if has_begun || is_answer { happened } else { Happened::Begin };
+        match air.flight.handle(now, happened, &view, loads, &mut self.budgets[entry]) {
+            Step::RunLocal => self.send(job, entry),
+            Step::Send { to } => self.send(job, self.hosts[&to]),
+            Step::Wait => {}
+            Step::Answer(outcome) => self.answer(job, outcome.is_ok()),
+        }
+    }
+}
