@@ -28,6 +28,8 @@ pub const UNPACKED_BYTES_FREE: usize = 16 << 20;
 /// …and beyond that, how many bytes may come of each that was sent. Text and tensors stay far
 /// below; a bomb of zeros has a thousand.
 pub const UNPACKING_RATIO_MAX: usize = 100;
+/// JSON of more bytes is read and written beside the threads that carry the network.
+pub const AT_ONCE_BYTES_MAX: usize = 64 << 10;
 /// Open HTTP connections.
 pub const HTTP_CONNECTIONS_MAX: usize = 4_096;
 /// A client must have sent its request's headers within this time, also between requests.

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::peer::PeerMessage;
+use crate::api::aside::Aside;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::SIGNATURES_MAX;
@@ -102,6 +103,7 @@ pub struct Node {
     pub draining: watch::Sender<bool>,
     /// Where metrics are read.
     pub metrics: PrometheusHandle,
+    pub(crate) aside: Aside,
     pub(crate) view: ArcSwap<View>,
     pub(crate) loads: Mutex<Loads>,
     pub(crate) budget: Mutex<RetryBudget>,

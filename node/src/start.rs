@@ -71,6 +71,7 @@ impl Node {
             metrics,
             view: ArcSwap::from_pointee(View::new(me, Vec::new())),
             loads: Mutex::new(Loads::new()),
+            aside: Default::default(),
             budget: Mutex::new(RetryBudget::default()),
             engines: ArcSwap::from_pointee(BTreeMap::new()),
             devices: ArcSwap::from_pointee(Vec::new()),

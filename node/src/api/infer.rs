@@ -108,7 +108,10 @@ async fn run(
         return Err(Refusal::Draining.into());
     }
     let body = read(request).await?;
-    let request = v2::parse_infer(json_length(headers)?, body)?;
+    let json_length = json_length(headers)?;
+    let parse = move |body: Bytes| v2::parse_infer(json_length, body);
+    let bytes = json_length.unwrap_or(body.len());
+    let request = node.aside.run(bytes, move || parse(body)).await?;
     named.check(request.model.as_deref())?;
     let Demand { policy, deadline } = v2::demand(headers, &request.parameters, &node.groups)?;
     // Before anybody is asked anything: a law that cannot be kept is refused.
@@ -135,10 +138,11 @@ async fn run(
     );
     let mut answer = node.infer(order).instrument(span).await?;
     let outputs = std::mem::take(&mut answer.outputs);
-    let (name, version) = (&named.model, &resolved.version);
-    let rendered =
-        v2::render_infer(name, version, id.as_deref(), outputs, &wanted, binary_default)?;
-    let mut response = respond(rendered);
+    let (name, version) = (named.model.clone(), resolved.version.clone());
+    let bytes = outputs.iter().map(|output| output.data.len()).sum();
+    let render =
+        move || v2::render_infer(&name, &version, id.as_deref(), outputs, &wanted, binary_default);
+    let mut response = respond(node.aside.run(bytes, render).await?);
     tell(node, &answer, started.elapsed(), response.headers_mut());
     Ok(response)
 }

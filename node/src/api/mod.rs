@@ -4,6 +4,7 @@
 //! [`v2`] is the protocol as pure functions; [`server`] the listener with its limits; the others
 //! are handlers, thin between the two.
 
+pub mod aside;
 pub mod infer;
 pub mod mesh;
 pub mod packed;
