@@ -14,8 +14,9 @@
 //! most useful of what the peers said: what it can act on comes before what it cannot.
 //!
 //! At its entry, a job whose answer has not begun long after it should have is hedged: once, from
-//! the retry budget, another peer gets it too, and the first answer counts (Dean, Barroso: The Tail
-//! at Scale, 2013). Peers further on do not hedge, or hedges would multiply.
+//! the retry budget, another peer gets it too, if that would have answered by now, and the first
+//! answer counts (Dean, Barroso: The Tail at Scale, 2013). Peers further on do not hedge, or hedges
+//! would multiply.
 
 use std::time::Duration;
 
@@ -104,6 +105,8 @@ pub struct Flight {
     under_way: u8,
     /// Peers to send to before `plan` is asked, next last.
     preferred: Vec<Preference>,
+    /// When the last peer got it.
+    sent: Mono,
     /// When the one attempt under way is late; none once it was hedged.
     late_at: Option<Mono>,
     hedged: bool,
@@ -126,6 +129,7 @@ impl Flight {
             tried: Vec::new(),
             under_way: 0,
             preferred: Vec::new(),
+            sent: Mono::default(),
             late_at: None,
             lost: false,
             failed: false,
@@ -204,14 +208,17 @@ impl Flight {
         }
     }
 
-    /// Gives the job to one more peer if there is one and the budget has a retry left.
+    /// Gives the job to one more peer, if there is one that would have answered by now and the
+    /// budget has a retry left. Where all are busy nobody would have, and a hedge only adds to it.
     fn hedge(&mut self, now: Now, view: &View, loads: &Loads, budget: &mut RetryBudget) -> Step {
         self.late_at = None;
         if std::mem::replace(&mut self.hedged, true) || !self.has_attempts() {
             return Step::Wait;
         }
         match self.next(now, view, loads) {
-            Ok(attempt) if budget.spend(1) => self.attempt(now, attempt),
+            Ok(attempt) if attempt.expected < now.mono.since(self.sent) && budget.spend(1) => {
+                self.attempt(now, attempt)
+            }
             _ => Step::Wait,
         }
     }
@@ -224,6 +231,7 @@ impl Flight {
     fn attempt(&mut self, now: Now, Attempt { step, peer, expected }: Attempt) -> Step {
         self.tried.push(peer);
         self.under_way += 1;
+        self.sent = now.mono;
         let late = expected.saturating_mul(LATE_TIMES).saturating_add(LATE_SLACK);
         self.late_at = (!self.hedged).then(|| now.mono + late);
         step

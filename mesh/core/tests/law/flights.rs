@@ -179,6 +179,7 @@ impl Host<'_> {
             }
             assert!((1..=2).contains(&air.len()), "{} attempts at once", air.len());
             event = if flight.late_at().is_some() && self.throw(4) == 0 {
+                now = later(now, self.throw(80) as u64);
                 Event::Late
             } else {
                 let first = self.throw(air.len());

@@ -165,7 +165,8 @@ fn a_late_job_goes_to_one_more_peer_and_no_further() {
         let id_of_job = JobId(u128::from(number).to_le_bytes());
         let mut flight = Flight::begin(Job { id: id_of_job, ..job(Policy::default()) });
         let mut handle = |event, flight: &mut Flight| {
-            let now = later(start(), 1);
+            let is_late = matches!(event, Event::Late);
+            let now = later(start(), if is_late { 500 } else { 1 });
             flight.handle(now, event, &view, &loads, &mut budget)
         };
         let Step::Send { to: first } = handle(Event::Begin, &mut flight) else { panic!("sent") };
