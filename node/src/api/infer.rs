@@ -139,7 +139,7 @@ async fn run(
     let mut answer = node.infer(order).instrument(span).await?;
     let outputs = std::mem::take(&mut answer.outputs);
     let (name, version) = (named.model.clone(), resolved.version.clone());
-    let bytes = outputs.iter().map(|output| output.data.len()).sum();
+    let bytes = v2::json_bytes(&outputs, &wanted, binary_default);
     let render =
         move || v2::render_infer(&name, &version, id.as_deref(), outputs, &wanted, binary_default);
     let mut response = respond(node.aside.run(bytes, render).await?);

@@ -74,6 +74,8 @@ impl Directory {
             out.push(Output::Event(Event::PeerDropped { peer }));
         }
         self.members.forget(now - GRAVE_RETENTION, now - ACCUSATION_RETENTION);
+        // Whoever is still a stranger does not join any more, and makes room.
+        self.doubters.clear();
     }
 
     fn forget_member(&mut self, peer: PeerId) {

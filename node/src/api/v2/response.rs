@@ -86,6 +86,12 @@ pub fn tensor_json(tensor: &Tensor, most: usize) -> Value {
     })
 }
 
+/// Bytes of those outputs that are answered as JSON: the others are not touched.
+pub fn json_bytes(outputs: &[Tensor], wanted: &[OutputWanted], binary_default: bool) -> usize {
+    let json = outputs.iter().filter(|output| !is_binary(&output.name, wanted, binary_default));
+    json.map(|output| output.data.len()).sum()
+}
+
 fn is_binary(name: &str, wanted: &[OutputWanted], default: bool) -> bool {
     let own = wanted.iter().find(|output| output.name == name).and_then(|output| output.binary);
     own.unwrap_or(default)
