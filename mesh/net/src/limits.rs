@@ -121,6 +121,8 @@ pub const PULSE: Duration = Duration::from_millis(100);
 pub const ECHO_EVERY: Duration = Duration::from_millis(200);
 /// Nothing heard for this long is death, on a LAN; four round trips and two echoes on a long path.
 pub const SILENCE_MIN: Duration = Duration::from_millis(700);
+/// Who only answers gives the peer so many times as long.
+pub const SERVING_PATIENCE: u32 = 10;
 /// The pulse goes on for this long after the last call, so that back-to-back calls wake nobody.
 pub const PULSE_LINGER: Duration = Duration::from_secs(1);
 

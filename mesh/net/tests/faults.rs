@@ -106,9 +106,9 @@ async fn a_path_that_goes_dark_is_noticed_within_a_second() {
     let error = within(call).await.expect("no panic").expect_err("lost");
     assert!(dark.elapsed() < NOTICED, "{:?}", dark.elapsed());
     assert!(error.to_string().contains("was not heard for"), "{error}");
-    // The other end is as quick to drop the work.
+    // The other end has only work to lose, and takes longer to drop it.
     within(held.reply.cancelled()).await;
-    assert!(dark.elapsed() < 2 * NOTICED, "{:?}", dark.elapsed());
+    assert!(dark.elapsed() < 10 * NOTICED, "{:?}", dark.elapsed());
     assert!(!client.is_connected(&peer));
 }
 

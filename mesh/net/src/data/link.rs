@@ -12,7 +12,7 @@ use quinn::{Connection, VarInt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::call::{Call, Reply};
-use super::liveness::{Echoes, Pulses, Verdict};
+use super::liveness::{Echoes, Pulses, Stake, Verdict};
 use super::stream::{Body, Sender};
 use super::{DataLimits, Shared};
 use crate::limits::*;
@@ -29,6 +29,8 @@ pub(super) struct Link {
     pub(super) ours: bool,
     pub(super) since: Instant,
     calls: AtomicUsize,
+    /// How many of those this node made.
+    asked: AtomicUsize,
     /// When the last call ended, in ms after `since`.
     used_ms: AtomicU64,
     parked: AtomicBool,
@@ -43,7 +45,8 @@ pub(super) struct Link {
 pub(super) struct Busy {
     link: Arc<Link>,
     shared: Arc<Shared>,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// Calls of the peer hold one of a limited number of permits.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Link {
@@ -54,6 +57,7 @@ impl Link {
             ours,
             since: Instant::now(),
             calls: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
             used_ms: AtomicU64::new(0),
             parked: AtomicBool::new(false),
             wake: Notify::new(),
@@ -98,6 +102,16 @@ impl Link {
         }
     }
 
+    fn stake(&self) -> Stake {
+        if self.asked.load(Ordering::Relaxed) > 0 {
+            Stake::Asking
+        } else if self.calls.load(Ordering::Relaxed) > 0 {
+            Stake::Serving
+        } else {
+            Stake::Nothing
+        }
+    }
+
     fn echo(&self) {
         let nonce = self.echoes.lock().expect("no holder panics").launch(Instant::now());
         let _ = self.connection.send_datagram(datagram(ASK, nonce));
@@ -123,7 +137,6 @@ impl Link {
             if self.echo_for(PULSE).await.is_err() {
                 return;
             }
-            let calling = self.calls.load(Ordering::Relaxed) > 0;
             if self.retired.load(Ordering::Relaxed) && self.idle().is_some_and(|t| t > RETIRED_IDLE)
             {
                 return self.close(code::REPLACED);
@@ -131,7 +144,7 @@ impl Link {
             let heard = frames_heard(&self.connection);
             // quinn's own estimate also knows of queues on the way and of hosts slow to answer.
             let rtt = self.rtt().unwrap_or_default().max(self.connection.rtt());
-            match pulses.pulse(began.elapsed(), heard, calling, rtt) {
+            match pulses.pulse(began.elapsed(), heard, self.stake(), rtt) {
                 Verdict::Fine => {}
                 Verdict::Echo => self.echo(),
                 Verdict::Dead(silence) => {
@@ -199,18 +212,21 @@ impl Link {
         }
     }
 
-    /// Notes a call, so that the link is watched.
+    /// Notes a call, so that the link is watched; with a permit it is the peer's.
     pub(super) fn busy(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Busy {
+        if permit.is_none() {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+        }
         self.calls.fetch_add(1, Ordering::SeqCst);
         if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
             self.wake.notify_one();
         }
         shared.calls.fetch_add(1, Ordering::Relaxed);
-        Busy { link: Arc::clone(self), shared: Arc::clone(shared), _permit: permit }
+        Busy { link: Arc::clone(self), shared: Arc::clone(shared), permit }
     }
 }
 
@@ -249,6 +265,9 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let used = u64::try_from(self.link.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.link.used_ms.store(used, Ordering::Relaxed);
+        if self.permit.is_none() {
+            self.link.asked.fetch_sub(1, Ordering::Relaxed);
+        }
         self.link.calls.fetch_sub(1, Ordering::SeqCst);
         if self.shared.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.calm.notify_waiters();

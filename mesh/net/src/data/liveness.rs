@@ -9,13 +9,27 @@
 //! that comes very late (this process was starved or stopped) the peer gets the time of two round
 //! trips more, so a sleeper accuses nobody on waking.
 //!
+//! Who asks wants to know at once, to ask another. Who answers loses only work that nobody wants,
+//! while closing too early loses every answer: it waits [`SERVING_PATIENCE`] times as long.
+//!
 //! Idle connections send nothing of this; QUIC's own idle timeout watches them.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use crate::limits::{ECHO_EVERY, PULSE, SILENCE_MIN};
+use crate::limits::{ECHO_EVERY, PULSE, SERVING_PATIENCE, SILENCE_MIN};
+
+/// What this end has at stake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stake {
+    /// No call is outstanding.
+    Nothing,
+    /// The peer waits for answers of this end.
+    Serving,
+    /// This end waits for an answer.
+    Asking,
+}
 
 /// What a pulse finds.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +45,7 @@ pub(super) enum Verdict {
 /// A pulse this late is no evidence against the peer.
 const LATE: Duration = PULSE.saturating_mul(3);
 
-/// How long a peer at this distance may be silent while calls are outstanding.
+/// How long a peer at this distance may be silent while it is asked.
 pub(super) fn silence_max(rtt: Duration) -> Duration {
     SILENCE_MIN.max(4 * rtt + 2 * ECHO_EVERY)
 }
@@ -51,15 +65,15 @@ impl Pulses {
         self.since_echo = ECHO_EVERY;
     }
 
-    /// A pulse: `elapsed` since the last, `heard` frames in all, `calling` while calls are
-    /// outstanding.
+    /// A pulse: `elapsed` since the last, `heard` frames in all.
     pub(super) fn pulse(
         &mut self,
         elapsed: Duration,
         heard: u64,
-        calling: bool,
+        stake: Stake,
         rtt: Duration,
     ) -> Verdict {
+        let calling = stake != Stake::Nothing;
         self.since_echo += elapsed;
         if heard != self.heard || !calling {
             self.heard = heard;
@@ -67,7 +81,8 @@ impl Pulses {
         } else {
             self.silence += elapsed;
         }
-        let silence_max = silence_max(rtt);
+        let patience = if stake == Stake::Asking { 1 } else { SERVING_PATIENCE };
+        let silence_max = patience * silence_max(rtt);
         if elapsed > LATE {
             self.silence = self.silence.min(silence_max.saturating_sub(2 * rtt.max(PULSE)));
             self.since_echo = ECHO_EVERY;
@@ -131,14 +146,14 @@ mod tests {
 
     /// Pulses in silence until death, at most `max`.
     fn pulses_until_dead(pulses: &mut Pulses, rtt: Duration, max: u32) -> Option<u32> {
-        (1..=max).find(|_| matches!(pulses.pulse(PULSE, 7, true, rtt), Verdict::Dead(_)))
+        (1..=max).find(|_| matches!(pulses.pulse(PULSE, 7, Stake::Asking, rtt), Verdict::Dead(_)))
     }
 
     #[test]
     fn a_silent_peer_on_a_lan_is_dead_within_800_ms() {
         let mut pulses = Pulses::default();
         pulses.resume();
-        pulses.pulse(PULSE, 7, true, LAN);
+        pulses.pulse(PULSE, 7, Stake::Asking, LAN);
         let dead = pulses_until_dead(&mut pulses, LAN, 20).expect("it is noticed");
         assert!(PULSE * dead <= Duration::from_millis(800), "{dead} pulses");
     }
@@ -148,7 +163,7 @@ mod tests {
         let far = Duration::from_millis(200);
         let mut pulses = Pulses::default();
         pulses.resume();
-        pulses.pulse(PULSE, 7, true, far);
+        pulses.pulse(PULSE, 7, Stake::Asking, far);
         let dead = pulses_until_dead(&mut pulses, far, 50).expect("it is noticed");
         assert!(PULSE * dead >= 6 * far, "{dead} pulses");
     }
@@ -158,21 +173,32 @@ mod tests {
         let mut pulses = Pulses::default();
         pulses.resume();
         for heard in 0..100 {
-            assert!(!matches!(pulses.pulse(PULSE, heard, true, LAN), Verdict::Dead(_)));
+            assert!(!matches!(pulses.pulse(PULSE, heard, Stake::Asking, LAN), Verdict::Dead(_)));
         }
         for _ in 0..100 {
-            assert_eq!(pulses.pulse(PULSE, 99, false, LAN), Verdict::Fine);
+            assert_eq!(pulses.pulse(PULSE, 99, Stake::Nothing, LAN), Verdict::Fine);
         }
+    }
+
+    #[test]
+    fn who_answers_waits_longer_for_who_asked() {
+        let mut pulses = Pulses::default();
+        pulses.resume();
+        pulses.pulse(PULSE, 7, Stake::Serving, LAN);
+        let dead = (1..=100)
+            .find(|_| matches!(pulses.pulse(PULSE, 7, Stake::Serving, LAN), Verdict::Dead(_)));
+        let dead = PULSE * dead.expect("it is noticed");
+        assert!(dead >= 5 * SILENCE_MIN && dead <= Duration::from_secs(8), "{dead:?}");
     }
 
     #[test]
     fn a_process_that_slept_accuses_nobody_on_waking() {
         let mut pulses = Pulses::default();
         pulses.resume();
-        pulses.pulse(PULSE, 7, true, LAN);
+        pulses.pulse(PULSE, 7, Stake::Asking, LAN);
         let slept = Duration::from_secs(3_600);
-        assert_eq!(pulses.pulse(slept, 7, true, LAN), Verdict::Echo);
-        assert!(!matches!(pulses.pulse(PULSE, 7, true, LAN), Verdict::Dead(_)));
+        assert_eq!(pulses.pulse(slept, 7, Stake::Asking, LAN), Verdict::Echo);
+        assert!(!matches!(pulses.pulse(PULSE, 7, Stake::Asking, LAN), Verdict::Dead(_)));
         // But a peer that does not answer that either is dead.
         assert!(pulses_until_dead(&mut pulses, LAN, 2).is_some());
     }
