@@ -11,10 +11,10 @@ use crate::{hansa, run, run_json};
 
 /// Authorities, identities and running nodes in one temporary folder.
 pub struct Mesh {
+    /// Running nodes, in the order of their start. They go before the folder with their logs.
+    pub nodes: Vec<Node>,
     folder: TempDir,
     authority: String,
-    /// Running nodes, in the order of their start.
-    pub nodes: Vec<Node>,
 }
 
 /// What a node is to be.

@@ -67,8 +67,16 @@ impl Driver {
         }
     }
 
-    /// Runs until the host shuts the plane down or drops its last handle.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Runs until the host shuts the plane down or drops its last handle. `early` is what the swarm
+    /// said before.
+    pub(super) async fn run(
+        mut self,
+        early: Vec<SwarmEvent<BehaviourEvent>>,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
+        for event in early {
+            self.on_swarm(event);
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let events = self.events.clone();

@@ -142,12 +142,13 @@ impl ControlPlane {
         let bootstrap = parse_all(&config.bootstrap)?;
         let listen = parse_all(&config.listen)?;
         let shared = Arc::new(Shared::default());
-        let (swarm, listening) = swarm::open(&keypair, &listen, &external, config.mdns).await?;
-        shared.set_addrs(&external, &listening);
+        let opened = swarm::open(&keypair, &listen, &external, config.mdns).await?;
+        shared.set_addrs(&external, &opened.listening);
         let (commands, receiver) = mpsc::channel(CONTROL_COMMANDS_MAX);
         let (events, incoming) = mpsc::channel(CONTROL_EVENTS_MAX);
-        let driver = driver::Driver::new(swarm, bootstrap, external, Arc::clone(&shared), events);
-        tokio::spawn(driver.run(receiver));
+        let driver =
+            driver::Driver::new(opened.swarm, bootstrap, external, Arc::clone(&shared), events);
+        tokio::spawn(driver.run(opened.early, receiver));
         Ok((ControlHandle { local, commands, shared }, incoming))
     }
 }

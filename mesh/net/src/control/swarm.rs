@@ -25,13 +25,22 @@ pub(super) struct Behaviour {
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
-/// Builds the swarm and listens. Returns it with the addresses that it listens on, ports resolved.
+/// The swarm, listening.
+pub(super) struct Opened {
+    pub(super) swarm: Swarm<Behaviour>,
+    /// What it listens on, ports resolved.
+    pub(super) listening: Vec<Multiaddr>,
+    /// What happened meanwhile: neighbours may be found, or call, before the last address is up.
+    pub(super) early: Vec<SwarmEvent<BehaviourEvent>>,
+}
+
+/// Builds the swarm and listens.
 pub(super) async fn open(
     keypair: &Keypair,
     listen: &[Multiaddr],
     external: &[Multiaddr],
     mdns: bool,
-) -> Result<(Swarm<Behaviour>, Vec<Multiaddr>), ControlError> {
+) -> Result<Opened, ControlError> {
     let mut swarm = build(keypair, mdns);
     for addr in external {
         swarm.add_external_address(addr.clone());
@@ -42,6 +51,7 @@ pub(super) async fn open(
         waiting.push((listener, addr));
     }
     let mut listening = Vec::new();
+    let mut early = Vec::new();
     let opening = async {
         while !waiting.is_empty() {
             match swarm.select_next_some().await {
@@ -60,7 +70,7 @@ pub(super) async fn open(
                         return Err(io_fault(addr, &error));
                     }
                 }
-                _ => {}
+                event => early.push(event),
             }
         }
         Ok(())
@@ -72,7 +82,7 @@ pub(super) async fn open(
             return Err(ControlError::Listen { addr, reason: "it takes too long".into() });
         }
     }
-    Ok((swarm, listening))
+    Ok(Opened { swarm, listening, early })
 }
 
 /// Built by hand, because libp2p's builder wraps the transport's errors beyond recognition.
