@@ -15,6 +15,7 @@ pub mod advert;
 pub mod arrivals;
 pub mod compare;
 pub mod connections;
+pub mod course;
 pub mod engine;
 pub mod geography;
 pub mod jobs;

@@ -1,23 +1,17 @@
 //! Lets a scenario happen under one seed and judges what came of it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hansa_core::rng::{Rng, mix};
 use hansa_core::time::Mono;
 use serde::Serialize;
 
-use crate::adversary::Adversaries;
+use crate::course::Course;
 use crate::ledger::Tally;
-use crate::links::{Links, Quality};
-use crate::scenario::{FaultKind, FaultSpec, LieAbout, Scenario};
+use crate::scenario::Scenario;
 use crate::world::{World, Wrong};
 
 /// Larger worlds keep figures only, not every observation.
 const OBSERVED_PEERS: usize = 500;
-
-/// Nothing is published in the last so many seconds: views are judged after quiet.
-const QUIET_S: u64 = 10;
 
 /// What was published this shortly before the end need not be known everywhere: anti-entropy, which
 /// catches the last, comes round in a little more.
@@ -98,229 +92,33 @@ impl Quantiles {
     }
 }
 
-/// What happens to the world from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Act {
-    Start {
-        host: usize,
-    },
-    Publish,
-    Republish {
-        host: usize,
-    },
-    /// What happened so far was not measured.
-    Warm,
-    /// A fault of the scenario, by its index, begins.
-    Begin {
-        fault: usize,
-    },
-    /// It ends, for those whom it befell.
-    End {
-        fault: usize,
-    },
-    /// Peers that replay old records do so again.
-    Replay {
-        fault: usize,
-    },
-}
-
 /// Runs `scenario` under `seed`.
 pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
     run_watched(scenario, seed, &mut |_| {})
 }
 
-/// The same, and shows the world to `watch` at its beginning, after each act and at its end.
+/// The same, and shows the world to `watch` at its beginning, before each act and at its end.
 pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut World)) -> Outcome {
-    let ms = Duration::from_millis;
-    let [shortest, longest] = scenario.links.latency_ms;
-    let quality = Quality {
-        latency: (ms(shortest), ms(longest)),
-        jitter: ms(scenario.links.jitter_ms),
-        loss: scenario.links.loss,
-    };
-    let mut world = World::new(seed, scenario.peers, quality, scenario.gossip.params());
-    if let Ok(links) = Links::of(scenario, seed) {
-        world.set_links(links);
-    }
+    let mut course = Course::new(scenario, seed);
     if scenario.peers > OBSERVED_PEERS {
-        world.forget_observations();
+        course.world.forget_observations();
     }
-    let mut adversaries = Adversaries::new(&mut world);
-    let mut rng = Rng::new(mix(seed ^ 0xac75));
-    hide(&mut world, scenario, &mut rng);
-    watch(&mut world);
-    if scenario.settled {
-        world.follow(false);
-        world.start_settled();
-        world.follow(scenario.warmup_s == 0);
+    watch(&mut course.world);
+    course.begin();
+    while let Some(at) = course.next() {
+        course.world.run_until(at);
+        watch(&mut course.world);
+        course.act();
     }
-    let mut acts = script(scenario);
-    let mut befallen: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-    while let Some((at, act)) = acts.pop_first() {
-        world.run_until(at);
-        watch(&mut world);
-        match act {
-            Act::Start { host } => {
-                // Whoever comes back asks the first peer that is up, as the first joiners did.
-                let bootstrap = world.up().into_iter().find(|host| !world.is_hidden(*host));
-                world.start(host, bootstrap);
-            }
-            Act::Warm => world.follow(true),
-            Act::Republish { host } => {
-                if world.is_up(host) {
-                    world.publish(host, &format!("node-{host}-at-{}", at.0));
-                }
-            }
-            Act::Publish => {
-                let up = world.up();
-                let host = up[rng.below(up.len())];
-                world.publish(host, &format!("node-{host}-at-{}", at.0));
-            }
-            Act::Begin { fault } => {
-                let spec = &scenario.fault[fault];
-                let whom = whom(&mut rng, &world.up(), spec, scenario);
-                let lasting =
-                    Duration::from_secs(spec.until_s.unwrap_or(scenario.seconds) - spec.at_s);
-                match spec.kind {
-                    FaultKind::Partition => world.cut(whom.clone(), lasting),
-                    FaultKind::Crash | FaultKind::Restart | FaultKind::RegionLost => {
-                        whom.iter().for_each(|host| world.kill(*host));
-                        if spec.until_s.is_some() {
-                            acts.extend(
-                                whom.iter().map(|host| (at + lasting, Act::Start { host: *host })),
-                            );
-                        }
-                    }
-                    FaultKind::Loss => world.links_mut().set_loss(spec.by.unwrap_or(0.0)),
-                    FaultKind::Reorder => world.links_mut().set_reorder(spec.by.unwrap_or(0.0)),
-                    FaultKind::ClockJump => {
-                        let jump = spec.jump_ms.unwrap_or(0);
-                        whom.iter().for_each(|host| world.set_clock(*host, jump));
-                    }
-                    FaultKind::LyingAdverts => {
-                        let about = spec.about.unwrap_or(LieAbout::Capacity);
-                        whom.iter().for_each(|host| adversaries.lie(&mut world, *host, about));
-                    }
-                    FaultKind::ForgedCharters => {
-                        whom.iter().for_each(|host| adversaries.forge(&mut world, *host));
-                    }
-                    FaultKind::Replay => {
-                        adversaries.remember(&world);
-                        let every = Duration::from_secs(1);
-                        let mut again = at + every;
-                        while again < at + lasting {
-                            acts.insert((again, Act::Replay { fault }));
-                            again = again + every;
-                        }
-                    }
-                    // From the beginning; and what only jobs feel.
-                    FaultKind::Nat | FaultKind::Gray => {}
-                }
-                if spec.until_s.is_some() {
-                    acts.insert((at + lasting, Act::End { fault }));
-                }
-                befallen.insert(fault, whom);
-            }
-            Act::Replay { fault } => {
-                for host in befallen.get(&fault).into_iter().flatten() {
-                    adversaries.replay(&mut world, *host, &mut rng);
-                }
-            }
-            Act::End { fault } => match scenario.fault[fault].kind {
-                FaultKind::Loss => world.links_mut().set_loss(scenario.links.loss),
-                FaultKind::Reorder => world.links_mut().set_reorder(scenario.links.reorder),
-                FaultKind::ClockJump => {
-                    befallen
-                        .remove(&fault)
-                        .into_iter()
-                        .flatten()
-                        .for_each(|host| world.set_clock(host, 0));
-                }
-                _ => {}
-            },
-        }
-    }
-    world.run_until(Mono(0) + scenario.duration());
-    watch(&mut world);
-    let believed = adversaries.believed(&world);
-    Outcome { believed, ..judge(&world, seed) }
+    course.end(Mono(0));
+    watch(&mut course.world);
+    judge(&course, seed)
 }
 
-/// Puts peers behind NAT; the first one stays in the open, since others join through it.
-fn hide(world: &mut World, scenario: &Scenario, rng: &mut Rng) {
-    for spec in scenario.fault.iter().filter(|spec| spec.kind == FaultKind::Nat) {
-        let others: Vec<usize> = (1..scenario.peers).collect();
-        let whom = whom(rng, &others, spec, scenario);
-        Adversaries::hide(world, &whom, rng);
-    }
-}
-
-fn script(scenario: &Scenario) -> BTreeSet<(Mono, Act)> {
-    let mut acts = BTreeSet::new();
-    let join = Duration::from_millis(scenario.join_within_ms);
-    let seconds = |s: u64| Mono(0) + Duration::from_secs(s);
-    let quiet = seconds(scenario.seconds - QUIET_S.min(scenario.seconds / 4));
-    for host in 0..scenario.peers {
-        let part = u32::try_from(host).expect("few peers");
-        let at = Mono(0) + join * part / u32::try_from(scenario.peers).expect("few peers");
-        if !scenario.settled {
-            acts.insert((at, Act::Start { host }));
-        }
-    }
-    if scenario.warmup_s > 0 {
-        acts.insert((seconds(scenario.warmup_s), Act::Warm));
-    }
-    if let Some(every) = scenario.republish_s {
-        let every = Duration::from_secs(every);
-        let peers = u32::try_from(scenario.peers).expect("few peers");
-        for host in 0..scenario.peers {
-            let mut at = Mono(0) + join + every * u32::try_from(host).expect("few peers") / peers;
-            while at < quiet {
-                acts.insert((at, Act::Republish { host }));
-                at = at + every;
-            }
-        }
-    }
-    if let Some(every) = scenario.publish_every_ms {
-        let every = Duration::from_millis(every);
-        let mut at = Mono(0) + join + Duration::from_secs(5);
-        while at < quiet {
-            acts.insert((at, Act::Publish));
-            at = at + every;
-        }
-    }
-    for (fault, spec) in scenario.fault.iter().enumerate() {
-        acts.insert((seconds(spec.at_s), Act::Begin { fault }));
-    }
-    acts
-}
-
-/// Whom a fault befalls: all of its region, or so many of those that are up.
-fn whom(rng: &mut Rng, up: &[usize], spec: &FaultSpec, scenario: &Scenario) -> BTreeSet<usize> {
-    let regions = scenario.region_of_peers();
-    let named = spec.region.as_ref();
-    let here =
-        |host: &usize| named.is_none_or(|name| scenario.region[regions[*host]].name == *name);
-    let up: Vec<usize> = up.iter().copied().filter(here).collect();
-    let of = if named.is_some() { up.len() } else { scenario.peers };
-    let millis = |share: f64| (0..=1_000).rfind(|m| f64::from(*m) <= share * 1_000.0).unwrap_or(0);
-    let share = spec.share.map(|share| usize::try_from(millis(share)).expect("a share"));
-    let count = match (share, spec.count) {
-        (Some(millis), _) => (of * millis + 500) / 1_000,
-        (None, Some(count)) => count,
-        (None, None) if named.is_some() => of,
-        (None, None) => 0,
-    };
-    let mut drawn = BTreeSet::new();
-    while drawn.len() < count.min(up.len()) {
-        drawn.insert(up[rng.below(up.len())]);
-    }
-    drawn
-}
-
-fn judge(world: &World, seed: u64) -> Outcome {
-    let ledger = world.ledger();
-    let traffic = world.traffic();
+/// What came of a course that has ended.
+pub fn judge(course: &Course<'_>, seed: u64) -> Outcome {
+    let world = &course.world;
+    let (ledger, traffic) = (world.ledger(), world.traffic());
     Outcome {
         seed,
         hash: world.hash().to_string(),
@@ -330,7 +128,7 @@ fn judge(world: &World, seed: u64) -> Outcome {
         ghosts: world.ghosts().len(),
         differences: world.differences(DIFFERENCES_MAX, SPREADING),
         wrongs: world.wrongs().to_vec(),
-        believed: Vec::new(),
+        believed: course.believed(),
         unreadable: world.faults().len(),
         messages: traffic.messages,
         bytes: traffic.bytes,
