@@ -21,23 +21,31 @@ pub fn common(host: usize, peer: PeerId, relay: Option<PeerId>) -> Advert {
         slots: 4,
         service_us: 1_500,
     };
-    let byte = |shift: usize| u8::try_from(host >> shift & 0xff).expect("masked");
-    let ip = [10, byte(16), byte(8), byte(0)];
-    let control = format!("/ip4/{}.{}.{}.{}/udp/7700/quic-v1", ip[0], ip[1], ip[2], ip[3]);
-    let public = relay.is_none();
-    Advert {
+    let advert = Advert {
         peer,
         version: Version::default(),
         issued: Utc(0),
         name: format!("node-{host}"),
-        control_addrs: public.then_some(control).into_iter().collect(),
-        data_addrs: public.then(|| (ip, 7701).into()).into_iter().collect(),
-        relays: relay.into_iter().collect(),
+        control_addrs: Vec::new(),
+        data_addrs: Vec::new(),
+        relays: Vec::new(),
         coordinate: Default::default(),
         charter: None,
         devices: vec![device],
         models: (0..6).map(model).collect(),
         price: None,
         extensions: Vec::new(),
+    };
+    reached(advert, host, relay)
+}
+
+/// The advert of a host that can be dialled, or, behind NAT, only through a relay.
+pub fn reached(advert: Advert, host: usize, relay: Option<PeerId>) -> Advert {
+    if relay.is_some() {
+        return Advert { relays: relay.into_iter().collect(), ..advert };
     }
+    let byte = |shift: usize| u8::try_from(host >> shift & 0xff).expect("masked");
+    let ip = [10, byte(16), byte(8), byte(0)];
+    let control = format!("/ip4/{}.{}.{}.{}/udp/7700/quic-v1", ip[0], ip[1], ip[2], ip[3]);
+    Advert { control_addrs: vec![control], data_addrs: vec![(ip, 7701).into()], ..advert }
 }

@@ -60,7 +60,7 @@ pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording 
         ..Recording::default()
     };
     if scenario.has_jobs() {
-        staged::record(scenario, seed, &mut recording);
+        staged::record(scenario, seed, progress, &mut recording);
         recording.cpu_s = cpu_seconds() - cpu_before;
         recording.rss_mb = rss_mb();
         return recording;
@@ -101,7 +101,8 @@ pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording 
     recording
 }
 
-fn fill(recording: &mut Recording, outcome: &Outcome) {
+/// What came of a run, in words and facts.
+pub(crate) fn fill(recording: &mut Recording, outcome: &Outcome) {
     recording.hash.clone_from(&outcome.hash);
     let at_ms = millis_of(Duration::from_secs_f64(recording.virtual_s));
     let at_end = |what: String| Violation { event: 0, at_ms, check: "at the end".into(), what };
@@ -130,7 +131,8 @@ fn regions(scenario: &Scenario) -> Vec<RegionLoad> {
     scenario.region.iter().enumerate().map(load).collect()
 }
 
-fn replay(scenario: &Scenario) -> Replay {
+/// A replay of the scenario's peers, still empty.
+pub(crate) fn replay(scenario: &Scenario) -> Replay {
     let of_peers = scenario.region_of_peers().into_iter().enumerate();
     let peers = of_peers.map(|(peer, region)| ReplayPeer { name: format!("node-{peer}"), region });
     Replay { peers: peers.collect(), ..Replay::default() }
@@ -138,7 +140,7 @@ fn replay(scenario: &Scenario) -> Replay {
 
 /// How the news of the world spread and its dead were found, over all pairs of peers, and what
 /// was carried since `warm`.
-fn observe(world: &World, warm: Traffic, recording: &mut Recording) {
+pub(crate) fn observe(world: &World, warm: Traffic, recording: &mut Recording) {
     let ledger = world.ledger();
     let tallies = [
         (DISSEMINATION_MS, "a record reaches a peer", &ledger.dissemination),

@@ -82,6 +82,10 @@ pub struct World {
     following: bool,
     seed: u64,
     params: Params,
+    /// What each host says of itself when it starts; where there is none, what common ones say.
+    adverts: Vec<Advert>,
+    /// Round trips that hosts measured and nobody has asked for.
+    measured: Vec<(usize, PeerId, Duration)>,
     /// When it is there, what happens is kept in it for the reports' replay.
     pub replay: Option<Replay>,
 }
@@ -160,6 +164,8 @@ impl World {
             following: true,
             seed,
             params,
+            adverts: Vec::new(),
+            measured: Vec::new(),
             replay: None,
         }
     }
@@ -174,7 +180,8 @@ impl World {
         &mut self.links
     }
 
-    fn note(&mut self, event: ReplayEvent) {
+    /// Keeps an event for the replay, if there is one.
+    pub fn note(&mut self, event: ReplayEvent) {
         if let Some(replay) = &mut self.replay {
             replay.push(event);
         }
@@ -315,14 +322,35 @@ impl World {
         self.hosts[host].relay.is_some()
     }
 
+    /// What each host says of itself when it starts from now on. One behind NAT adds its relay.
+    pub fn set_adverts(&mut self, adverts: Vec<Advert>) {
+        self.adverts = adverts;
+    }
+
+    /// Round trips that hosts with adverts of their own measured since this was last asked: by
+    /// whom, to whom.
+    pub fn measured(&mut self) -> Vec<(usize, PeerId, Duration)> {
+        std::mem::take(&mut self.measured)
+    }
+
+    /// The wall clock of a host.
+    pub fn utc(&self, host: usize) -> Utc {
+        self.clock(host).utc
+    }
+
     /// Puts a host, before it starts, behind NAT: it has no address and names a relay.
     pub fn hide(&mut self, host: usize, relay: usize) {
         self.hosts[host].relay = Some(self.id(relay));
     }
 
-    /// Switches a host on, with an advert of common size. It knows nobody but one address.
+    /// Switches a host on, with its own advert or one of common size. It knows nobody but one
+    /// address.
     pub fn start(&mut self, host: usize, bootstrap: Option<usize>) {
-        let advert = advert::common(host, self.id(host), self.hosts[host].relay);
+        let relay = self.hosts[host].relay;
+        let advert = match self.adverts.get(host) {
+            Some(own) => advert::reached(own.clone(), host, relay),
+            None => advert::common(host, self.id(host), relay),
+        };
         self.start_as(host, advert);
         if let Some(bootstrap) = bootstrap {
             self.dial(index(host), index(bootstrap));
@@ -578,6 +606,9 @@ impl World {
                     self.queue.push(at, Happening::Wake { host: index(host), boot: boots });
                 }
                 Output::Event(event) => self.observe(host, event),
+                Output::Rtt { peer, rtt } if !self.adverts.is_empty() => {
+                    self.measured.push((host, peer, rtt));
+                }
                 Output::Rtt { .. } | Output::ViewChanged => {}
             }
         }

@@ -4,9 +4,9 @@
 
 mod worlds;
 
+use hansa_sim::jobs::mesh::Fixed;
 use hansa_sim::jobs::play::play;
 use hansa_sim::jobs::strategy::named;
-use hansa_sim::jobs::views::Fixed;
 
 #[test]
 fn the_checkers_catch_a_gate_that_forgets_under_whose_law_a_peer_is() {
@@ -14,7 +14,7 @@ fn the_checkers_catch_a_gate_that_forgets_under_whose_law_a_peer_is() {
     for seed in 1..=20 {
         eprintln!("seed {seed}");
         let setup = worlds::random(seed, 500);
-        let figures = play(&setup, &Fixed::new(&setup), named("hansa").expect("a strategy"));
+        let figures = play(&setup, &mut Fixed::new(&setup), named("hansa").expect("a strategy"));
         let Some(first) = figures.checkers.first else { continue };
         assert!(first.event > 0, "{first:?}");
         eprintln!("after event {}: {}", first.event, first.what);

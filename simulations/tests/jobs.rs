@@ -5,17 +5,17 @@ mod worlds;
 use std::time::Duration;
 
 use hansa_sim::jobs::figures::Figures;
+use hansa_sim::jobs::mesh::Fixed;
 use hansa_sim::jobs::play::play;
 use hansa_sim::jobs::setup::{Fault, Setup};
 use hansa_sim::jobs::strategy::named;
-use hansa_sim::jobs::views::Fixed;
 use hansa_sim::jobs::yardstick::yardstick;
 
 /// Jobs of one world.
 const JOBS: usize = 2_000;
 
 fn played(setup: &Setup, name: &str) -> Figures {
-    play(setup, &Fixed::new(setup), named(name).expect("a strategy"))
+    play(setup, &mut Fixed::new(setup), named(name).expect("a strategy"))
 }
 
 fn ends_well(seed: u64, name: &str) -> Figures {

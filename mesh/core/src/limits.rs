@@ -78,6 +78,8 @@ pub const ANNOUNCEMENTS_MAX: usize = 8_192;
 pub const SHARDS_MAX: usize = 16;
 /// Most connected peers without an address that a directory counts among its neighbours.
 pub const WARDS_MAX: usize = 64;
+/// A peer that cannot be dialled names so many that it keeps connections to.
+pub const RELAYS: usize = 3;
 /// Most peers that are told of a leave by the leaver itself.
 pub const FAREWELLS_MAX: usize = 64;
 /// Most soft reservations that an executor holds; a quote beyond them reserves nothing.

@@ -100,6 +100,12 @@ impl Checkers {
         seen.next_is_free = !std::mem::replace(&mut seen.was_lost, true);
     }
 
+    /// The core takes the job over: what a strategy sent before is no retry of the core's.
+    pub fn begins(&mut self, job: usize) {
+        let seen = self.jobs.entry(job).or_default();
+        (seen.was_lost, seen.next_is_free) = (false, true);
+    }
+
     /// The app has its answer.
     pub fn answered(&mut self, job: usize, took: Duration, deadline: Duration) {
         let seen = self.jobs.entry(job).or_default();
@@ -109,6 +115,19 @@ impl Checkers {
         if took > deadline {
             self.fault("deadline", format!("job {job} was answered {took:?} after it came"));
         }
+    }
+
+    /// The job went with its entry: nobody is left to answer.
+    pub fn orphaned(&mut self, job: usize) {
+        let seen = self.jobs.entry(job).or_default();
+        if std::mem::replace(&mut seen.answered, true) {
+            self.fault("answers", format!("job {job} was answered and orphaned"));
+        }
+    }
+
+    /// An entry forgot all that it had saved up and spent.
+    pub fn restarted(&mut self, entry: usize) {
+        self.entries.remove(&entry);
     }
 
     /// All is over: each of `jobs` must have its answer.

@@ -1,6 +1,9 @@
 //! What a run showed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use hansa_core::time::Mono;
 
 use crate::jobs::checkers::Checkers;
 
@@ -14,6 +17,8 @@ pub struct Figures {
     pub refused: u64,
     /// Jobs that got their answer.
     pub answered: u64,
+    /// Jobs whose entry was down when they came, or went down before it answered.
+    pub orphaned: u64,
     /// Questions sent.
     pub questions: u64,
     /// Jobs sent, and those of them to another region.
@@ -22,6 +27,12 @@ pub struct Figures {
     pub hedges: u64,
     /// Sends to another region.
     pub cross: u64,
+    /// Jobs answered, by the regions of their entry and of the host that ran them.
+    pub flows: BTreeMap<(usize, usize), u64>,
+    /// Share of the slots of each region that was busy, over time.
+    pub busy: Vec<(Mono, Vec<f64>)>,
+    /// Jobs that came and were not yet answered, over time.
+    pub under_way: Vec<(Mono, usize)>,
     /// What the checkers saw.
     pub checkers: Checkers,
     /// Over all events, in order: equal for equal seeds.

@@ -2,12 +2,15 @@
 //! where ([`hansa_core::survey`], [`hansa_core::flight`], [`hansa_core::quote`]) and checkers watch
 //! every byte. Other [`strategy`]s stand beside it, from random to one that knows everything.
 //!
-//! Left out: hedging, and gossip. Views come through [`views::Views`]; [`views::Fixed`] makes them
-//! from signed adverts.
+//! They are played over a [`mesh::Mesh`]: a [`gossiping::Gossiping`] one, where views come from the
+//! gossip of the same peers and faults befall both, or, where nothing could change a view, a
+//! [`mesh::Fixed`] one, which is faster.
 
 pub mod checkers;
 pub mod figures;
+pub mod gossiping;
 pub mod law;
+pub mod mesh;
 pub mod play;
 pub mod portable;
 pub mod prequal;
@@ -17,5 +20,4 @@ pub mod sharing;
 pub mod stage;
 pub mod staged;
 pub mod strategy;
-pub mod views;
 pub mod yardstick;

@@ -78,6 +78,11 @@ impl Server {
         self.up
     }
 
+    /// Whether a job has a slot.
+    pub fn is_running(&self, job: usize) -> bool {
+        self.running.contains_key(&job)
+    }
+
     /// What it says of its load.
     pub fn load(&self) -> Load {
         let in_flight = self.running.len() + self.queue.len();

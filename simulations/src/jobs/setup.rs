@@ -53,6 +53,8 @@ pub struct Host {
     pub devices: Vec<Device>,
     /// None for an entry that runs nothing.
     pub server: Option<Server>,
+    /// Models that its advert names although it does not hold them.
+    pub claims: BTreeSet<usize>,
     /// Its advert says that it has so many times its slots.
     pub boast: Option<u16>,
 }

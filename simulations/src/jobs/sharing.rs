@@ -10,11 +10,11 @@ use hansa_core::policy::Policy;
 use hansa_core::rng::{Rng, mix};
 
 use super::law;
+use super::mesh::Fixed;
 use super::play::play;
 use super::setup::{Host, Law, Setup};
 use super::stage::stage;
 use super::strategy::Method;
-use super::views::Fixed;
 use crate::recording::{Recording, Violation};
 use crate::scenario::{Constraints, Scenario, SharingSpec};
 
@@ -112,7 +112,7 @@ impl<'a> Search<'a> {
             let region = self.entries[arrival.entry].region;
             arrival.law = if rng.unit() < stay { region + 1 } else { 0 };
         }
-        let figures = play(&setup, &Fixed::new(&setup), (self.method)());
+        let figures = play(&setup, &mut Fixed::new(&setup), (self.method)());
         self.hash = mix(self.hash ^ figures.hash);
         self.violation = self.violation.take().or(figures.checkers.first.clone());
         let region = |job: usize| self.entries[setup.arrivals[job].entry].region;

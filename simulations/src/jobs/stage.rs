@@ -12,7 +12,7 @@ use super::law;
 use super::setup::{Arrival, Fault, Host, Law, Model, Server, Setup, Size, Terms};
 use crate::arrivals::{Arrivals, mean_tokens, normal};
 use crate::geography::RoundTrips;
-use crate::scenario::{CharterSpec, DeviceSpec, FaultKind, PlacementStrategy, Scenario};
+use crate::scenario::{CharterSpec, DeviceSpec, FaultKind, LieAbout, PlacementStrategy, Scenario};
 
 /// Jobs that name no deadline have this long.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -261,15 +261,19 @@ fn befall(setup: &mut Setup, scenario: &Scenario, rng: &mut Rng) {
                     setup.hosts[host].forged = true;
                     continue;
                 }
+                FaultKind::LyingAdverts if spec.about == Some(LieAbout::Models) => {
+                    setup.hosts[host].claims = (0..setup.models.len()).collect();
+                    continue;
+                }
                 FaultKind::LyingAdverts => {
                     setup.hosts[host].boast = Some(BOAST);
                     continue;
                 }
-                _ => (Fault::Crash, Fault::Restart),
+                // They change what peers know of each other: the course brings them.
+                _ => continue,
             };
             setup.faults.push((at, host, begin));
             setup.faults.extend(until.map(|until| (until, host, end)));
         }
     }
-    setup.faults.sort_by_key(|(at, host, _)| (*at, *host));
 }

@@ -42,6 +42,7 @@ shipped![
     "routing-95",
     "split-chains",
     "steady-10000",
+    "storm",
 ];
 
 /// The one of that name.

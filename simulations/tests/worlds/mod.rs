@@ -141,6 +141,7 @@ fn host(rng: &mut Rng, setup: &Setup, region: usize, place: &str) -> Host {
         send: if rng.below(6) == 0 { bounds(rng) } else { Bounds::default() },
         devices: vec![computes],
         server: Some(Server { device: rng.below(setup.devices.len()), models: held }),
+        claims: (rng.below(20) == 0).then(|| rng.below(setup.models.len())).into_iter().collect(),
         boast: (rng.below(20) == 0).then_some(10),
     }
 }

@@ -267,7 +267,11 @@ impl Directory {
             }
             Input::Unreachable { peer } => self.doubt(now.mono, peer, out),
             Input::Publish(advert) => {
+                let relays = std::mem::take(&mut self.content.relays);
                 self.content = *advert;
+                if self.content.control_addrs.is_empty() && self.content.relays.is_empty() {
+                    self.content.relays = relays;
+                }
                 self.want_publication(now.mono);
             }
             Input::Leave => return self.leave(now, out),

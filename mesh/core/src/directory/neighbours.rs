@@ -6,7 +6,7 @@ use super::members::{Member, walk};
 use super::pace::Timer;
 use super::{Directory, Output, has_way};
 use crate::id::PeerId;
-use crate::limits::WARDS_MAX;
+use crate::limits::{RELAYS, WARDS_MAX};
 use crate::time::Mono;
 use crate::view::Liveness;
 
@@ -115,9 +115,10 @@ impl Directory {
     /// A peer that cannot be dialled stays connected to its relays and to all its neighbours, or
     /// news and probes would not find it.
     pub(super) fn stay_reachable(&mut self, now: Mono, out: &mut Vec<Output>) {
-        if !self.own.advert.control_addrs.is_empty() {
+        if !self.content.control_addrs.is_empty() {
             return;
         }
+        self.choose_relays(now);
         if self.neighbours.drawn.is_empty() && !self.all_are_neighbours() {
             self.fill_neighbours();
         }
@@ -126,6 +127,26 @@ impl Directory {
         for peer in wanted {
             // Which dials those that are not connected.
             self.reach(now, peer, out);
+        }
+    }
+
+    /// Names peers that hold a connection to this one in its advert, and others in place of those
+    /// that died.
+    fn choose_relays(&mut self, now: Mono) {
+        let Self { members, connected, content, rng, .. } = self;
+        let mut relays = content.relays.clone();
+        relays.retain(|relay| members.get(*relay).is_none_or(|member| !member.is_down()));
+        let fits = |member: Member<'_>| {
+            member.is_alive()
+                && !member.record.advert.control_addrs.is_empty()
+                && connected.contains(&member.peer())
+                && !relays.contains(&member.peer())
+        };
+        let more = members.draw(rng, RELAYS.saturating_sub(relays.len()), fits);
+        relays.extend(more);
+        if !relays.is_empty() && relays != content.relays {
+            content.relays = relays;
+            self.want_publication(now);
         }
     }
 

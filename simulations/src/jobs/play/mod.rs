@@ -4,6 +4,7 @@ mod placing;
 mod serving;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hansa_core::flight::{Event as Happened, Flight, RetryBudget};
@@ -14,13 +15,15 @@ use hansa_core::quote::{Load, Quote};
 use hansa_core::rng::{Rng, mix};
 use hansa_core::survey::Survey;
 use hansa_core::time::{Mono, Now};
+use hansa_core::view::View;
 
 use crate::engine::Queue;
 use crate::jobs::figures::Figures;
+use crate::jobs::mesh::{Mesh, Silence};
 use crate::jobs::server::Server;
 use crate::jobs::setup::{Arrival, Host, Setup};
 use crate::jobs::strategy::Method;
-use crate::jobs::views::{Fixed, UTC};
+use crate::recording::ReplayEvent;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -32,14 +35,15 @@ enum Event {
     Reached { job: usize, host: usize },
     Ran { job: usize, host: usize, epoch: u32 },
     FirstByte { job: usize, host: usize, epoch: u32 },
-    Answered { job: usize },
+    Begun { job: usize, host: usize },
+    Answered { job: usize, host: usize },
     Refused { job: usize, host: usize },
     Lost { job: usize, host: usize },
     Late(usize),
     Cancel { job: usize, host: usize },
     Deadline(usize),
-    Fault(usize),
     Snapshot,
+    Sample,
 }
 
 struct Air {
@@ -54,17 +58,26 @@ struct Air {
     first_byte: bool,
 }
 
+/// Whom a law permits among those that the view knows.
+struct Permitted {
+    view: Arc<View>,
+    hosts: Vec<usize>,
+}
+
 struct Play<'a> {
     setup: &'a Setup,
-    mesh: &'a Fixed,
+    mesh: &'a mut dyn Mesh,
     method: Method,
     queue: Queue<Event>,
     servers: Vec<Option<Server>>,
+    /// How often each host went down.
     epochs: Vec<u32>,
+    up: Vec<bool>,
     hosts: BTreeMap<PeerId, usize>,
     loads: Vec<Loads>,
     budgets: Vec<RetryBudget>,
-    permitted: BTreeMap<(usize, Digest, Digest), Vec<usize>>,
+    /// By entry, law and bundle.
+    permitted: BTreeMap<(usize, Digest, Digest), Permitted>,
     weight: Vec<u64>,
     stale: Vec<Load>,
     truth: Vec<Load>,
@@ -73,15 +86,21 @@ struct Play<'a> {
     rtts: Vec<Vec<Duration>>,
     air: BTreeMap<usize, Air>,
     rng: Rng,
-    air_rng: Rng,
     now: Mono,
+    /// Between two samples of the figures over time.
+    every: Duration,
     figures: Figures,
 }
 
 const NOTHING: Load = Load { in_flight: 0, slots: 1, hold: Duration::ZERO, first: Duration::ZERO };
 
-/// Plays all of `setup`.
-pub fn play(setup: &Setup, mesh: &Fixed, method: Method) -> Figures {
+/// What an answer or a message about a job has, in bytes.
+const WORDS: u64 = 200;
+/// Figures over time have so many points.
+const SAMPLES: u32 = 200;
+
+/// Plays all of `setup` over a mesh that has just been made.
+pub fn play(setup: &Setup, mesh: &mut dyn Mesh, method: Method) -> Figures {
     let mut play = Play::new(setup, mesh, method);
     play.run();
     play.figures.checkers.end(setup.arrivals.len());
@@ -90,7 +109,7 @@ pub fn play(setup: &Setup, mesh: &Fixed, method: Method) -> Figures {
 }
 
 impl<'a> Play<'a> {
-    fn new(setup: &'a Setup, mesh: &'a Fixed, method: Method) -> Self {
+    fn new(setup: &'a Setup, mesh: &'a mut dyn Mesh, method: Method) -> Self {
         let hosts = &setup.hosts;
         let server = |host: &Host| {
             let server = host.server.as_ref()?;
@@ -99,7 +118,9 @@ impl<'a> Play<'a> {
             let works = server.models.iter().map(|model| models[*model].work);
             let work = works.sum::<f64>() / server.models.len().max(1) as f64;
             let slots = u16::try_from(device.slots).unwrap_or(u16::MAX);
-            Some(Server::new(slots, device.speed, device.typical(setup.tokens, work)))
+            let mut server = Server::new(slots, device.speed, device.typical(setup.tokens, work));
+            server.crash(); // Until the mesh says that it is up.
+            Some(server)
         };
         let servers: Vec<Option<Server>> = hosts.iter().map(server).collect();
         let loads_now: Vec<Load> =
@@ -107,36 +128,28 @@ impl<'a> Play<'a> {
         let mut rtts = vec![Vec::new(); hosts.len()];
         for entry in setup.arrivals.iter().map(|arrival| arrival.entry) {
             if rtts[entry].is_empty() {
-                let row = &setup.rtt[hosts[entry].region];
-                rtts[entry] = hosts.iter().map(|to| row[to.region]).collect();
-                rtts[entry][entry] = Duration::ZERO;
+                rtts[entry] = (0..hosts.len()).map(|host| mesh.rtt(entry, host)).collect();
             }
         }
-        let measured = |row: &Vec<Duration>| {
-            let mut loads = Loads::new();
-            for (host, rtt) in row.iter().enumerate().filter(|(n, _)| hosts[*n].server.is_some()) {
-                loads.measured_rtt(mesh.peer(host), *rtt);
-            }
-            loads
-        };
         // Thousandths of a job a second.
         #[allow(clippy::cast_possible_truncation)]
         let weight = |host: &Host| host.server.as_ref().map_or(0, |s| (setup.pace(s) * 1e3) as u64);
         Self {
-            loads: rtts.iter().map(measured).collect(),
+            loads: vec![Loads::new(); hosts.len()],
             budgets: vec![RetryBudget::default(); hosts.len()],
             epochs: vec![0; hosts.len()],
+            up: vec![false; hosts.len()],
             hosts: (0..hosts.len()).map(|host| (mesh.peer(host), host)).collect(),
             weight: hosts.iter().map(weight).collect(),
             stale: loads_now.clone(),
             truth: loads_now,
             on_way: vec![0; hosts.len()],
             rng: Rng::new(mix(setup.seed ^ 0x0b5)),
-            air_rng: Rng::new(mix(setup.seed ^ 0xa18)),
             queue: Queue::default(),
             permitted: BTreeMap::new(),
             air: BTreeMap::new(),
             now: Mono(0),
+            every: Duration::ZERO,
             figures: Figures::default(),
             setup,
             mesh,
@@ -147,22 +160,39 @@ impl<'a> Play<'a> {
     }
 
     fn run(&mut self) {
-        for (index, (at, _, _)) in self.setup.faults.iter().enumerate() {
-            self.queue.push(Mono(0) + *at, Event::Fault(index));
-        }
-        if let Some(first) = self.setup.arrivals.first() {
+        let changes = self.mesh.begin();
+        self.befall(changes);
+        if let (Some(first), Some(last)) = (self.setup.arrivals.first(), self.setup.arrivals.last())
+        {
             self.queue.push(Mono(0) + first.at, Event::Arrive(0));
             self.queue.push(Mono(0) + self.setup.snapshot, Event::Snapshot);
+            let every = (last.at / SAMPLES).max(Duration::from_secs(1));
+            self.every = every;
+            self.queue.push(Mono(0) + every, Event::Sample);
         }
-        while let Some((at, event)) = self.queue.pop_by(Mono(u64::MAX)) {
+        loop {
+            // What befalls hosts comes before what they do in the same moment.
+            let at = self.queue.peek();
+            if let Some(change) = self.mesh.next().filter(|next| at.is_none_or(|at| *next <= at)) {
+                self.now = change;
+                let changes = self.mesh.change();
+                self.befall(changes);
+                continue;
+            }
+            let Some((at, event)) = self.queue.pop_by(Mono(u64::MAX)) else { return };
+            self.mesh.advance(at);
             self.now = at;
+            for (host, peer, rtt) in self.mesh.measured() {
+                self.loads[host].measured_rtt(peer, rtt);
+            }
             self.figures.checkers.event(at);
             self.handle(event);
         }
     }
 
-    fn now(&self) -> Now {
-        Now { mono: self.now, utc: UTC + self.now.since(Mono(0)) }
+    /// What time it is at a host.
+    fn now_at(&self, host: usize) -> Now {
+        Now { mono: self.now, utc: self.mesh.utc(host) }
     }
 
     fn arrival(&self, job: usize) -> &'a Arrival {
@@ -173,12 +203,50 @@ impl<'a> Play<'a> {
         self.rtts[self.arrival(job).entry][host]
     }
 
-    /// After half a round trip between the job's entry and `host`, and what chance adds.
-    fn post(&mut self, job: usize, host: usize, event: Event) {
-        let one_way = self.rtt(job, host) / 2;
-        let jitter = if one_way.is_zero() { Duration::ZERO } else { self.setup.jitter };
-        let late = jitter.mul_f64(self.air_rng.unit());
-        self.queue.push(self.now + one_way + late, event);
+    /// From the job's entry to `host`; fails when it does not arrive.
+    fn outward(
+        &mut self,
+        job: usize,
+        host: usize,
+        bytes: u64,
+        event: Event,
+    ) -> Result<(), Silence> {
+        let entry = self.arrival(job).entry;
+        self.post(entry, host, bytes, event)
+    }
+
+    /// From `host` to the job's entry.
+    fn homeward(
+        &mut self,
+        job: usize,
+        host: usize,
+        bytes: u64,
+        event: Event,
+    ) -> Result<(), Silence> {
+        let entry = self.arrival(job).entry;
+        self.post(host, entry, bytes, event)
+    }
+
+    fn post(&mut self, from: usize, to: usize, bytes: u64, event: Event) -> Result<(), Silence> {
+        let takes = self.mesh.carry(from, to, bytes)?;
+        let until = self.now + takes;
+        if from != to && bytes > WORDS {
+            let (at, until) = (millis(self.now), millis(until));
+            let what = "job".to_owned();
+            self.mesh.note(ReplayEvent::Message { at, until, from, to, what, bytes });
+        }
+        self.queue.push(until, event);
+        Ok(())
+    }
+
+    /// What the entry of a job learns only by silence.
+    fn lose(&mut self, job: usize, host: usize, Silence(after): Silence) {
+        self.queue.push(self.now + after, Event::Lost { job, host });
+    }
+
+    fn tell(&mut self, job: usize, host: usize, state: &str) {
+        let (at, job, state) = (millis(self.now), job as u64, state.to_owned());
+        self.mesh.note(ReplayEvent::Job { at, job, peer: host, state });
     }
 
     fn hash(&mut self, kind: u64, job: usize, host: usize) {
@@ -213,12 +281,19 @@ impl<'a> Play<'a> {
             Event::Ran { job, host, epoch } => {
                 let Some(server) = &mut self.servers[host] else { return };
                 if self.epochs[host] == epoch && server.done(job) {
-                    self.post(job, host, Event::Answered { job });
+                    let answered = Event::Answered { job, host };
+                    if let Err(silence) = self.homeward(job, host, WORDS, answered) {
+                        self.lose(job, host, silence);
+                    }
                     self.start(host);
                 }
             }
-            Event::Answered { job } => {
-                if self.air.contains_key(&job) {
+            Event::Begun { job, host } => self.begun(job, host),
+            Event::Answered { job, host } => {
+                if self.air.get(&job).is_some_and(|air| air.at.contains(&host)) {
+                    let region = |host: usize| self.setup.hosts[host].region;
+                    let flow = (region(self.arrival(job).entry), region(host));
+                    *self.figures.flows.entry(flow).or_default() += 1;
                     self.fly(job, Happened::Answered);
                 }
             }
@@ -249,12 +324,17 @@ impl<'a> Play<'a> {
                 }
             }
             Event::Deadline(job) => self.deadline(job),
-            Event::Fault(index) => self.fault(index),
             Event::Snapshot => {
                 let load = |server: &Option<Server>| server.as_ref().map_or(NOTHING, Server::load);
                 self.stale = self.servers.iter().map(load).collect();
-                if !self.air.is_empty() {
+                if self.goes_on() {
                     self.queue.push(self.now + self.setup.snapshot, Event::Snapshot);
+                }
+            }
+            Event::Sample => {
+                self.sample();
+                if self.goes_on() {
+                    self.queue.push(self.now + self.every, Event::Sample);
                 }
             }
         }
@@ -275,9 +355,35 @@ impl<'a> Play<'a> {
         if let Some(at) = air.flight.late_at() {
             self.queue.push(at, Event::Late(job));
         }
-        self.on_way[host] += 1;
-        self.know(host);
-        self.post(job, host, Event::Reached { job, host });
+        let bytes = self.setup.models[arrival.model].bytes.max(WORDS + 1);
+        match self.outward(job, host, bytes, Event::Reached { job, host }) {
+            Ok(()) => {
+                self.on_way[host] += 1;
+                self.know(host);
+            }
+            Err(silence) => self.lose(job, host, silence),
+        }
+    }
+
+    /// Whether jobs are under way or to come.
+    fn goes_on(&self) -> bool {
+        let last = self.setup.arrivals.last();
+        !self.air.is_empty() || last.is_some_and(|last| self.now < Mono(0) + last.at)
+    }
+
+    fn sample(&mut self) {
+        let regions = self.setup.hosts.iter().map(|host| host.region + 1).max().unwrap_or(0);
+        let mut slots = vec![(0.0, 0.0); regions];
+        for (host, server) in self.servers.iter().enumerate() {
+            let Some(server) = server.as_ref().filter(|server| server.is_up()) else { continue };
+            let Load { in_flight, slots: all, .. } = server.load();
+            let region = &mut slots[self.setup.hosts[host].region];
+            region.0 += f64::from(in_flight.min(all.into()));
+            region.1 += f64::from(all);
+        }
+        let busy = slots.into_iter().map(|(busy, all)| busy / f64::max(all, 1.0)).collect();
+        self.figures.busy.push((self.now, busy));
+        self.figures.under_way.push((self.now, self.air.len()));
     }
 
     /// The job is no longer at `host`; whether it was.
@@ -294,7 +400,8 @@ impl<'a> Play<'a> {
     /// The entry wants no answer of `host` any more, and tells it.
     fn leave(&mut self, job: usize, host: usize) {
         if self.ended_there(job, host) {
-            self.post(job, host, Event::Cancel { job, host });
+            // One that does not hear of it works in vain.
+            let _ = self.outward(job, host, WORDS, Event::Cancel { job, host });
         }
     }
 
@@ -308,6 +415,7 @@ impl<'a> Play<'a> {
         let at = self.air.get(&job).map(|air| air.at.clone()).unwrap_or_default();
         at.into_iter().for_each(|host| self.leave(job, host));
         self.air.remove(&job);
+        self.tell(job, arrival.entry, if is_answer { "answered" } else { "failed" });
     }
 
     /// Time is up: the app is told so, and the work is cancelled.
@@ -316,6 +424,10 @@ impl<'a> Play<'a> {
             self.answer(job, false);
         }
     }
+}
+
+fn millis(at: Mono) -> f64 {
+    at.since(Mono(0)).as_secs_f64() * 1e3
 }
 
 /// A job's id on the wire.

@@ -1,6 +1,7 @@
 //! How a job finds its host: by a strategy at once, or by the core's survey and flight.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hansa_core::flight::{Event as Happened, Flight, Step};
 use hansa_core::loads::Loads;
@@ -8,9 +9,8 @@ use hansa_core::plan::{Job, candidates};
 use hansa_core::survey::Survey;
 use hansa_core::time::Mono;
 
-use super::{Air, Event, Play, id};
+use super::{Air, Event, Permitted, Play, WORDS, id};
 use crate::jobs::strategy::{Ask, Method};
-use crate::jobs::views::Views;
 
 impl Play<'_> {
     pub(super) fn arrive(&mut self, index: usize) {
@@ -19,6 +19,11 @@ impl Play<'_> {
         }
         let number = index;
         let arrival = self.arrival(number);
+        if !self.up[arrival.entry] {
+            self.figures.orphaned += 1;
+            return self.figures.checkers.orphaned(number);
+        }
+        self.tell(number, arrival.entry, "arrived");
         self.figures.checkers.came(arrival.entry);
         let deadline = self.now + arrival.deadline;
         let (model, law) = (&self.setup.models[arrival.model], &self.setup.laws[arrival.law]);
@@ -30,7 +35,7 @@ impl Play<'_> {
         let survey = match self.method {
             Method::Hansa(most) if most > 0 => {
                 let loads = &self.loads[arrival.entry];
-                Survey::begin(self.now(), &view, loads, &job, || None, most)
+                Survey::begin(self.now_at(arrival.entry), &view, loads, &job, || None, most)
             }
             _ => None,
         };
@@ -55,7 +60,9 @@ impl Play<'_> {
         if let Some(until) = until {
             for host in questions {
                 self.figures.questions += 1;
-                self.post(number, host, Event::Asked { job: number, host });
+                let asked = Event::Asked { job: number, host };
+                // Of one that it does not reach the asker hears nothing.
+                let _ = self.outward(number, host, WORDS, asked);
             }
             self.queue.push(until, Event::Decide(number));
         } else if let Some(host) = chosen {
@@ -69,9 +76,10 @@ impl Play<'_> {
     pub(super) fn choose(&mut self, number: usize, job: &Job) -> Option<usize> {
         let entry = self.arrival(number).entry;
         let key = (entry, job.onward_law, job.bundle);
-        if !self.permitted.contains_key(&key) {
-            let (view, loads) = (self.mesh.view(entry), Loads::new());
-            let peers = candidates(self.now(), &view, &loads, job).unwrap_or_default();
+        let view = self.mesh.view(entry);
+        if self.permitted.get(&key).is_none_or(|known| !Arc::ptr_eq(&known.view, &view)) {
+            let loads = Loads::new();
+            let peers = candidates(self.now_at(entry), &view, &loads, job).unwrap_or_default();
             let mut hosts: Vec<usize> = peers.iter().map(|peer| self.hosts[peer]).collect();
             if job.hops_left == 0 {
                 hosts.clear();
@@ -79,11 +87,11 @@ impl Play<'_> {
             if self.runs(number, entry) && self.gate(number, entry).is_ok() {
                 hosts.push(entry);
             }
-            self.permitted.insert(key, hosts);
+            self.permitted.insert(key, Permitted { view, hosts });
         }
         let Method::Direct(strategy) = &mut self.method else { return None };
         strategy.choose(&mut Ask {
-            permitted: &self.permitted[&key],
+            permitted: &self.permitted[&key].hosts,
             now: self.now,
             entry,
             weight: &self.weight,
@@ -105,19 +113,22 @@ impl Play<'_> {
         let Some(air) = self.air.get(&job) else { return };
         let (at, asked) = (air.at.clone(), air.questions.clone());
         for host in asked.into_iter().filter(|host| !at.contains(host)) {
-            self.post(job, host, Event::Release { job, host });
+            let _ = self.outward(job, host, WORDS, Event::Release { job, host });
         }
     }
 
     pub(super) fn fly(&mut self, job: usize, happened: Happened) {
         let entry = self.arrival(job).entry;
-        let (now, view) = (self.now(), self.mesh.view(entry));
+        let (now, view) = (self.now_at(entry), self.mesh.view(entry));
         let Some(air) = self.air.get_mut(&job) else { return };
         let loads = &self.loads[entry];
         // Where a strategy's own choice failed, the flight begins.
         let has_begun = std::mem::replace(&mut air.has_begun, true);
         let is_answer = matches!(happened, Happened::Answered);
         let happened = if has_begun || is_answer { happened } else { Happened::Begin };
+        if !has_begun {
+            self.figures.checkers.begins(job);
+        }
         match air.flight.handle(now, happened, &view, loads, &mut self.budgets[entry]) {
             Step::RunLocal => self.send(job, entry),
             Step::Send { to } => self.send(job, self.hosts[&to]),

@@ -1,35 +1,47 @@
 //! What happens at the servers: gates, quotes, queues, crashes.
 
+use std::collections::BTreeSet;
+
+use hansa_core::flight::RetryBudget;
 use hansa_core::gate;
+use hansa_core::loads::Loads;
 use hansa_core::plan::Refusal;
 use hansa_core::quote::Load;
 use hansa_core::time::Mono;
 
-use super::{Air, Event, NOTHING, Play, id};
+use super::{Air, Event, NOTHING, Play, WORDS, id};
+use crate::course::Change;
+use crate::jobs::mesh::{Silence, silence};
 use crate::jobs::server::Server;
-use crate::jobs::setup::{Fault, Host};
+use crate::jobs::setup::Host;
+
+/// Who runs a job waits so many times longer for its entry than the entry for it.
+const SERVING_PATIENCE: u32 = 10;
 
 impl Play<'_> {
     /// Whether a host holds the job's model and is what the job needs.
     pub(super) fn runs(&self, job: usize, host: usize) -> bool {
-        let arrival = self.arrival(job);
-        let needs = &self.setup.laws[arrival.law].policy.device;
-        let Host { server, devices, .. } = &self.setup.hosts[host];
-        let holds = server.as_ref().is_some_and(|server| server.models.contains(&arrival.model));
-        holds && gate::fits(needs, devices)
+        let needs = &self.setup.laws[self.arrival(job).law].policy.device;
+        self.holds(job, host) && gate::fits(needs, &self.setup.hosts[host].devices)
+    }
+
+    /// Whether a host holds the job's model, whatever its advert says.
+    fn holds(&self, job: usize, host: usize) -> bool {
+        let Host { server, .. } = &self.setup.hosts[host];
+        server.as_ref().is_some_and(|server| server.models.contains(&self.arrival(job).model))
     }
 
     /// A question reaches a server, which asks its gate as for a job.
     pub(super) fn asked(&mut self, job: usize, host: usize) {
         let rtt = self.rtt(job, host);
-        let now = self.now();
-        let gate = self.gate(job, host);
+        let now = self.now_at(host);
+        let may = self.holds(job, host) && self.gate(job, host).is_ok();
         let Some(server) = self.servers[host].as_mut().filter(|server| server.is_up()) else {
             return; // Silence: the asker decides without it.
         };
         let load = server.load();
-        let quote = gate.is_ok().then(|| server.reservations.quote(now.mono, id(job), rtt, load));
-        self.post(job, host, Event::Quoted { job, host, quote });
+        let quote = may.then(|| server.reservations.quote(now.mono, id(job), rtt, load));
+        let _ = self.homeward(job, host, WORDS, Event::Quoted { job, host, quote });
     }
 
     pub(super) fn gate(&self, job: usize, host: usize) -> Result<(), Refusal> {
@@ -37,7 +49,7 @@ impl Play<'_> {
         let policy = &self.setup.laws[arrival.law].policy;
         let bundle = self.setup.models[arrival.model].bundle;
         let own = &self.mesh.record(host).charter;
-        let utc = self.now().utc;
+        let utc = self.now_at(host).utc;
         if host == arrival.entry {
             let unsatisfiable = |rule| Refusal::PolicyUnsatisfiable { failed: [(rule, 1)].into() };
             return gate::admit_entry(policy, bundle, own, utc).map_err(unsatisfiable);
@@ -49,8 +61,11 @@ impl Play<'_> {
     pub(super) fn reached(&mut self, job: usize, host: usize) {
         self.on_way[host] -= 1;
         self.know(host);
-        let gate = self.gate(job, host);
         let arrival = self.arrival(job);
+        let model = &self.setup.models[arrival.model];
+        let unknown = Refusal::UnknownModel { model: model.name.clone(), hint: String::new() };
+        let gate = self.gate(job, host);
+        let gate = gate.and_then(|()| if self.holds(job, host) { Ok(()) } else { Err(unknown) });
         let server = self.setup.hosts[host].server.as_ref();
         let device = server.map(|server| self.setup.device(server));
         let is_wanted = |air: &&mut Air| air.at.contains(&host);
@@ -58,16 +73,21 @@ impl Play<'_> {
         match (&mut self.servers[host], device, gate) {
             (Some(server), Some(_), Err(refusal)) if server.is_up() => {
                 air.refusals.insert(host, refusal);
-                self.post(job, host, Event::Refused { job, host });
+                if let Err(silence) = self.homeward(job, host, WORDS, Event::Refused { job, host })
+                {
+                    self.lose(job, host, silence);
+                }
             }
             (Some(server), Some(device), Ok(())) if server.is_up() => {
                 self.figures.checkers.taken(self.setup, job, host);
                 let work = device.work(&arrival.size, self.setup.models[arrival.model].work);
                 server.reservations.release(id(job));
                 server.push(job, work);
+                self.tell(job, host, "waiting");
                 self.start(host);
             }
-            _ => self.post(job, host, Event::Lost { job, host }),
+            // One that is dead says nothing.
+            _ => self.lose(job, host, Silence(silence(self.rtt(job, host)))),
         }
     }
 
@@ -81,46 +101,101 @@ impl Play<'_> {
     pub(super) fn start(&mut self, host: usize) {
         let epoch = self.epochs[host];
         let Some(server) = &mut self.servers[host] else { return };
+        let mut begun = Vec::new();
         while let Some(started) = server.start(self.now) {
             let job = started.job;
+            begun.push(job);
             self.queue.push(self.now + started.first, Event::FirstByte { job, host, epoch });
             self.queue.push(self.now + started.last, Event::Ran { job, host, epoch });
         }
+        begun.into_iter().for_each(|job| self.tell(job, host, "running"));
         self.know(host);
     }
 
-    /// The first byte leaves the server: it reaches the entry half a round trip later, which then
-    /// wants nobody else's.
+    /// The first byte leaves the server.
     pub(super) fn first_byte(&mut self, job: usize, host: usize, epoch: u32) {
-        let half = self.rtt(job, host) / 2;
+        let runs = |server: &Server| server.is_running(job);
+        if self.epochs[host] == epoch && self.servers[host].as_ref().is_some_and(runs) {
+            // Should it be lost, so is the answer, which is noticed.
+            let _ = self.homeward(job, host, WORDS, Event::Begun { job, host });
+        }
+    }
+
+    /// The first byte is at the entry, which from then on wants nobody else's.
+    pub(super) fn begun(&mut self, job: usize, host: usize) {
         let came = self.arrival(job).at;
         let Some(air) = self.air.get_mut(&job).filter(|air| air.at.contains(&host)) else { return };
-        if self.epochs[host] != epoch || std::mem::replace(&mut air.first_byte, true) {
+        if std::mem::replace(&mut air.first_byte, true) {
             return;
         }
         for other in air.at.clone().into_iter().filter(|other| *other != host) {
             self.leave(job, other);
         }
         if came >= self.setup.warm {
-            self.figures.ttft.push(((self.now + half).since(Mono(0) + came), job));
+            self.figures.ttft.push((self.now.since(Mono(0) + came), job));
         }
     }
 
-    pub(super) fn fault(&mut self, index: usize) {
-        let (_, host, fault) = self.setup.faults[index];
-        self.hash(5, index, host);
-        let Some(server) = &mut self.servers[host] else { return };
-        match fault {
-            Fault::Crash => {
-                let lost = server.crash();
-                self.epochs[host] += 1;
-                for job in lost {
-                    self.post(job, host, Event::Lost { job, host });
+    /// Takes what befell hosts to the jobs that they have.
+    pub(super) fn befall(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Up(host) => {
+                    self.up[host] = true;
+                    self.hash(5, host, 0);
+                    if let Some(server) = &mut self.servers[host] {
+                        server.restart();
+                    }
+                    self.know(host);
                 }
+                Change::Down(host) => self.goes_down(host),
+                Change::Slow(host, times) => {
+                    if let Some(server) = &mut self.servers[host] {
+                        server.slow(times);
+                    }
+                    self.know(host);
+                }
+                Change::Cut(side, until) => self.cut(&side, until),
             }
-            Fault::Restart => server.restart(),
-            Fault::Slow(times) => server.slow(times),
         }
+    }
+
+    fn goes_down(&mut self, host: usize) {
+        self.hash(6, host, 0);
+        self.up[host] = false;
+        self.epochs[host] += 1;
+        let lost = self.servers[host].as_mut().map(Server::crash).unwrap_or_default();
+        for job in lost {
+            self.lose(job, host, Silence(silence(self.rtt(job, host))));
+        }
+        // An entry takes its jobs, and what it knew, with it.
+        let own = self.air.keys().copied().filter(|job| self.arrival(*job).entry == host);
+        for job in own.collect::<Vec<usize>>() {
+            let air = self.air.remove(&job).expect("it flies");
+            self.figures.orphaned += 1;
+            self.figures.checkers.orphaned(job);
+            self.tell(job, host, "failed");
+            for at in air.at {
+                let notices = silence(self.rtt(job, at)) * SERVING_PATIENCE;
+                self.queue.push(self.now + notices, Event::Cancel { job, host: at });
+            }
+        }
+        self.loads[host] = Loads::new();
+        self.budgets[host] = RetryBudget::default();
+        self.figures.checkers.restarted(host);
         self.know(host);
+    }
+
+    /// Jobs whose entry and host no longer hear each other are lost, unless that is soon over.
+    fn cut(&mut self, side: &BTreeSet<usize>, until: Mono) {
+        let lasting = until.since(self.now);
+        let at = self.air.iter().flat_map(|(job, air)| air.at.iter().map(|host| (*job, *host)));
+        let apart = |(job, host): &(usize, usize)| {
+            let patience = silence(self.rtt(*job, *host));
+            side.contains(&self.arrival(*job).entry) != side.contains(host) && patience <= lasting
+        };
+        for (job, host) in at.filter(apart).collect::<Vec<_>>() {
+            self.lose(job, host, Silence(silence(self.rtt(job, host))));
+        }
     }
 }

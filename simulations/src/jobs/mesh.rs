@@ -1,0 +1,264 @@
+//! What jobs are played over: who knows whom, how far it is, what befalls the hosts. The seam
+//! between jobs and gossip.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hansa_core::advert::{Advert, Model, Record, Version};
+use hansa_core::charter::{Authority, Charter, Trust};
+use hansa_core::id::PeerId;
+use hansa_core::keys::SigningKey;
+use hansa_core::note::SignerKey;
+use hansa_core::rng::{Rng, mix};
+use hansa_core::time::{Mono, Now, Utc};
+use hansa_core::view::{Entry, Liveness, View};
+
+use crate::course::Change;
+use crate::jobs::setup::{AUTHORITY, Fault, Host, Setup, Terms};
+use crate::recording::ReplayEvent;
+use crate::world::GENESIS;
+
+/// So long a peer that has a job may be silent, at this distance, before it counts as lost: what
+/// the data plane of a node waits.
+pub fn silence(rtt: Duration) -> Duration {
+    Duration::from_millis(700).max(4 * rtt + Duration::from_millis(400))
+}
+
+/// A message that does not arrive: its sender, if it waits for an answer, gives up after this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence(pub Duration);
+
+/// What jobs are played over.
+pub trait Mesh {
+    /// Who a host is.
+    fn peer(&self, host: usize) -> PeerId;
+
+    /// The advert that it began with, verified.
+    fn record(&self, host: usize) -> &Record;
+
+    /// What the host knows now.
+    fn view(&self, host: usize) -> Arc<View>;
+
+    /// The wall clock of a host.
+    fn utc(&self, host: usize) -> Utc;
+
+    /// The round trip between two hosts, as it is at its best.
+    fn rtt(&self, a: usize, b: usize) -> Duration;
+
+    /// Round trips that hosts measured since this was last asked.
+    fn measured(&mut self) -> Vec<(usize, PeerId, Duration)>;
+
+    /// How long `bytes` take from a host to another now.
+    ///
+    /// # Errors
+    /// They do not arrive.
+    fn carry(&mut self, from: usize, to: usize, bytes: u64) -> Result<Duration, Silence>;
+
+    /// Whom it finds up at the beginning.
+    fn begin(&mut self) -> Vec<Change>;
+
+    /// When something next befalls a host.
+    fn next(&self) -> Option<Mono>;
+
+    /// Lets that happen.
+    fn change(&mut self) -> Vec<Change>;
+
+    /// Lets time pass.
+    fn advance(&mut self, until: Mono);
+
+    /// Takes a note for the replay, if one is kept.
+    fn note(&mut self, _: ReplayEvent) {}
+}
+
+/// A mesh in which everybody knows everybody from the start, and nothing that happens changes it.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    views: Vec<Arc<View>>,
+    records: Vec<Arc<Record>>,
+    /// Regions of the hosts, and the round trips between them.
+    regions: Vec<usize>,
+    rtt: Vec<Vec<Duration>>,
+    jitter: Duration,
+    /// Entries know how far all servers are.
+    measured: Vec<(usize, PeerId, Duration)>,
+    faults: VecDeque<(Duration, usize, Fault)>,
+    chance: Rng,
+    now: Mono,
+}
+
+impl Fixed {
+    /// Signs an advert and a charter for each host.
+    pub fn new(setup: &Setup) -> Self {
+        let key = |n: usize| {
+            let mut seed = [3; 32];
+            seed[..4].copy_from_slice(&u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+            SigningKey::from_seed(&seed)
+        };
+        let keys: Vec<SigningKey> = (0..setup.hosts.len()).map(key).collect();
+        let records = records(setup, &trust(), |host| &keys[host]);
+        let alive = |record: &Arc<Record>| Entry {
+            record: record.clone(),
+            liveness: Liveness::Alive,
+            since: Mono(0),
+        };
+        let entries: Vec<Entry> = records.iter().map(alive).collect();
+        let view = |record: &Arc<Record>| Arc::new(View::new(record.advert.peer, entries.clone()));
+        // Only entries plan; the view of others is never asked for, so it is one that all share.
+        let mut entry = vec![false; records.len()];
+        setup.arrivals.iter().for_each(|arrival| entry[arrival.entry] = true);
+        let shared = view(&records[0]);
+        let views = records.iter().zip(&entry);
+        let views = views.map(|(record, is)| if *is { view(record) } else { shared.clone() });
+        let mut faults = setup.faults.clone();
+        faults.sort_by_key(|(at, host, _)| (*at, *host));
+        let mut mesh = Self {
+            views: views.collect(),
+            regions: setup.hosts.iter().map(|host| host.region).collect(),
+            rtt: setup.rtt.clone(),
+            jitter: setup.jitter,
+            measured: Vec::new(),
+            faults: faults.into(),
+            chance: Rng::new(mix(setup.seed ^ 0xa18)),
+            now: Mono(0),
+            records,
+        };
+        let hosts = 0..setup.hosts.len();
+        let pairs = hosts.clone().filter(|host| entry[*host]).flat_map(|entry| {
+            let servers = hosts.clone().filter(|host| setup.hosts[*host].server.is_some());
+            servers.map(move |server| (entry, server))
+        });
+        mesh.measured = pairs.map(|(a, b)| (a, mesh.peer(b), mesh.rtt(a, b))).collect();
+        mesh
+    }
+}
+
+impl Mesh for Fixed {
+    fn peer(&self, host: usize) -> PeerId {
+        self.records[host].advert.peer
+    }
+
+    fn record(&self, host: usize) -> &Record {
+        &self.records[host]
+    }
+
+    fn view(&self, host: usize) -> Arc<View> {
+        self.views[host].clone()
+    }
+
+    fn utc(&self, _: usize) -> Utc {
+        GENESIS + self.now.since(Mono(0))
+    }
+
+    fn rtt(&self, a: usize, b: usize) -> Duration {
+        if a == b { Duration::ZERO } else { self.rtt[self.regions[a]][self.regions[b]] }
+    }
+
+    fn measured(&mut self) -> Vec<(usize, PeerId, Duration)> {
+        std::mem::take(&mut self.measured)
+    }
+
+    fn carry(&mut self, from: usize, to: usize, _: u64) -> Result<Duration, Silence> {
+        if from == to {
+            return Ok(Duration::ZERO);
+        }
+        Ok(self.rtt(from, to) / 2 + self.jitter.mul_f64(self.chance.unit()))
+    }
+
+    fn begin(&mut self) -> Vec<Change> {
+        (0..self.records.len()).map(Change::Up).collect()
+    }
+
+    fn next(&self) -> Option<Mono> {
+        self.faults.front().map(|(at, _, _)| Mono(0) + *at)
+    }
+
+    fn change(&mut self) -> Vec<Change> {
+        let fault = self.faults.pop_front().into_iter();
+        let change = fault.map(|(_, host, fault)| match fault {
+            Fault::Crash => Change::Down(host),
+            Fault::Restart => Change::Up(host),
+            Fault::Slow(times) => Change::Slow(host, times),
+        });
+        change.collect()
+    }
+
+    fn advance(&mut self, until: Mono) {
+        self.now = until;
+    }
+}
+
+/// Whom all hosts trust.
+pub(super) fn trust() -> Trust {
+    let any = || ["*".to_owned()].into();
+    let key = signer([9; 32]).verifier();
+    Trust::new(vec![Authority { key, countries: any(), operators: any() }])
+}
+
+fn signer(seed: [u8; 32]) -> SignerKey {
+    SignerKey::new(AUTHORITY, seed).expect("a name")
+}
+
+/// What all hosts of `setup` say of themselves, verified.
+pub(super) fn records<'k>(
+    setup: &Setup,
+    trust: &Trust,
+    key: impl Fn(usize) -> &'k SigningKey,
+) -> Vec<Arc<Record>> {
+    let (authority, forger) = (signer([9; 32]), signer([8; 32]));
+    let now = Now { mono: Mono(0), utc: GENESIS };
+    let record = |(n, host): (usize, &Host)| {
+        let signer = if host.forged { &forger } else { &authority };
+        let advert = advert(n, key(n).peer_id(), host, setup, signer);
+        advert.sign(key(n)).verify(trust, now).expect("an advert")
+    };
+    setup.hosts.iter().enumerate().map(record).collect()
+}
+
+fn advert(n: usize, peer: PeerId, host: &Host, setup: &Setup, signer: &SignerKey) -> Advert {
+    let charter = |terms: &Terms| {
+        let charter = Charter {
+            serial: n.to_string(),
+            subject: peer,
+            location: terms.location.parse().expect("a place"),
+            operator: terms.operator.clone(),
+            control: terms.control.parse().expect("a place"),
+            data_classes: terms.data_classes.clone(),
+            not_before: Utc(GENESIS.0 - 1_000_000),
+            not_after: Utc(GENESIS.0 + 100_000_000_000),
+            authorities: Default::default(),
+        };
+        charter.sign(signer).expect("a charter")
+    };
+    let mut models = Vec::new();
+    if let Some(server) = &host.server {
+        let device = setup.device(server);
+        let slots = u16::try_from(device.slots).unwrap_or(u16::MAX);
+        for model in server.models.union(&host.claims).map(|model| &setup.models[*model]) {
+            let work = device.typical(setup.tokens, model.work);
+            let service = (work.prefill + work.decode).div_f64(device.speed);
+            models.push(Model {
+                name: model.name.clone(),
+                version: "1".into(),
+                bundle: model.bundle,
+                slots: slots.saturating_mul(host.boast.unwrap_or(1)),
+                service_us: u32::try_from(service.as_micros()).unwrap_or(u32::MAX),
+            });
+        }
+    }
+    Advert {
+        peer,
+        version: Version { epoch: 1, sequence: 1 },
+        issued: GENESIS,
+        name: format!("node-{n}"),
+        control_addrs: Vec::new(),
+        data_addrs: Vec::new(),
+        relays: Vec::new(),
+        coordinate: Default::default(),
+        charter: host.terms.as_ref().map(charter),
+        devices: host.devices.clone(),
+        models,
+        price: None,
+        extensions: Vec::new(),
+    }
+}
