@@ -116,6 +116,8 @@ pub struct Ledger {
     pub detection: Tally,
     /// Verdicts of death on peers that lived and could be reached.
     pub false_downs: u64,
+    /// The same, within a moment of a cut, of peers on the own side: the other side accused them.
+    pub hearsay_downs: u64,
 }
 
 impl Ledger {

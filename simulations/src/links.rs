@@ -155,6 +155,11 @@ impl Links {
         })
     }
 
+    /// Whether any peers were cut off from others at some time since `since`.
+    pub fn any_cut(&self, since: Mono, at: Mono) -> bool {
+        self.cuts.iter().any(|cut| cut.from <= at && since < cut.until)
+    }
+
     /// The fixed one-way latency between two peers.
     pub fn latency(&self, a: usize, b: usize) -> Duration {
         let pair = (a.min(b) as u64) << 32 | a.max(b) as u64;

@@ -117,6 +117,8 @@ pub(crate) fn fill(recording: &mut Recording, outcome: &Outcome) {
     recording.fact("messages carried", count(outcome.messages), "");
     recording.fact("bytes carried", count(outcome.bytes), "bytes");
     recording.fact("false verdicts of death", count(outcome.false_downs as u64), "");
+    let hearsay = count(outcome.hearsay_downs as u64);
+    recording.fact("false verdicts on the word of who was cut off", hearsay, "");
     recording.fact("ghosts", count(outcome.ghosts as u64), "");
 }
 

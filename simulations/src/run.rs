@@ -34,6 +34,8 @@ pub struct Outcome {
     pub detection_ms: Quantiles,
     /// Verdicts of death on peers that lived and could be reached.
     pub false_downs: usize,
+    /// Such verdicts in the wake of a cut, on the word of those who were cut off.
+    pub hearsay_downs: usize,
     /// Peers believed in at the end although they are dead, over all pairs.
     pub ghosts: usize,
     /// Where views were not true at the end; the first few.
@@ -125,6 +127,7 @@ pub fn judge(course: &Course<'_>, seed: u64) -> Outcome {
         dissemination_ms: Quantiles::of(&ledger.dissemination),
         detection_ms: Quantiles::of(&ledger.detection),
         false_downs: usize::try_from(ledger.false_downs).expect("few"),
+        hearsay_downs: usize::try_from(ledger.hearsay_downs).expect("few"),
         ghosts: world.ghosts().len(),
         differences: world.differences(DIFFERENCES_MAX, SPREADING),
         wrongs: world.wrongs().to_vec(),

@@ -650,6 +650,10 @@ impl World {
                 match self.died(subject, self.now) {
                     Some(died) => self.ledger.detection.add(self.now.since(died)),
                     None if cut || self.was_off(subject, self.now - RETURN_GRACE) => {}
+                    // Those on the other side of a cut had reason to accuse it, and are believed.
+                    None if self.links.any_cut(self.now - CUT_GRACE, self.now) => {
+                        self.ledger.hearsay_downs += 1;
+                    }
                     None => {
                         self.ledger.false_downs += 1;
                         let lives = &self.hosts[subject].lives;

@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use hansa_sim::record::{Progress, record};
 use hansa_sim::run::{Outcome, run};
 use hansa_sim::scenario::Scenario;
+use hansa_sim::scenario::demand::OneOrMany;
 use serde_json::{Map, Value};
 
 fn scenario(name: &str) -> Scenario {
@@ -30,7 +32,32 @@ fn churn_ends_well() {
 
 #[test]
 fn partition_heals_ends_well() {
-    ends_well("partition-heals.toml");
+    let outcome = ends_well("partition-heals.toml");
+    assert_eq!(outcome.hearsay_downs, 0, "one side convinced the other of false deaths");
+}
+
+#[test]
+fn jobs_keep_to_their_law_in_any_storm() {
+    let mut scenario = scenario("storm.toml");
+    scenario.routing.strategy = OneOrMany::One("hansa".into());
+    println!("storm: seed 1");
+    let recording = record(&scenario, 1, &Progress::default());
+    assert_eq!(recording.violations, []);
+    assert!(recording.jobs > 10_000, "{} jobs", recording.jobs);
+}
+
+#[test]
+fn jobs_that_entered_elsewhere_survive_a_lost_region() {
+    println!("region-lost: seed 1");
+    let mut scenario = scenario("region-lost.toml");
+    scenario.routing.strategy = OneOrMany::One("hansa".into());
+    let recording = record(&scenario, 1, &Progress::default());
+    assert_eq!(recording.violations, []);
+    let fact = |name: &str| recording.facts.iter().find(|fact| fact.name == name).unwrap().value;
+    // One that meets nothing but the dead may use up its retries.
+    assert!(fact("hansa: refused") <= 5.0, "{} refused", fact("hansa: refused"));
+    assert!(fact("hansa: went with their entry") > 0.0, "the region had jobs");
+    assert!(recording.distributions["detection_ms"].p99 <= 15_000.0);
 }
 
 #[test]

@@ -18,6 +18,9 @@ use hansa_sim::store::Store;
 
 use super::{Fault, How};
 
+/// So many failed checks of a seed are told; all of them are kept in its results.
+const VIOLATIONS_SHOWN: usize = 5;
+
 /// One seed, or the first and the last of several.
 #[derive(Clone, Debug)]
 pub(crate) struct Seeds(RangeInclusive<u64>);
@@ -118,7 +121,7 @@ fn tell(recording: &Recording, name: &str, json: bool) -> io::Result<bool> {
     } else {
         print_run(&mut out, recording)?;
     }
-    for violation in &recording.violations {
+    for violation in recording.violations.iter().take(VIOLATIONS_SHOWN) {
         let event = match violation.event {
             0 => String::new(),
             event => format!("after event {event}, "),
@@ -131,6 +134,11 @@ fn tell(recording: &Recording, name: &str, json: bool) -> io::Result<bool> {
             violation.at_ms,
             command(name, recording.seed)
         );
+        if json { eprintln!("{line}") } else { writeln!(out, "{line}")? }
+    }
+    if let Some(more) = recording.violations.len().checked_sub(VIOLATIONS_SHOWN).filter(|n| *n > 0)
+    {
+        let line = format!("and {more} more (seed {})", recording.seed);
         if json { eprintln!("{line}") } else { writeln!(out, "{line}")? }
     }
     Ok(recording.violations.is_empty())

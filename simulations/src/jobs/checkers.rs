@@ -94,7 +94,7 @@ impl Checkers {
         }
     }
 
-    /// The peer that had the job was lost: the first such retry is free.
+    /// The peer that had the job was lost, or has no such model: the first such retry is free.
     pub fn lost(&mut self, job: usize) {
         let seen = self.jobs.entry(job).or_default();
         seen.next_is_free = !std::mem::replace(&mut seen.was_lost, true);
@@ -103,7 +103,7 @@ impl Checkers {
     /// The core takes the job over: what a strategy sent before is no retry of the core's.
     pub fn begins(&mut self, job: usize) {
         let seen = self.jobs.entry(job).or_default();
-        (seen.was_lost, seen.next_is_free) = (false, true);
+        *seen = Seen { next_is_free: true, ..Seen::default() };
     }
 
     /// The app has its answer.

@@ -271,6 +271,9 @@ impl Directory {
         if !self.members.keep_accusation(now.mono, Arc::clone(&accusation), false) {
             return;
         }
+        if hops >= self.params.eager_hops_max {
+            self.tell_accused(now.mono, &accusation, out);
+        }
         if hops != COLD {
             self.hot.push_accusation(Rumour { hops, said: accusation }, from);
         }
@@ -285,6 +288,25 @@ impl Directory {
                     self.probe(now.mono, subject, out);
                 }
             }
+        }
+    }
+
+    /// An accuser that cannot reach the accused never hears it refute. Who can passes on what came
+    /// by anti-entropy, and others pass it to the accused's relays.
+    fn tell_accused(&mut self, now: Mono, accusation: &Evidence, out: &mut Vec<Output>) {
+        let subject = accusation.claim().subject;
+        let Some(member) = self.members.get(subject) else { return };
+        let advert = &member.record.advert;
+        if !advert.control_addrs.is_empty() || member.is_down() {
+            return;
+        }
+        let ways =
+            if self.connected.contains(&subject) { vec![subject] } else { advert.relays.clone() };
+        let me = self.me;
+        for way in ways.into_iter().take(RELAYS).filter(|way| *way != me) {
+            let said = Arc::clone(accusation);
+            let news = News { accusations: vec![Rumour { hops: COLD, said }], ..News::default() };
+            self.send_news(now, way, news, out);
         }
     }
 

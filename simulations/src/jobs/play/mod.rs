@@ -300,6 +300,9 @@ impl<'a> Play<'a> {
             Event::Refused { job, host } => {
                 let refusal = self.air.get_mut(&job).and_then(|air| air.refusals.remove(&host));
                 if let Some(refusal) = refusal.filter(|_| self.ended_there(job, host)) {
+                    if matches!(refusal, Refusal::UnknownModel { .. }) {
+                        self.figures.checkers.lost(job);
+                    }
                     self.fly(job, Happened::Refused(refusal));
                 }
             }
