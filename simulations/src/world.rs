@@ -99,8 +99,12 @@ struct Host {
     shards: Vec<String>,
     booted: Mono,
     boots: u32,
+    /// When its directory wants to be called.
     wake: Option<Mono>,
-    /// Until then it checks signatures, and what comes meanwhile waits.
+    /// The wakes of this boot that are in the queue, the earliest last.
+    alarms: Vec<Mono>,
+    /// Until then it has checked the signatures of all that came: it is that far ahead of the
+    /// world, and what comes meanwhile happens to it then.
     busy: Mono,
     /// Behind NAT it can dial, and nobody can dial it; it names this peer as its relay.
     relay: Option<PeerId>,
@@ -119,7 +123,6 @@ enum Happening {
     Lost { pair: Pair, number: u32 },
     Reset { host: u32, other: u32 },
     Delivered { from: u32, to: u32, number: u32, message: Box<Message> },
-    Verified { from: u32, to: u32, boot: u32, message: Box<Message> },
 }
 
 impl World {
@@ -136,6 +139,7 @@ impl World {
                 booted: Mono(0),
                 boots: 0,
                 wake: None,
+                alarms: Vec::new(),
                 busy: Mono(0),
                 relay: None,
                 skew_ms: 0,
@@ -396,6 +400,8 @@ impl World {
         machine.boots += 1;
         machine.booted = self.now;
         machine.busy = self.now;
+        machine.wake = None;
+        machine.alarms.clear();
         machine.lives.push((self.now, None));
         let boots = machine.boots;
         let now = self.clock(host);
@@ -509,12 +515,8 @@ impl World {
         self.events += 1;
         match happening {
             Happening::Wake { host, boot } => {
-                let Host { boots, booted, wake, .. } = self.hosts[host as usize];
-                let due = wake.is_some_and(|wake| booted + wake.since(Mono(0)) == self.now);
-                if boots == boot && due {
-                    self.hash.absorb(host.into());
-                    self.hosts[host as usize].wake = None;
-                    self.feed(host as usize, Input::Tick);
+                if self.hosts[host as usize].boots == boot {
+                    self.wake(host);
                 }
             }
             Happening::Opened { pair, number } => self.opened(pair, number),
@@ -540,17 +542,36 @@ impl World {
                     self.receive(from, to, *message);
                 }
             }
-            Happening::Verified { from, to, boot, message } => {
-                if self.hosts[to as usize].boots == boot {
-                    let from = self.id(from as usize);
-                    self.feed(to as usize, Input::Message { from, message: *message });
-                }
-            }
         }
     }
 
-    /// A message is there. Its signatures are checked one after the other, and what comes
-    /// meanwhile waits its turn.
+    /// An alarm of a host goes off.
+    fn wake(&mut self, host: u32) {
+        let machine = &mut self.hosts[host as usize];
+        machine.alarms.pop();
+        match machine.wake {
+            Some(wake) if wake <= self.now => {
+                machine.wake = None;
+                self.hash.absorb(host.into());
+                self.feed(host as usize, Input::Tick);
+            }
+            Some(wake) => self.set_alarm(host, wake),
+            None => {}
+        }
+    }
+
+    /// Sees to it that a host is woken by `at`: by an alarm that goes off before, if there is one,
+    /// which then sets the next.
+    fn set_alarm(&mut self, host: u32, at: Mono) {
+        let Host { alarms, boots, .. } = &mut self.hosts[host as usize];
+        if alarms.last().is_none_or(|first| at < *first) {
+            alarms.push(at);
+            self.queue.push(at, Happening::Wake { host, boot: *boots });
+        }
+    }
+
+    /// A message is there. Its signatures are checked after those that came before, and it is
+    /// taken, at once but as of the time when they are checked.
     fn receive(&mut self, from: u32, to: u32, message: Message) {
         self.hash.absorb(u64::from(from) << 32 | u64::from(to));
         let now = self.clock(to as usize);
@@ -571,18 +592,19 @@ impl World {
         let host = &mut self.hosts[to as usize];
         let charged = u32::try_from(signatures).expect("a frame's");
         host.busy = host.busy.max(self.now) + SIGNATURE_CHECK * charged;
-        let (at, boot) = (host.busy, host.boots);
-        if at == self.now {
-            let from = self.id(from as usize);
-            self.feed(to as usize, Input::Message { from, message });
-        } else {
-            let message = Box::new(message);
-            self.queue.push(at, Happening::Verified { from, to, boot, message });
-        }
+        let from = self.id(from as usize);
+        self.feed(to as usize, Input::Message { from, message });
     }
 
-    /// The other half of the sans-io border: does what a directory says.
+    /// The other half of the sans-io border: does what a directory says, at the time of its host.
     fn feed(&mut self, host: usize, input: Input) {
+        let world = self.now;
+        self.now = world.max(self.hosts[host].busy);
+        self.feed_now(host, input);
+        self.now = world;
+    }
+
+    fn feed_now(&mut self, host: usize, input: Input) {
         let now = self.clock(host);
         let Some(directory) = self.hosts[host].directory.as_mut() else { return };
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -600,10 +622,9 @@ impl World {
                     }
                 }
                 Output::WakeAt(at) => {
-                    let Host { booted, boots, .. } = self.hosts[host];
+                    let at = (self.hosts[host].booted + at.since(Mono(0))).max(self.now);
                     self.hosts[host].wake = Some(at);
-                    let at = (booted + at.since(Mono(0))).max(self.now);
-                    self.queue.push(at, Happening::Wake { host: index(host), boot: boots });
+                    self.set_alarm(index(host), at);
                 }
                 Output::Event(event) => self.observe(host, event),
                 Output::Rtt { peer, rtt } if !self.adverts.is_empty() => {
