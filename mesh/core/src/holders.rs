@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::class::Class;
@@ -19,6 +19,9 @@ use crate::policy::Policy;
 use crate::rng::Rng;
 use crate::time::Utc;
 use crate::view::{Entry, Liveness};
+
+/// So many peers are near: half of the questions are drawn among them.
+pub(crate) const NEAR_MAX: usize = 64;
 
 /// One peer's offer of a bundle: all that ranking wants to know, side by side in memory.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +106,8 @@ pub(crate) struct Permitted {
     denied: Vec<(usize, Rule)>,
     /// The offer of the peer whose view this is: it is planned apart.
     mine: Option<usize>,
+    /// The nearest by their coordinates, once somebody asked.
+    near: OnceLock<Vec<usize>>,
 }
 
 /// A version as apps mean it: by number where it is one.
@@ -259,7 +264,7 @@ impl Permitted {
         }
         denied.sort_unstable_by_key(|(span, rule)| (*rule, *span));
         let mine = held.find(me);
-        Self { held, ranges, reach, denied, mine }
+        Self { held, ranges, reach, denied, mine, near: OnceLock::new() }
     }
 
     /// How many there are, this peer among them.
@@ -284,6 +289,22 @@ impl Permitted {
         let range = self.ranges.partition_point(|range| range.end <= index);
         let permitted = self.ranges.get(range)?.contains(&index) && Some(index) != self.mine;
         permitted.then(|| &self.held.offers[index])
+    }
+
+    /// About [`NEAR_MAX`] of them that coordinates suggest are the nearest.
+    pub(crate) fn near(&self) -> impl Iterator<Item = &Offer> {
+        let near = self.near.get_or_init(|| {
+            let indices = self.ranges.iter().flat_map(Clone::clone);
+            let distance = |index: usize| Some((self.held.offers[index].rtt?, index));
+            let mut near: Vec<(Duration, usize)> = indices.filter_map(distance).collect();
+            if near.len() > NEAR_MAX {
+                near.select_nth_unstable(NEAR_MAX);
+                near.truncate(NEAR_MAX);
+            }
+            near.into_iter().map(|(_, index)| index).collect()
+        });
+        let others = near.iter().filter(|index| Some(**index) != self.mine);
+        others.map(|index| &self.held.offers[*index])
     }
 
     /// `most` of them or fewer, drawn by capacity, none twice.

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::holders::{Offer, Permitted};
+use crate::holders::{NEAR_MAX, Offer, Permitted};
 use crate::id::PeerId;
 use crate::limits::QUOTES_ASKED_MAX;
 use crate::loads::Loads;
@@ -24,8 +24,6 @@ pub const SERVICE_ASKED_MIN: Duration = Duration::from_millis(100);
 pub const PATIENCE_MAX: Duration = Duration::from_millis(300);
 /// How many peers a node asks about one job: more cost more and hardly find better.
 pub const QUESTIONS: usize = 4;
-/// The nearest peers among which half of the questions are drawn.
-const NEAR: usize = 64;
 
 /// A peer that a job is better sent to before others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +78,7 @@ impl Survey {
         if !is_long(permitted.slowest()) {
             return None;
         }
-        let mut drawn = draw(&permitted, loads, job, most.min(QUOTES_ASKED_MAX));
+        let mut drawn = draw(now.mono, &permitted, loads, job, most.min(QUOTES_ASKED_MAX));
         drawn.retain(|offer| {
             let entry = &view.entries()[offer.entry as usize];
             admit_there(now, entry, loads, job, &[]).is_ok()
@@ -174,16 +172,22 @@ impl Survey {
     }
 }
 
-/// At most `most` holders: all of a few, else half from all and half from the near.
-fn draw<'a>(permitted: &'a Permitted, loads: &Loads, job: &Job, most: usize) -> Vec<&'a Offer> {
+/// At most `most` holders: all of a few, else half from all and half from the near. Fewer near ones
+/// shorten the median and, where a region has too much to do, lengthen the tail (measured).
+fn draw<'a>(
+    now: Mono,
+    permitted: &'a Permitted,
+    loads: &Loads,
+    job: &Job,
+    most: usize,
+) -> Vec<&'a Offer> {
     if permitted.len() <= most {
         return permitted.all().collect();
     }
     let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
     let mut rng = Rng::new(mix(seed ^ 0x5eed));
     let mut drawn = permitted.draw(most - most / 2, &mut rng);
-    let near = loads.nearest().take(NEAR).filter_map(|peer| permitted.of_peer(peer));
-    let near: Vec<&Offer> = near.collect();
+    let near = near(now, permitted, loads, job);
     let total: u64 = near.iter().map(|offer| offer.capacity()).sum();
     for _ in 0..if total == 0 { 0 } else { most / 2 } {
         let wide = u128::from(rng.next_u64()) * u128::from(total);
@@ -196,6 +200,19 @@ fn draw<'a>(permitted: &'a Permitted, loads: &Loads, job: &Job, most: usize) -> 
         drawn.extend(hit.filter(|hit| drawn.iter().all(|known| known.peer != hit.peer)));
     }
     drawn
+}
+
+/// The nearest of the permitted: by what was measured, else by what coordinates suggest.
+fn near<'a>(now: Mono, permitted: &'a Permitted, loads: &Loads, job: &Job) -> Vec<&'a Offer> {
+    let measured = loads.nearest().take(NEAR_MAX).filter_map(|peer| permitted.of_peer(peer));
+    let far = |offer: &Offer| round_trip(offer, &loads.read(offer.peer, job.bundle, now));
+    let all = measured.chain(permitted.near());
+    let mut near: Vec<(Duration, u32, &Offer)> =
+        all.map(|offer| (far(offer), offer.entry, offer)).collect();
+    near.sort_unstable_by_key(|(far, entry, _)| (*far, *entry));
+    near.dedup_by_key(|(_, entry, _)| *entry);
+    near.truncate(NEAR_MAX);
+    near.into_iter().map(|(_, _, offer)| offer).collect()
 }
 
 #[cfg(test)]
