@@ -273,7 +273,10 @@ fn a_request_is_traced_across_peers() {
 #[test]
 fn on_one_network_mdns_alone_suffices() {
     let extra = "[telemetry]\nlog = \"debug,libp2p_mdns=trace\"\n";
-    let specs = [("one", "DE"), ("two", "FR"), ("three", "IE")]
-        .map(|(name, place)| Spec { mdns: true, extra, ..Spec::new(name, place, place) });
+    let specs = [("one", "DE"), ("two", "FR"), ("three", "IE")].map(|(name, place)| Spec {
+        mdns: true,
+        extra,
+        ..Spec::new(name, place, place)
+    });
     Mesh::with(&specs);
 }
