@@ -68,6 +68,8 @@ pub(super) struct Client {
     /// The model's name.
     pub(super) model: String,
     inputs: Vec<Input>,
+    /// Its operator: jobs may go to nobody else, or a busy node would share them.
+    operator: Option<String>,
 }
 
 struct Input {
@@ -89,6 +91,7 @@ impl Client {
             node: url.clone(),
             model: String::new(),
             inputs: Vec::new(),
+            operator: None,
             url,
         };
         let seen = client.get("/mesh/v1/peers")?;
@@ -96,6 +99,8 @@ impl Client {
             seen["peers"].as_array().and_then(|all| all.iter().find(|peer| peer["me"] == true));
         let Some(own) = own else { return Err(client.no_node("it lists no peers")) };
         own["name"].as_str().unwrap_or("it").clone_into(&mut client.node);
+        let plain = |name: &&str| name.is_ascii() && !name.contains(',');
+        client.operator = own["charter"]["operator"].as_str().filter(plain).map(str::to_owned);
         let models = own["models"].as_array().into_iter().flatten();
         let held: Vec<&str> = models.filter_map(|model| model["name"].as_str()).collect();
         let known = held.iter().find(|name| wanted.is_none_or(|wanted| wanted == **name));
@@ -143,7 +148,11 @@ impl Client {
     fn infer(&self, body: &str) -> Result<f64, Fault> {
         let url = format!("{}/v2/models/{}/infer", self.url, self.model);
         let asked = Instant::now();
-        let answer = self.agent.post(url).content_type("application/json").send(body);
+        let mut request = self.agent.post(url).content_type("application/json");
+        if let Some(operator) = &self.operator {
+            request = request.header("Hansa-Operators", operator);
+        }
+        let answer = request.send(body);
         let mut answer = answer.map_err(|error| self.unreachable(&error))?;
         let text = answer.body_mut().read_to_string().map_err(|error| self.unreachable(&error))?;
         let took = asked.elapsed().as_secs_f64() * 1e3;
