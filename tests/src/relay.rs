@@ -134,6 +134,7 @@ mod tests {
             assert_eq!(buffer[0], index, "order is kept");
         }
         added.sort();
+        #[allow(clippy::print_stdout)]
         println!("the relay adds p50 {:?}, p90 {:?}", added[50], added[90]);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The same world twice: real processes behind relays that delay, and the simulator.
 
+#![allow(clippy::print_stdout)] // Distributions are read by people.
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
