@@ -103,11 +103,19 @@ impl Node {
         Ok(DataPlane::bind(&self.seed, addr, DataLimits::default())?)
     }
 
+    /// Where others reach the data plane: as configured, then as bound; loopback only when nothing
+    /// is configured.
+    fn data_addrs(&self, control: &ControlHandle, data: &DataPlane) -> Vec<SocketAddr> {
+        let external = &self.config.mesh.data_external;
+        let mut addrs = data.addrs(control);
+        addrs.retain(|addr| external.is_empty() || !addr.ip().is_loopback());
+        addrs.splice(..0, external.iter().copied());
+        addrs
+    }
+
     /// What this node says of itself now. Peer, version and date are the directory's to fill in.
     pub fn advert(&self, control: &ControlHandle, data: &DataPlane) -> Advert {
-        let mesh = &self.config.mesh;
-        let mut data_addrs = mesh.data_external.clone();
-        data_addrs.extend(data.addrs(control));
+        let mut data_addrs = self.data_addrs(control, data);
         data_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
         let mut control_addrs = control.addrs();
         control_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
@@ -181,7 +189,7 @@ impl Node {
             "peer_id": self.me,
             "http": format!("{scheme}://{}", self.http_address()),
             "control": control.addrs().into_iter().map(addr).collect::<Vec<_>>(),
-            "data": self.data().map(|data| data.addrs(control)),
+            "data": self.data().map(|data| self.data_addrs(control, &data)),
         });
         let path = folder.join(ADDRESSES);
         let draft = folder.join("addresses.draft");

@@ -13,6 +13,7 @@
 pub mod adversary;
 pub mod advert;
 pub mod arrivals;
+pub mod calibrate;
 pub mod compare;
 pub mod connections;
 pub mod course;

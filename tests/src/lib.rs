@@ -3,6 +3,7 @@
 
 pub mod mesh;
 pub mod python;
+pub mod relay;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

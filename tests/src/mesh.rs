@@ -1,5 +1,6 @@
 //! A mesh of real node processes, made with the commands that an operator uses.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,13 +31,24 @@ pub struct Spec {
     pub extra: &'static str,
     /// Whether it learns of the mesh by mDNS instead of a bootstrap address.
     pub mdns: bool,
+    /// Where its planes listen and what they advertise instead; none: any ports, themselves.
+    pub behind: Option<Behind>,
+}
+
+/// What a node behind relays binds, and the fronts that it advertises.
+#[derive(Clone, Copy)]
+pub struct Behind {
+    /// The control plane: bound, front.
+    pub control: (SocketAddr, SocketAddr),
+    /// The data plane: bound, front.
+    pub data: (SocketAddr, SocketAddr),
 }
 
 impl Spec {
     /// A node with a charter and no model.
     pub fn new(name: &'static str, location: &'static str, control: &'static str) -> Self {
         let charter = Some((location, control));
-        Self { name, charter, models: Vec::new(), extra: "", mdns: false }
+        Self { name, charter, models: Vec::new(), extra: "", mdns: false, behind: None }
     }
 
     /// The same with a model.
@@ -197,10 +209,22 @@ impl Mesh {
         };
         // mDNS speaks on the network's interfaces, not on loopback.
         let ip = if spec.mdns { "0.0.0.0" } else { "127.0.0.1" };
+        let multiaddr =
+            |addr: SocketAddr| format!("/ip4/{}/udp/{}/quic-v1", addr.ip(), addr.port());
+        let any = format!("listen = \"/ip4/{ip}/udp/0/quic-v1\"\ndata_listen = \"{ip}:0\"");
+        let listen = spec.behind.map_or(any, |Behind { control, data }| {
+            format!(
+                "listen = {:?}\nexternal = [{:?}]\ndata_listen = \"{}\"\ndata_external = [\"{}\"]",
+                multiaddr(control.0),
+                multiaddr(control.1),
+                data.0,
+                data.1
+            )
+        });
         let mut text = format!(
             "[node]\nname = {:?}\ndata_dir = \"data\"\n\
              [identity]\nkey_file = \"identity.key\"\n{charter}\
-             [mesh]\nlisten = \"/ip4/{ip}/udp/0/quic-v1\"\ndata_listen = \"{ip}:0\"\n\
+             [mesh]\n{listen}\n\
              mdns = {}\nbootstrap = [{bootstrap}]\n\
              [api]\nhttp = \"127.0.0.1:0\"\n\
              [runtime]\nthreads = 1\n\

@@ -114,6 +114,10 @@ impl Node {
         let entry = view.get(to).ok_or_else(|| AskError::Lost("it left the mesh".into()))?;
         let addrs = &entry.record.advert.data_addrs;
         let answer = data.call(to, addrs, header.into(), body).await.map_err(lost)?;
+        // Gossip pings few of the peers that jobs go to.
+        if let Some(rtt) = data.rtt(&to) {
+            self.loads().measured_rtt(to, rtt);
+        }
         let header = AnswerHeader::decode(&answer.header)
             .map_err(|fault| AskError::Lost(format!("its answer is not understood: {fault}")))?;
         match header.outcome {

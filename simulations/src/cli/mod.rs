@@ -7,6 +7,7 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use hansa_sim::calibrate;
 use hansa_sim::geography::MatrixError;
 use hansa_sim::record;
 use hansa_sim::scenario::{Scenario, ScenarioError, shipped};
@@ -67,6 +68,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure a running node and print a [[device]] to paste into a scenario.
+    Calibrate {
+        /// The node's API: http://HOST:PORT. It should have nothing else to do meanwhile.
+        url: String,
+        /// A model that it holds; left out, the first one.
+        #[arg(long)]
+        model: Option<String>,
+    },
     /// Write the report of a folder of results anew.
     Report {
         /// What `run --out` wrote.
@@ -114,6 +123,9 @@ pub(crate) enum Fault {
         /// What it asks for.
         what: String,
     },
+    /// A node cannot be measured.
+    #[error(transparent)]
+    Calibrate(#[from] calibrate::Fault),
     /// What is to be varied cannot be.
     #[error(transparent)]
     Sweep(#[from] SweepError),
@@ -124,12 +136,14 @@ impl Fault {
     pub(crate) fn exit_code(&self) -> u8 {
         const BAD_DATA: u8 = 65;
         const NO_INPUT: u8 = 66;
+        const UNAVAILABLE: u8 = 69;
         const NOT_WRITTEN: u8 = 73;
         match self {
             Self::Read(..) | Self::Store(StoreError::Empty(_)) => NO_INPUT,
             Self::Matrix(MatrixError::Read { .. }) => NO_INPUT,
             Self::Scenario(error) if error.is_missing_file() => NO_INPUT,
             Self::Sweep(SweepError::Form(_)) => crate::USAGE,
+            Self::Calibrate(_) => UNAVAILABLE,
             Self::Print(_) | Self::Store(StoreError::File { .. }) => NOT_WRITTEN,
             _ => BAD_DATA,
         }
@@ -148,6 +162,10 @@ impl Command {
                 side_by_side::sweep(&scenario, &settings?, &how, &out)
             }
             Self::List { folder, json } => list(folder, json),
+            Self::Calibrate { url, model } => {
+                write!(stdout(), "{}", calibrate::calibrate(&url, model.as_deref())?)?;
+                Ok(true)
+            }
             Self::Report { folder } => side_by_side::report(&folder),
         }
     }

@@ -179,8 +179,8 @@ impl ControlHandle {
     }
 
     /// The addresses under which others may reach this node: configured ones first, then those
-    /// listened on (`0.0.0.0` expanded to each interface, real ports), loopback last. They change
-    /// with the host's interfaces.
+    /// listened on (`0.0.0.0` expanded to each interface, real ports), loopback last and only when
+    /// none is configured. They change with the host's interfaces.
     pub fn addrs(&self) -> Vec<String> {
         self.shared.addrs.read().expect("no holder panics").clone()
     }
@@ -269,9 +269,10 @@ impl Shared {
     fn set_addrs(&self, external: &[Multiaddr], listening: &[Multiaddr]) {
         let (loopback, lan): (Vec<_>, Vec<_>) =
             listening.iter().partition(|addr| book::ip_of(addr).is_some_and(|ip| ip.is_loopback()));
-        let listening = lan.into_iter().chain(loopback);
-        let ips = listening.clone().filter_map(book::ip_of).collect();
-        let all = external.iter().chain(listening).map(ToString::to_string).collect();
+        let ips = lan.iter().chain(&loopback).filter_map(|addr| book::ip_of(addr)).collect();
+        // Who can be reached from afar is no use at everybody else's own loopback.
+        let loopback = loopback.into_iter().filter(|_| external.is_empty());
+        let all = external.iter().chain(lan).chain(loopback).map(ToString::to_string).collect();
         *self.listening.write().expect("no holder panics") = ips;
         *self.addrs.write().expect("no holder panics") = all;
     }
