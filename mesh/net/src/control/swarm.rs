@@ -6,6 +6,7 @@ use futures::StreamExt as _;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Transport as _, TransportError};
+use libp2p::core::upgrade;
 use libp2p::identity::Keypair;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
@@ -99,6 +100,8 @@ fn build(keypair: &Keypair, mdns: bool) -> Swarm<Behaviour> {
         .boxed();
     let swarm = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(CONTROL_IDLE)
+        // Gossip does not wait a round trip to hear that the peer speaks it: almost all do.
+        .with_substream_upgrade_protocol_override(upgrade::Version::V1Lazy)
         .with_max_negotiating_inbound_streams(CONTROL_STREAMS_MAX as usize);
     Swarm::new(transport, behaviour(keypair, mdns), keypair.public().to_peer_id(), swarm)
 }
