@@ -217,11 +217,10 @@ impl DataPlane {
         self.0.0.endpoint.open_connections()
     }
 
-    /// The round trip to a peer, as echoes on the open connection measured it; before the first of
-    /// them, as QUIC did, from the handshake on.
+    /// The round trip to a peer, as echoes on the open connection measured it. QUIC's own estimate
+    /// begins with the handshake, most of which is arithmetic.
     pub fn rtt(&self, peer: &PeerId) -> Option<Duration> {
-        let link = self.0.0.live(peer)?;
-        Some(link.rtt().unwrap_or_else(|| link.connection.rtt()))
+        self.0.0.live(peer)?.rtt()
     }
 
     /// Takes no new calls from others from now on; those in flight, and our own, go on.
