@@ -2,12 +2,13 @@
 //!
 //! [`library`] finds or fetches the shared library, [`runtime`] loads it, [`devices`] says what
 //! there is to compute with, [`bundle`] puts a model's files under one digest, [`scan`] refuses
-//! those that ONNX Runtime should never see, and an [`engine`] runs the rest. [`tensor`] and
-//! [`mod@check`] are what travels and whether it fits.
+//! those that ONNX Runtime should never see, and an [`engine`] runs the rest. [`mod@cut`] makes
+//! stages of a model. [`tensor`] and [`mod@check`] are what travels and whether it fits.
 
 pub mod bundle;
 pub mod cache;
 pub mod check;
+pub mod cut;
 pub mod devices;
 pub mod engine;
 mod instance;

@@ -38,6 +38,9 @@ pub const TENSOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Largest inputs of one request together, in bytes, unless the engine is told otherwise.
 pub const REQUEST_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
+/// Most stages that a model is cut into.
+pub const STAGES_MAX: usize = 64;
+
 /// Jobs that wait for an engine unless it is told otherwise.
 pub const QUEUE_DEFAULT: usize = 256;
 /// Most jobs that an engine may be told to let wait.

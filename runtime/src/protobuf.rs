@@ -1,5 +1,5 @@
-//! A reader of protobuf's wire format over bytes that may be anything. Keeps nothing, allocates
-//! nothing, never reads twice; what a field means is the caller's to know.
+//! Protobuf's wire format: a reader over bytes that may be anything, and a writer. The reader keeps
+//! nothing, allocates nothing, never reads twice; what a field means is the caller's to know.
 //!
 //! Hand-written rather than derived: the scan must see every occurrence of every field, also those
 //! that a merging decoder would fold away, and must not build the message to do so.
@@ -23,8 +23,8 @@ pub enum WireError {
 pub(crate) enum Value<'a> {
     /// Wire type 0.
     Varint(u64),
-    /// Wire types 1 and 5, which the scan never needs.
-    Fixed,
+    /// Wire types 1 and 5: eight or four bytes, little-endian.
+    Fixed(&'a [u8]),
     /// Wire type 2: a message, a string, packed numbers.
     Bytes(&'a [u8]),
 }
@@ -49,8 +49,8 @@ impl<'a> Fields<'a> {
         }
         let value = match tag & 7 {
             0 => Value::Varint(self.varint(10)?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
-            5 => self.take(4).map(|_| Value::Fixed)?,
+            1 => Value::Fixed(self.take(8)?),
+            5 => Value::Fixed(self.take(4)?),
             2 => {
                 let length = u32::try_from(self.varint(5)?).map_err(|_| WireError::Varint)?;
                 Value::Bytes(self.take(length as usize)?)
@@ -110,6 +110,59 @@ pub(crate) fn packed(bytes: &[u8]) -> impl Iterator<Item = Result<u64, WireError
     })
 }
 
+/// A message under construction.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Message(Vec<u8>);
+
+impl Message {
+    /// Its encoding.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Adds a number.
+    pub(crate) fn varint(&mut self, field: u32, number: u64) {
+        self.field(field, Value::Varint(number));
+    }
+
+    /// Adds a string, a message, packed numbers.
+    pub(crate) fn bytes(&mut self, field: u32, bytes: impl AsRef<[u8]>) {
+        self.field(field, Value::Bytes(bytes.as_ref()));
+    }
+
+    /// Adds a field as it was read.
+    pub(crate) fn field(&mut self, field: u32, value: Value<'_>) {
+        let wire_type = match value {
+            Value::Varint(_) => 0,
+            Value::Fixed(bytes) => {
+                if bytes.len() == 8 {
+                    1
+                } else {
+                    5
+                }
+            }
+            Value::Bytes(_) => 2,
+        };
+        self.number(u64::from(field) << 3 | wire_type);
+        match value {
+            Value::Varint(number) => self.number(number),
+            Value::Fixed(bytes) => self.0.extend_from_slice(bytes),
+            Value::Bytes(bytes) => {
+                self.number(bytes.len() as u64);
+                self.0.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push(number.to_le_bytes()[0] | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number.to_le_bytes()[0]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -124,7 +177,20 @@ mod tests {
     fn each_wire_type_is_read() {
         let fields = read(b"\x08\x96\x01\x12\x02hi\x1d\0\0\0\0\x21\0\0\0\0\0\0\0\0").unwrap();
         assert_eq!(fields[..2], [(1, Value::Varint(150)), (2, Value::Bytes(b"hi"))]);
-        assert_eq!(fields[2..], [(3, Value::Fixed), (4, Value::Fixed)]);
+        assert_eq!(fields[2..], [(3, Value::Fixed(&[0; 4])), (4, Value::Fixed(&[0; 8]))]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let fields = [
+            (1, Value::Varint(u64::MAX)),
+            (16, Value::Bytes(b"hi")),
+            (3, Value::Fixed(&[1; 4])),
+            (4, Value::Fixed(&[2; 8])),
+        ];
+        let mut message = Message::default();
+        fields.iter().for_each(|(field, value)| message.field(*field, *value));
+        assert_eq!(read(&message.into_bytes()).unwrap(), fields);
     }
 
     #[test]

@@ -4,18 +4,18 @@ use ort::ErrorCode;
 use ort::ep;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::value::{Outlet, ValueType};
+use ort::value::Outlet;
 
 use crate::bundle::{Bundle, BundleError};
 use crate::devices::{Device, Provider};
-use crate::limits::{RANK_MAX, TENSORS_MAX};
+use crate::limits::TENSORS_MAX;
 use crate::runtime::Runtime;
 use crate::scan::{ScanError, scan};
 use crate::tensor::{Signature, TensorSpec};
 use crate::values;
 
 /// Where ONNX Runtime looks for external data of a model that it is given as bytes.
-const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+pub(crate) const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 /// How ONNX Runtime reads the bytes.
 const MODEL_FORMAT: &str = "session.load_model_format";
@@ -102,6 +102,11 @@ impl<'a> Model<'a> {
         Ok(Self { bundle, bytes })
     }
 
+    /// The ONNX file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn session(
         &self,
         runtime: &Runtime,
@@ -178,20 +183,10 @@ impl<'a> Model<'a> {
     }
 
     fn spec(&self, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
-        let known = match outlet.dtype() {
-            ValueType::Tensor { ty, shape, .. } if shape.len() <= RANK_MAX => {
-                values::dtype(*ty).map(|datatype| (datatype, values::dims(shape)))
-            }
-            _ => None,
-        };
-        let name = outlet.name().to_owned();
-        match known {
-            Some((datatype, shape)) => Ok(TensorSpec { name, datatype, shape }),
-            None => Err(LoadError::Signature {
-                path: self.bundle.model_path().to_owned(),
-                name,
-                kind: outlet.dtype().to_string(),
-            }),
-        }
+        values::spec(outlet).ok_or_else(|| LoadError::Signature {
+            path: self.bundle.model_path().to_owned(),
+            name: outlet.name().to_owned(),
+            kind: outlet.dtype().to_string(),
+        })
     }
 }

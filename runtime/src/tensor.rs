@@ -106,7 +106,7 @@ pub struct TensorSpec {
 }
 
 /// What a model takes and gives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
     /// In the model's order.
     pub inputs: Vec<TensorSpec>,

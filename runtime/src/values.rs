@@ -6,11 +6,11 @@ use bytes::{Bytes, BytesMut};
 use ort::AsPointer as _;
 use ort::memory::{Allocator, MemoryInfo};
 use ort::ortsys;
-use ort::value::{DynTensor, DynValue, Shape, TensorElementType, ValueType};
+use ort::value::{DynTensor, DynValue, Outlet, Shape, TensorElementType, ValueType};
 
 use crate::check::elements;
-use crate::limits::OUTPUT_IN_PLACE_BYTES_MIN;
-use crate::tensor::{DType, Tensor};
+use crate::limits::{OUTPUT_IN_PLACE_BYTES_MIN, RANK_MAX};
+use crate::tensor::{DType, Tensor, TensorSpec};
 
 /// The largest alignment that an element type asks for.
 const ALIGNMENT: usize = 8;
@@ -200,6 +200,13 @@ pub(crate) fn zeros(name: &str, dtype: DType, shape: &[i64]) -> Option<Tensor> {
 }
 
 /// The shape of a value as the signature says it.
-pub(crate) fn dims(shape: &Shape) -> Vec<i64> {
+/// What a model says of an input or output; absent if that is no tensor that may travel.
+pub(crate) fn spec(outlet: &Outlet) -> Option<TensorSpec> {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return None };
+    let (name, datatype) = (outlet.name().to_owned(), dtype(*ty)?);
+    (shape.len() <= RANK_MAX).then(|| TensorSpec { name, datatype, shape: dims(shape) })
+}
+
+fn dims(shape: &Shape) -> Vec<i64> {
     shape.iter().map(|dim| if *dim < 0 { -1 } else { *dim }).collect()
 }
