@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and what is wrong with what was asked.
 
+mod memory;
 mod run;
 mod side_by_side;
 
@@ -154,9 +155,13 @@ impl Command {
     /// Does it; says whether all checks held.
     pub(crate) fn run(self) -> Result<bool, Fault> {
         match self {
-            Self::Run { scenario, how, out } => run::run(&scenario, &how, out.as_deref()),
+            Self::Run { scenario, how, out } => {
+                memory::with_huge_pages();
+                run::run(&scenario, &how, out.as_deref())
+            }
             Self::Compare { a, b, json } => side_by_side::compare(&a, &b, json),
             Self::Sweep { scenario, settings, how, out } => {
+                memory::with_huge_pages();
                 let settings: Result<Vec<Setting>, SweepError> =
                     settings.iter().map(|text| text.parse()).collect();
                 side_by_side::sweep(&scenario, &settings?, &how, &out)

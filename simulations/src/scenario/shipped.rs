@@ -36,6 +36,7 @@ shipped![
     "join",
     "join-10000",
     "jurisdiction-walls",
+    "killed-10000",
     "partition-heals",
     "region-lost",
     "routing-85",
