@@ -46,6 +46,8 @@ pub const SIGNATURE_BYTES_MAX: usize = 1 << 20;
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Asking a holder for a signature may take this long.
 pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Deliveries of one job in stages that wait to be taken in.
+pub const DELIVERIES_MAX: usize = 16;
 /// Largest encoded quote, in bytes.
 pub const QUOTE_BYTES_MAX: usize = 64;
 /// Telling a peer that its quote is declined may take this long.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use hansa_core::advert::Device;
 use hansa_core::id::Digest;
 use hansa_runtime::bundle::Bundle;
+use hansa_runtime::cut::Stage;
 use hansa_runtime::devices::{self, DeviceSpec, Devices};
 use hansa_runtime::engine::EngineConfig;
 use hansa_runtime::library::{Library, LibraryError};
 use hansa_runtime::runtime::Runtime;
 
 use crate::limits::{ADVERT_LOAD_STEP_PERCENT, ADVERT_MEMORY_STEPS, ENGINE_QUEUE_MAX};
-use crate::node::{Hosted, Node};
+use crate::node::{Hosted, Node, StageOf};
 use crate::run::StartError;
 
 /// What the engine actor owns: the devices, once ONNX Runtime is loaded.
@@ -40,6 +41,8 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
                 "it is the same bundle as `{name}`; serve it under one name"
             )));
         }
+        let stage = Stage::of(&bundle).map_err(|error| fault(error.to_string()))?;
+        let stage = stage.map(|stage| stage_of(&stage)).transpose().map_err(fault)?;
         let engine_config = EngineConfig {
             instances: model.instances,
             threads: Some(config.runtime.threads).filter(|threads| *threads > 0),
@@ -58,11 +61,25 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
             version: model.version.clone(),
             signature: Arc::new(engine.signature().clone()),
             engine: Arc::new(engine),
+            stage: stage.map(Arc::new),
             reservations: Arc::default(),
         };
         engines.insert(digest, hosted);
     }
     Ok((Some(devices), engines))
+}
+
+/// Where a stage belongs, as its record says.
+fn stage_of(stage: &Stage) -> Result<StageOf, String> {
+    let odd = || "its stage.json names no digest, or more nodes than a model may have".to_owned();
+    let node = |number: usize| u32::try_from(number).map_err(|_| odd());
+    Ok(StageOf {
+        whole: stage.whole.parse().map_err(|_| odd())?,
+        from: node(stage.from)?,
+        to: node(stage.to)?,
+        of: node(stage.of)?,
+        signature: Arc::new(stage.signature.clone()),
+    })
 }
 
 /// The machine's devices as they are at this moment.

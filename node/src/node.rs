@@ -31,6 +31,7 @@ use crate::actors::peer::PeerMessage;
 use crate::api::aside::Aside;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::jobs::Gathers;
 use crate::limits::SIGNATURES_MAX;
 
 /// A model that this node serves.
@@ -44,8 +45,25 @@ pub struct Hosted {
     pub engine: Arc<Engine>,
     /// What it takes and gives.
     pub signature: Arc<Signature>,
+    /// Which stretch of a model it is, if it is a stage.
+    pub stage: Option<Arc<StageOf>>,
     /// Places kept for jobs that asked for a quote.
     pub reservations: Arc<Mutex<Reservations>>,
+}
+
+/// Where in a whole model a stage belongs.
+#[derive(Clone, Debug)]
+pub struct StageOf {
+    /// Digest of the whole's bundle.
+    pub whole: Digest,
+    /// First node of the whole that it has.
+    pub from: u32,
+    /// First node that it has no more.
+    pub to: u32,
+    /// Nodes of the whole.
+    pub of: u32,
+    /// What the whole takes and gives.
+    pub signature: Arc<Signature>,
 }
 
 impl Hosted {
@@ -114,6 +132,7 @@ pub struct Node {
     pub(crate) peer: ArcSwapOption<ActorRef<PeerMessage>>,
     pub(crate) http: OnceLock<SocketAddr>,
     pub(crate) random: SystemRandom,
+    pub(crate) gathers: Gathers,
 }
 
 impl Node {

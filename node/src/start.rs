@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use hansa_core::advert::{Advert, Model, Version};
+use hansa_core::advert::{Advert, Model, Stage, Version};
 use hansa_core::charter::CharterFault;
 use hansa_core::flight::RetryBudget;
 use hansa_core::keys::SigningKey;
@@ -80,6 +80,7 @@ impl Node {
             peer: ArcSwapOption::empty(),
             http: OnceLock::new(),
             random: SystemRandom::new(),
+            gathers: Default::default(),
         }))
     }
 
@@ -120,17 +121,34 @@ impl Node {
         let mut control_addrs = control.addrs();
         control_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
         let mut models: Vec<Model> = Vec::new();
+        let mut stages: Vec<Stage> = Vec::new();
         for (bundle, hosted) in &*self.engines() {
             let load = hosted.engine.load();
+            let slots = u16::try_from(load.instances).unwrap_or(u16::MAX);
+            let service_us = coarse(load.service);
+            if let Some(of) = &hosted.stage {
+                stages.push(Stage {
+                    name: hosted.name.clone(),
+                    version: hosted.version.clone(),
+                    whole: of.whole,
+                    bundle: *bundle,
+                    from: of.from,
+                    to: of.to,
+                    of: of.of,
+                    slots,
+                    service_us,
+                });
+                continue;
+            }
             models.push(Model {
                 name: hosted.name.clone(),
                 version: hosted.version.clone(),
                 bundle: *bundle,
-                slots: u16::try_from(load.instances).unwrap_or(u16::MAX),
-                service_us: coarse(load.service),
+                slots,
+                service_us,
             });
         }
-        Advert {
+        let mut advert = Advert {
             peer: self.me,
             version: Version::default(),
             issued: Utc::default(),
@@ -144,7 +162,9 @@ impl Node {
             models,
             price: None,
             extensions: Vec::new(),
-        }
+        };
+        advert.offer_stages(&stages);
+        advert
     }
 
     /// The TLS of `[api] tls`, if it is configured.

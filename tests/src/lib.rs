@@ -2,6 +2,8 @@
 //! small clients. The tests are in `tests/tests`, the benches in `tests/benches`.
 
 pub mod mesh;
+#[path = "../../runtime/tests/common/onnx.rs"]
+pub mod onnx;
 pub mod python;
 pub mod relay;
 

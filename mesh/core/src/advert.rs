@@ -61,6 +61,29 @@ pub struct Model {
     pub service_us: u32,
 }
 
+/// A stretch of a model that a peer serves where it does not serve the whole.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Stage {
+    /// What apps call the whole.
+    pub name: String,
+    /// Version of the whole.
+    pub version: String,
+    /// Digest of the whole's bundle.
+    pub whole: Digest,
+    /// Digest of the stage's own bundle.
+    pub bundle: Digest,
+    /// First node of the whole that it has.
+    pub from: u32,
+    /// First node that it has no more.
+    pub to: u32,
+    /// Nodes of the whole.
+    pub of: u32,
+    /// Jobs that run at once (instances).
+    pub slots: u16,
+    /// Service time of one row, in µs, as the peer measured it.
+    pub service_us: u32,
+}
+
 /// What a peer asks for its work.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Price {
@@ -148,6 +171,8 @@ pub struct Record {
     /// What its authorities say, or why that does not count here. Validity in time is checked by
     /// the gate, at the moment of use.
     pub charter: Result<Charter, CharterFault>,
+    /// The stages that it serves.
+    pub stages: Vec<Stage>,
     /// What the gate cannot tell it apart from.
     pub(crate) class: Class,
     /// What fingerprints of directories add up.
@@ -161,7 +186,34 @@ impl std::fmt::Debug for SignedAdvert {
     }
 }
 
+/// The extension that holds a peer's stages.
+const STAGES: u16 = 1;
+
 impl Advert {
+    /// Says what stages the peer serves. A peer of an earlier version skips them.
+    pub fn offer_stages(&mut self, stages: &[Stage]) {
+        self.extensions.retain(|extension| extension.tag != STAGES);
+        if !stages.is_empty() {
+            let bytes = encode(&stages.to_vec());
+            self.extensions.push(Extension { tag: STAGES, critical: false, bytes });
+        }
+    }
+
+    fn stages(&self) -> Result<Vec<Stage>, AdvertFault> {
+        let Some(held) = self.extensions.iter().find(|extension| extension.tag == STAGES) else {
+            return Ok(Vec::new());
+        };
+        let stages: Vec<Stage> = decode(&held.bytes)?;
+        let is_within = |stage: &Stage| {
+            stage.name.len() <= NAME_BYTES_MAX && stage.from < stage.to && stage.to <= stage.of
+        };
+        if stages.len() <= ADVERT_MODELS_MAX && stages.iter().all(is_within) {
+            Ok(stages)
+        } else {
+            Err(AdvertFault::OverLimit("stages"))
+        }
+    }
+
     /// Signs the advert with the key of the peer that it names.
     pub fn sign(&self, key: &SigningKey) -> SignedAdvert {
         assert_eq!(key.peer_id(), self.peer, "a peer signs only for itself");
@@ -230,6 +282,7 @@ impl SignedAdvert {
             return Err(AdvertFault::Forged);
         }
         advert.timely(now)?;
+        let stages = advert.stages()?;
         let charter = match &advert.charter {
             Some(note) => trust.verify(note, advert.peer),
             None => Err(CharterFault::Absent),
@@ -237,7 +290,7 @@ impl SignedAdvert {
         let class = Class::of(&charter, &advert.devices);
         let Digest(print) = Digest::of(&encode(&(PRINT_CONTEXT, advert.peer, advert.version)));
         let print = u64::from_le_bytes(print[..8].try_into().expect("eight of 32 bytes"));
-        Ok(Arc::new(Record { advert, charter, class, print, signed: self }))
+        Ok(Arc::new(Record { advert, charter, stages, class, print, signed: self }))
     }
 }
 
@@ -288,6 +341,6 @@ pub(crate) mod tests {
         let charter = Err(CharterFault::Absent);
         let class = Class::of(&charter, &advert.devices);
         let signed = SignedAdvert { body: Vec::new(), signature: [0; 64] };
-        Arc::new(Record { advert, charter, class, print: word, signed })
+        Arc::new(Record { advert, charter, stages: Vec::new(), class, print: word, signed })
     }
 }

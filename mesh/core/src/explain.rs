@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::chain::Link;
 use crate::charter::{Charter, CharterFault};
 use crate::gate::Rule;
 use crate::id::{Digest, PeerId};
@@ -37,11 +38,31 @@ pub enum Choice {
         /// Its id.
         peer_id: PeerId,
     },
+    /// It goes through these peers, stage by stage.
+    Stages {
+        /// In order.
+        stages: Vec<StageChoice>,
+        /// Expected time from the first byte sent to the answer, in µs.
+        cost_us: u64,
+    },
     /// It is refused.
     Refuse {
         /// Why.
         refusal: String,
     },
+}
+
+/// One stage of a chain.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageChoice {
+    /// Name of its peer.
+    pub peer: String,
+    /// Its id.
+    pub peer_id: PeerId,
+    /// First node of the model that it runs.
+    pub from: u32,
+    /// First node that it runs no more.
+    pub to: u32,
 }
 
 /// One peer of an explanation.
@@ -122,6 +143,18 @@ pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
         Plan::Forward { to, .. } => {
             let name = view.get(to).map(|entry| entry.record.advert.name.clone());
             Choice::Forward { to: name.unwrap_or_default(), peer_id: to }
+        }
+        Plan::Stages { chain } => {
+            let stage = |link: &Link| StageChoice {
+                peer: view
+                    .get(link.peer)
+                    .map_or_else(String::new, |e| e.record.advert.name.clone()),
+                peer_id: link.peer,
+                from: link.from,
+                to: link.to,
+            };
+            let cost_us = u64::try_from(chain.cost.as_micros()).unwrap_or(u64::MAX);
+            Choice::Stages { stages: chain.links.iter().map(stage).collect(), cost_us }
         }
         Plan::Refuse(refusal) => Choice::Refuse { refusal: refusal.to_string() },
     };

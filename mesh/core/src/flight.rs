@@ -20,6 +20,7 @@
 
 use std::time::Duration;
 
+use crate::chain::{Chain, Link};
 use crate::id::PeerId;
 use crate::limits::ATTEMPTS_MAX;
 use crate::loads::Loads;
@@ -88,6 +89,11 @@ pub enum Step {
     Send {
         /// Where.
         to: PeerId,
+    },
+    /// Send it through these peers, stage by stage.
+    Pass {
+        /// In order.
+        links: Vec<Link>,
     },
     /// Nothing: it is under way.
     Wait,
@@ -249,6 +255,10 @@ impl Flight {
             Plan::Forward { to, cost } => {
                 Ok(Attempt { step: Step::Send { to }, peer: to, expected: cost.total() })
             }
+            Plan::Stages { chain: Chain { links, cost } } => {
+                let peer = links[0].peer;
+                Ok(Attempt { step: Step::Pass { links }, peer, expected: cost })
+            }
             Plan::Refuse(refusal) => Err(refusal),
         }
     }
@@ -309,6 +319,7 @@ fn again(refusal: &Refusal) -> Again {
         | Refusal::HopLimit
         | Refusal::PolicyUnsatisfiable { .. }
         | Refusal::Unavailable { .. }
+        | Refusal::Gap { .. }
         | Refusal::Malformed { .. }
         | Refusal::Failed { .. } => Again::Budget,
         Refusal::Execution { .. } => Again::Once,
@@ -324,7 +335,7 @@ fn usefulness(refusal: &Refusal) -> u8 {
     match refusal {
         Refusal::Busy { .. } => 3,      // Try again, and when.
         Refusal::Execution { .. } => 2, // What ONNX Runtime said.
-        Refusal::Failed { .. } | Refusal::Unavailable { .. } => 1,
+        Refusal::Failed { .. } | Refusal::Unavailable { .. } | Refusal::Gap { .. } => 1,
         _ => 0,
     }
 }

@@ -46,14 +46,17 @@ impl Offer {
     /// What the peer of `entry` offers of `bundle`.
     pub(crate) fn of(index: u32, entry: &Entry, bundle: Digest) -> Option<Self> {
         let record = &entry.record;
-        let model = record.advert.models.iter().find(|model| model.bundle == bundle)?;
+        let of_model = record.advert.models.iter().map(|m| (m.bundle, m.slots, m.service_us));
+        let of_stage = record.stages.iter().map(|s| (s.bundle, s.slots, s.service_us));
+        let (_, slots, service_us) =
+            of_model.chain(of_stage).find(|(offered, _, _)| *offered == bundle)?;
         let charter = record.charter.as_ref();
         Some(Self {
             entry: index,
             peer: record.advert.peer,
             suspect: entry.liveness == Liveness::Suspect,
-            slots: model.slots.max(1),
-            service_us: model.service_us,
+            slots: slots.max(1),
+            service_us,
             rtt: None,
             valid: charter.map_or_else(|_| (Utc(0), Utc(0)), |c| (c.not_before, c.not_after)),
         })
@@ -135,6 +138,8 @@ pub(crate) type Versions = BTreeMap<ModelVersion, BTreeSet<Digest>>;
 pub(crate) struct Holders {
     bundles: BTreeMap<Digest, Arc<Held>>,
     names: BTreeMap<String, Versions>,
+    /// By the whole's digest: index of the entry, index among its stages.
+    stages: BTreeMap<Digest, Vec<(u32, u16)>>,
     verdicts: Mutex<BTreeMap<(Digest, Digest), Arc<Permitted>>>,
 }
 
@@ -143,17 +148,29 @@ impl Holders {
     pub(crate) fn new(entries: &[Entry], at: &Coordinate) -> Self {
         let mut offers = BTreeMap::<Digest, (Vec<(Class, Offer)>, Vec<u32>)>::new();
         let mut named = BTreeSet::<(&str, &str, Digest)>::new();
+        let mut stages = BTreeMap::<Digest, Vec<(u32, u16)>>::new();
         for (index, entry) in (0..).zip(entries) {
-            for model in &entry.record.advert.models {
+            for (number, stage) in (0..).zip(&entry.record.stages) {
+                named.insert((stage.name.as_str(), stage.version.as_str(), stage.whole));
+                if entry.liveness != Liveness::Down {
+                    stages.entry(stage.whole).or_default().push((index, number));
+                }
+            }
+            let models = entry.record.advert.models.iter().map(|model| {
                 named.insert((model.name.as_str(), model.version.as_str(), model.bundle));
-                let (held, down) = offers.entry(model.bundle).or_default();
+                model.bundle
+            });
+            // A stage can be asked about under its own digest; by name only the whole is meant.
+            let bundles = models.chain(entry.record.stages.iter().map(|stage| stage.bundle));
+            for bundle in bundles {
+                let (held, down) = offers.entry(bundle).or_default();
                 // A peer may offer one bundle under two names.
                 if entry.liveness == Liveness::Down {
                     if down.last() != Some(&index) {
                         down.push(index);
                     }
                 } else if held.last().is_none_or(|(_, last)| last.entry != index) {
-                    let offer = Offer::of(index, entry, model.bundle).expect("it has the model");
+                    let offer = Offer::of(index, entry, bundle).expect("it has the model");
                     let rtt = at.round_trip(&entry.record.advert.coordinate);
                     held.push((entry.record.class, Offer { rtt, ..offer }));
                 }
@@ -167,12 +184,17 @@ impl Holders {
         let bundles = offers
             .into_iter()
             .map(|(bundle, (live, down))| (bundle, Arc::new(Held::new(live, down))));
-        Self { bundles: bundles.collect(), names, verdicts: Mutex::default() }
+        Self { bundles: bundles.collect(), names, stages, verdicts: Mutex::default() }
     }
 
     /// Live holders of a bundle.
     pub(crate) fn of(&self, bundle: Digest) -> &[Offer] {
         self.bundles.get(&bundle).map_or(&[], |held| &held.offers)
+    }
+
+    /// Who holds stages of a model.
+    pub(crate) fn stages(&self, whole: Digest) -> &[(u32, u16)] {
+        self.stages.get(&whole).map_or(&[], Vec::as_slice)
     }
 
     /// What is offered under a name.

@@ -6,10 +6,11 @@
 //! (`hansa-node`) and the simulator's world (`hansa-sim`).
 //!
 //! A reader finds a job's path here: [`view::View`] is what the peer knows, [`plan::plan`] decides
-//! where a job goes, [`gate`] says who may see it, [`flight::Flight`] keeps it in the air until it
+//! where a job goes (over a [`chain`] of peers where none holds the whole model), [`gate`] says who may see it, [`flight::Flight`] keeps it in the air until it
 //! has exactly one answer.
 
 pub mod advert;
+pub mod chain;
 pub mod charter;
 mod class;
 pub mod codec;

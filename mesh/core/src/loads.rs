@@ -185,6 +185,11 @@ impl Loads {
         load.bytes_per_second = Some(smoothed.max(1));
     }
 
+    /// Whether no job goes to the peer now, since it failed a moment ago.
+    pub fn avoided(&self, peer: PeerId, now: Mono) -> bool {
+        self.peers.get(&peer).is_some_and(|load| load.avoid_until > now)
+    }
+
     /// The smoothed round trip to a peer.
     pub fn rtt(&self, peer: PeerId) -> Option<Duration> {
         self.peers.get(&peer)?.rtt

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::chain::{self, Chain, chain};
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
 use crate::holders::Offer;
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{CANDIDATES_DRAWN, CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
 use crate::loads::Loads;
-use crate::policy::{Bounds, Policy};
+use crate::policy::{Bounds, Policy, Split};
 pub use crate::rank::Cost;
 use crate::rank::{Order, cost_here, cost_there, order};
 pub use crate::resolve::{Resolved, resolve};
@@ -82,6 +83,11 @@ pub enum Plan {
         to: PeerId,
         /// At what expected cost.
         cost: Cost,
+    },
+    /// It goes through several peers, each with a stage of the model.
+    Stages {
+        /// Which, in order, and at what expected cost.
+        chain: Chain,
     },
     /// It is refused.
     Refuse(Refusal),
@@ -174,6 +180,16 @@ pub enum Refusal {
     /// The peer is draining and takes no new jobs.
     #[error("the peer is shutting down")]
     Draining,
+    /// Peers hold stages of the model, but not all of it.
+    #[error(
+        "no chain of peers holds the whole model: nothing begins at or before its node {at} and goes on, of {of}"
+    )]
+    Gap {
+        /// What is held up to here.
+        at: u32,
+        /// Nodes of the model.
+        of: u32,
+    },
 }
 
 /// A job that runs here within this is not worth a look at other peers.
@@ -187,6 +203,9 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
     if job.deadline <= now.mono {
         return Plan::Refuse(Refusal::Deadline);
     }
+    if job.policy.split == Split::Stages && job.path.is_empty() {
+        return in_stages(now, view, loads, job, tried);
+    }
     let here = view.get(view.me()).and_then(|entry| {
         let offer = admit_here(now, entry, job, tried).ok()?;
         Some(cost_here(job, &offer, &loads.read(offer.peer, job.bundle, now.mono)))
@@ -199,7 +218,22 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
         (Some(cost), Some((_, there))) if cost.total() <= there.total() => Plan::Local { cost },
         (_, Some((to, cost))) => Plan::Forward { to, cost },
         (Some(cost), None) => Plan::Local { cost },
+        // Only where nobody holds the whole: every hand-over costs.
+        (None, None) if may_split(view, job) => in_stages(now, view, loads, job, tried),
         (None, None) => Plan::Refuse(refusal(now, view, loads, job, tried)),
+    }
+}
+
+/// Whether stages are worth a look: the entry plans them, and the job permits it.
+fn may_split(view: &View, job: &Job) -> bool {
+    let may = job.path.is_empty() && job.policy.split == Split::Auto;
+    may && view.stages(job.bundle).next().is_some()
+}
+
+fn in_stages(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -> Plan {
+    match chain(now, view, loads, job, 0, tried) {
+        Some(chain) => Plan::Stages { chain },
+        None => Plan::Refuse(chain::refusal(now, view, loads, job, tried)),
     }
 }
 

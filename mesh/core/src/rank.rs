@@ -12,7 +12,7 @@ use crate::plan::Job;
 use crate::rng::mix;
 
 /// Round trip that is assumed of a peer that was never measured and whose place is not known.
-const RTT_ASSUMED: Duration = Duration::from_millis(20);
+pub(crate) const RTT_ASSUMED: Duration = Duration::from_millis(20);
 /// Bandwidth that is assumed of a link that was never measured, in bytes per second.
 const BANDWIDTH_ASSUMED: u64 = 100_000_000;
 /// Service time of a row that is assumed where nobody measured one.

@@ -93,10 +93,21 @@ fn is_offered(now: Now, view: &View, policy: &Policy, law: Digest, bundle: Diges
         let holds = entry.record.advert.models.iter().any(|held| held.bundle == bundle);
         holds && gate::admit_entry(policy, bundle, &entry.record.charter, now.utc).is_ok()
     });
-    here || view.permitted(policy, law, bundle).all().any(|offer| {
-        let charter = &view.entries()[offer.entry as usize].record.charter;
-        gate::admit(policy, bundle, charter, now.utc).is_ok()
-    })
+    let in_stages = || {
+        view.stages(bundle).any(|(entry, _)| {
+            let charter = &entry.record.charter;
+            if entry.record.advert.peer == view.me() {
+                gate::admit_entry(policy, bundle, charter, now.utc).is_ok()
+            } else {
+                gate::admit(policy, bundle, charter, now.utc).is_ok()
+            }
+        })
+    };
+    here || in_stages()
+        || view.permitted(policy, law, bundle).all().any(|offer| {
+            let charter = &view.entries()[offer.entry as usize].record.charter;
+            gate::admit(policy, bundle, charter, now.utc).is_ok()
+        })
 }
 
 /// The highest versions, lowest first, for a message.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
-use crate::advert::{Record, Version};
+use crate::advert::{Record, Stage, Version};
 use crate::coordinate::Coordinate;
 use crate::holders::{Holders, Permitted};
 use crate::id::{Digest, PeerId};
@@ -88,6 +88,14 @@ impl View {
     /// Live holders of a bundle, this peer among them.
     pub fn holders(&self, bundle: Digest) -> impl Iterator<Item = &Entry> {
         self.index().of(bundle).iter().map(|offer| &self.entries[offer.entry as usize])
+    }
+
+    /// The stages of a model that live peers hold, with their holders, this peer among them.
+    pub fn stages(&self, whole: Digest) -> impl Iterator<Item = (&Entry, &Stage)> {
+        self.index().stages(whole).iter().map(|(entry, stage)| {
+            let entry = &self.entries[*entry as usize];
+            (entry, &entry.record.stages[usize::from(*stage)])
+        })
     }
 
     /// The index by name and bundle.

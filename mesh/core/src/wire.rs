@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::chain::Link;
 use crate::codec::{CodecError, Decode, Encode, decode, encode};
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::*;
@@ -89,16 +90,44 @@ pub enum Ask {
         /// The bundle.
         bundle: Digest,
     },
+    /// Run a stage over tensors that follow, and hand what comes of it to the next.
+    Stage {
+        /// The whole model's bundle: what the policy speaks of.
+        whole: Digest,
+        /// This stage and those after it, the receiver's first.
+        route: Vec<Stretch>,
+        /// The tensors that follow: what this stage and those after it take, as far as it is made.
+        tensors: Vec<TensorMeta>,
+        /// Outputs of the whole that the entry wants; it gets each from the stage that makes it.
+        outputs: Vec<String>,
+    },
+    /// Outputs of a job in stages, for its entry.
+    Deliver {
+        /// The whole model's bundle.
+        whole: Digest,
+        /// The tensors that follow.
+        tensors: Vec<TensorMeta>,
+    },
+}
+
+/// A stage on a job's way.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Stretch {
+    /// Who runs what.
+    pub link: Link,
+    /// Names of the tensors that it takes.
+    pub takes: Vec<String>,
 }
 
 impl Ask {
-    /// The bundle that is spoken of.
+    /// The bundle that is spoken of: what the policy is held against.
     pub fn bundle(&self) -> Digest {
         match self {
             Self::Infer { bundle, .. }
             | Self::Describe { bundle }
             | Self::Quote { bundle, .. }
             | Self::Decline { bundle } => *bundle,
+            Self::Stage { whole, .. } | Self::Deliver { whole, .. } => *whole,
         }
     }
 }
@@ -195,11 +224,18 @@ impl JobHeader {
         if header.remaining_us > u64::try_from(DEADLINE_MAX.as_micros()).expect("an hour") {
             return Err(HeaderFault::OverLimit("remaining time"));
         }
-        if let Ask::Infer { inputs, outputs, .. } = &header.ask {
-            check_tensors(inputs)?;
-            if outputs.len() > TENSORS_MAX {
-                return Err(HeaderFault::OverLimit("outputs"));
+        match &header.ask {
+            Ask::Infer { inputs: tensors, outputs, .. } => {
+                check_tensors(tensors)?;
+                check_names(outputs)?;
             }
+            Ask::Stage { tensors, outputs, route, .. } => {
+                check_tensors(tensors)?;
+                check_names(outputs)?;
+                check_route(route)?;
+            }
+            Ask::Deliver { tensors, .. } => check_tensors(tensors)?,
+            Ask::Describe { .. } | Ask::Quote { .. } | Ask::Decline { .. } => {}
         }
         if !header.policy.is_well_formed() {
             return Err(HeaderFault::OverLimit("the policy"));
@@ -259,6 +295,21 @@ fn check_extensions(extensions: &[Extension]) -> Result<(), HeaderFault> {
         Some(tag) => Err(HeaderFault::UnknownExtension(tag)),
         None => Ok(()),
     }
+}
+
+fn check_names(names: &[String]) -> Result<(), HeaderFault> {
+    if names.len() <= TENSORS_MAX { Ok(()) } else { Err(HeaderFault::OverLimit("outputs")) }
+}
+
+/// A route has stages, and each begins where the one before it ends: so every job arrives.
+fn check_route(route: &[Stretch]) -> Result<(), HeaderFault> {
+    let follows = |pair: &[Stretch]| pair[0].link.to == pair[1].link.from;
+    let advances = |stretch: &Stretch| stretch.link.from < stretch.link.to;
+    let fits = !route.is_empty() && route.len() <= STAGES_MAX && route.iter().all(advances);
+    if !fits || !route.windows(2).all(follows) {
+        return Err(HeaderFault::OverLimit("the route"));
+    }
+    route.iter().try_for_each(|stretch| check_names(&stretch.takes))
 }
 
 fn check_tensors(tensors: &[TensorMeta]) -> Result<(), HeaderFault> {

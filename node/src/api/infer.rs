@@ -258,10 +258,10 @@ fn respond(rendered: Rendered) -> Response {
 
 /// Says who ran the job, where, and what took how long.
 fn tell(node: &Node, answer: &Answer, total: Duration, headers: &mut HeaderMap) {
-    let (name, location) = whereabouts(node, answer.executed_by);
-    headers.insert(EXECUTED_BY, name);
-    if let Some(location) = location {
-        headers.insert(EXECUTED_IN, location);
+    let (names, locations) = whereabouts(node, &answer.executed_by);
+    headers.insert(EXECUTED_BY, names);
+    if let Some(locations) = locations {
+        headers.insert(EXECUTED_IN, locations);
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timing = format!(
@@ -273,14 +273,24 @@ fn tell(node: &Node, answer: &Answer, total: Duration, headers: &mut HeaderMap) 
     headers.insert(SERVER_TIMING, timing.try_into().expect("numbers are a header"));
 }
 
-/// Name and location of a peer, as its advert and its charter say; its id where its name cannot be
-/// a header.
-fn whereabouts(node: &Node, peer: PeerId) -> (HeaderValue, Option<HeaderValue>) {
+/// Names and locations of peers, as their adverts and charters say, each once; the id of one whose
+/// name cannot be in a header.
+fn whereabouts(node: &Node, peers: &[PeerId]) -> (HeaderValue, Option<HeaderValue>) {
     let view = node.view();
-    let record = view.get(peer).map(|entry| &entry.record);
-    let name = record.and_then(|record| HeaderValue::from_str(&record.advert.name).ok());
-    let id = || HeaderValue::try_from(peer.to_string()).expect("base58 is a header");
-    let charter = record.and_then(|record| record.charter.as_ref().ok());
-    let location = charter.and_then(|held| HeaderValue::from_str(held.location.as_str()).ok());
-    (name.unwrap_or_else(id), location)
+    let (mut names, mut locations) = (Vec::<String>::new(), Vec::<String>::new());
+    for peer in peers {
+        let record = view.get(*peer).map(|entry| &entry.record);
+        let name = record.map(|record| record.advert.name.clone());
+        let name = name.filter(|name| HeaderValue::from_str(name).is_ok() && !name.contains(','));
+        names.push(name.unwrap_or_else(|| peer.to_string()));
+        let charter = record.and_then(|record| record.charter.as_ref().ok());
+        locations.extend(charter.map(|held| held.location.to_string()));
+    }
+    let list = |mut words: Vec<String>| {
+        let mut seen = std::collections::BTreeSet::new();
+        words.retain(|word| seen.insert(word.clone()));
+        HeaderValue::try_from(words.join(", ")).ok()
+    };
+    let locations = Some(locations).filter(|locations| !locations.is_empty());
+    (list(names).expect("each is a header"), locations.and_then(list))
 }

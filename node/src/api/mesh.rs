@@ -44,6 +44,7 @@ pub async fn peers(State(node): State<Arc<Node>>) -> Json<Value> {
             "charter": charter,
             "devices": advert.devices,
             "models": advert.models,
+            "stages": entry.record.stages,
             "price": advert.price,
             "control_addrs": advert.control_addrs,
             "data_addrs": advert.data_addrs,

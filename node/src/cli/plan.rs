@@ -48,6 +48,15 @@ fn decision(plan: &Value) -> String {
     let what = match chosen["kind"].as_str() {
         Some("local") => "runs here".to_owned(),
         Some("forward") => format!("goes to {}", text(&chosen["to"])),
+        Some("stages") => {
+            let stages = chosen["stages"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let part = |stage: &Value| {
+                format!("{} (nodes {}–{})", text(&stage["peer"]), stage["from"], stage["to"])
+            };
+            let chain: Vec<String> = stages.iter().map(part).collect();
+            let ms = chosen["cost_us"].as_f64().unwrap_or_default() / 1_000.0;
+            format!("goes through {}; expected {ms:.1} ms", chain.join(", then "))
+        }
         Some("refuse") => format!("is refused: {}", text(&chosen["refusal"])),
         _ => chosen.to_string(),
     };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hansa_core::chain;
 use hansa_core::codec::decode;
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::limits::HEADER_BYTES_MAX;
@@ -17,6 +18,7 @@ use hansa_net::limits::code;
 use hansa_runtime::tensor::Signature;
 
 use super::payload::{meta, receive};
+use super::stages::hosted_stage_of;
 use super::{Answer, Order, Outstanding, gone};
 use crate::actors::peer::PeerMessage;
 use crate::limits::*;
@@ -59,7 +61,7 @@ impl Node {
         };
         self.loads().answered(to, order.job.bundle, report, now);
         Ok(Answer {
-            executed_by: done.executed_by,
+            executed_by: vec![done.executed_by],
             outputs,
             queue: Duration::from_micros(done.queue_us),
             service: Duration::from_micros(done.service_us),
@@ -67,12 +69,18 @@ impl Node {
         })
     }
 
-    fn job_header(&self, job: &Job, trace: TraceContext, ask: Ask) -> JobHeader {
+    pub(super) fn job_header(&self, job: &Job, trace: TraceContext, ask: Ask) -> JobHeader {
         let remaining = job.deadline.since(self.clock.now().mono);
         JobHeader {
             version: WIRE_VERSION,
             job: job.id,
-            path: job.path.iter().copied().chain([self.me]).collect(),
+            path: job
+                .path
+                .iter()
+                .copied()
+                .filter(|peer| *peer != self.me)
+                .chain([self.me])
+                .collect(),
             hops_left: job.hops_left.saturating_sub(1),
             remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
             policy_hash: job.onward_law,
@@ -84,7 +92,7 @@ impl Node {
     }
 
     /// One call of the data plane, to its answer's header.
-    async fn call(
+    pub(super) async fn call(
         &self,
         to: PeerId,
         header: JobHeader,
@@ -146,12 +154,20 @@ impl Node {
         if let Some(hosted) = self.hosted(bundle) {
             return Ok(hosted.signature);
         }
+        if let Some(stage) = hosted_stage_of(self, bundle).and_then(|hosted| hosted.stage) {
+            return Ok(stage.signature.clone());
+        }
         if let Some(signature) = self.signature(bundle) {
             return Ok(signature);
         }
         let deadline = self.clock.now().mono + DESCRIBE_TIMEOUT;
         let job = Job::new(self.draw_job(), bundle, policy.clone(), &self.send, deadline);
-        let holders = candidates(self.clock.now(), &self.view(), &self.loads(), &job)?;
+        let holders = {
+            let (now, view, loads) = (self.clock.now(), self.view(), self.loads());
+            let of_stages = chain::holders(now, &view, &loads, &job);
+            // Who has a stage knows what the whole takes.
+            if of_stages.is_empty() { candidates(now, &view, &loads, &job)? } else { of_stages }
+        };
         let mut last = gone(bundle);
         for holder in holders {
             match self.ask_signature(&job, holder).await {

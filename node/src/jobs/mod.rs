@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! api::infer ─► Node::infer ─► survey ─► Flight ─┬─ run_here ─► Engine
-//! serve ────────────┘                            └─ send ─────► data plane ─► serve of the next peer
+//! serve ────────────┘                            ├─ send ─────► data plane ─► serve of the next peer
+//!                                                └─ run_chain ► stage after stage, each a peer
 //! ```
 //!
 //! A peer that forwards a job is a client of the next peer: one protocol, one code path. What is
@@ -12,13 +13,14 @@
 mod ask;
 mod payload;
 mod serve;
+mod stages;
 mod survey;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::{Job, Refusal};
@@ -30,6 +32,7 @@ use hansa_runtime::tensor::Tensor;
 use self::ask::AskError;
 pub use self::payload::rows;
 pub use self::serve::serve;
+pub use self::stages::Gathers;
 use crate::limits::BUSY_RETRY_MS;
 use crate::node::Node;
 
@@ -48,8 +51,8 @@ pub struct Order {
 /// What came of a job that ran.
 #[derive(Debug)]
 pub struct Answer {
-    /// Who ran it.
-    pub executed_by: PeerId,
+    /// Who ran it: one peer, or each that ran a part.
+    pub executed_by: Vec<PeerId>,
     /// What the model gave.
     pub outputs: Vec<Tensor>,
     /// Time that it waited at the executor.
@@ -72,7 +75,7 @@ impl Node {
         let flown = tokio::time::timeout_at(deadline, self.fly(order)).await;
         let outcome = flown.unwrap_or(Err(Refusal::Deadline));
         match &outcome {
-            Ok(answer) => tracing::debug!(by = %answer.executed_by, "answered"),
+            Ok(answer) => tracing::debug!(by = ?answer.executed_by, "answered"),
             Err(refusal) => tracing::info!(%refusal, "refused"),
         }
         outcome
@@ -93,8 +96,9 @@ impl Node {
         loop {
             let is_late = matches!(event, Event::Late);
             match self.decide(&mut flight, event) {
-                Step::RunLocal => under_way.push(self.attempt(order, self.me)),
-                Step::Send { to } => under_way.push(self.attempt(order, to)),
+                Step::RunLocal => under_way.push(self.attempt(order, self.me).boxed()),
+                Step::Send { to } => under_way.push(self.attempt(order, to).boxed()),
+                Step::Pass { links } => under_way.push(self.run_chain(order, links).boxed()),
                 Step::Wait => {}
                 Step::Answer(Ok(())) => return Ok(answer.expect("an answered flight has run")),
                 Step::Answer(Err(refusal)) => return Err(refusal),
@@ -163,7 +167,7 @@ impl Node {
         metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
             .record(response.service);
         Ok(Answer {
-            executed_by: self.me,
+            executed_by: vec![self.me],
             outputs: response.outputs,
             queue: response.queue,
             service: response.service,

@@ -10,15 +10,17 @@ use hansa_core::gate;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::limits::HEADER_BYTES_MAX;
 use hansa_core::plan::{Job, Plan, Refusal, plan};
-use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, WIRE_VERSION};
+use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, TensorMeta, WIRE_VERSION};
 use hansa_net::data::{Body, Call};
+use hansa_runtime::tensor::Tensor;
 use tracing::Instrument;
 
 use super::payload::{check, meta, receive, rows};
+use super::stages::{Passage, hosted_stage_of};
 use super::{Order, gone, micros};
 use crate::api::trace::Hex;
 use crate::limits::*;
-use crate::node::Node;
+use crate::node::{Node, StageOf};
 
 /// Takes one call from another peer, to its answer.
 pub async fn serve(node: &Arc<Node>, mut call: Call) {
@@ -73,6 +75,9 @@ async fn answer_call(
         let reason = "the peer that sent the job is not the last of its path".to_owned();
         return Err(Refusal::Malformed { reason });
     }
+    if matches!(header.ask, Ask::Deliver { .. }) {
+        return take_delivery(node, header, from, body).await;
+    }
     let bundle = header.ask.bundle();
     let sender = node.view().get(from).map(|entry| entry.record.clone());
     let standing = match &sender {
@@ -84,6 +89,8 @@ async fn answer_call(
     let remaining = header.remaining();
     let (metas, outputs) = match header.ask {
         Ask::Infer { inputs, outputs, .. } => (inputs, outputs),
+        Ask::Stage { .. } => return serve_stage(node, header, body).await,
+        Ask::Deliver { .. } => unreachable!("taken above"),
         Ask::Describe { .. } => return describe_own(node, bundle),
         Ask::Quote { rows, rtt_us, .. } => {
             let rtt = Duration::from_micros(rtt_us.into());
@@ -97,11 +104,7 @@ async fn answer_call(
         }
     };
     let signature = node.describe(bundle, &header.policy).await?;
-    let bytes = metas.iter().map(|meta| meta.bytes).fold(0, u64::saturating_add);
-    if bytes > BODY_BYTES_MAX as u64 {
-        let reason = format!("inputs of {bytes} bytes; the limit is {BODY_BYTES_MAX}");
-        return Err(Refusal::BadInput { reason });
-    }
+    let bytes = total(&metas)?;
     let deadline = node.clock.now().mono + remaining;
     let job = Job {
         bytes,
@@ -114,20 +117,12 @@ async fn answer_call(
     if let Plan::Refuse(refusal) = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[]) {
         return Err(refusal);
     }
-    let reading = async {
-        let mut inputs = Vec::with_capacity(metas.len());
-        for meta in &metas {
-            inputs.push(receive(meta, body).await.map_err(|reason| Refusal::Malformed { reason })?);
-        }
-        Ok(inputs)
-    };
-    let inputs =
-        tokio::time::timeout(remaining, reading).await.map_err(|_| Refusal::Deadline)??;
+    let inputs = receive_all(&metas, body, remaining).await?;
     let order = Order { job, inputs, outputs, trace: header.trace };
     let answer = node.infer(order).await?;
     Ok((
         Done {
-            executed_by: answer.executed_by,
+            executed_by: answer.executed_by.first().copied().unwrap_or(node.me),
             outputs: answer.outputs.iter().map(meta).collect(),
             bytes: 0,
             queue_us: micros(answer.queue),
@@ -138,9 +133,105 @@ async fn answer_call(
     ))
 }
 
+/// A stage of a job: run it here, hand on what comes of it.
+async fn serve_stage(
+    node: &Arc<Node>,
+    header: JobHeader,
+    body: &mut Body,
+) -> Result<(Done, Vec<Bytes>), Refusal> {
+    if node.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let _counted = node.tasks.token(); // The drain waits for it.
+    let remaining = header.remaining();
+    let Ask::Stage { whole, route, tensors: metas, outputs } = header.ask else {
+        unreachable!("the caller looked")
+    };
+    let link = route[0].link;
+    let is_mine = link.peer == node.me
+        && node.hosted(link.bundle).is_some_and(|hosted| {
+            let is_it = |stage: &StageOf| {
+                (stage.whole, stage.from, stage.to) == (whole, link.from, link.to)
+            };
+            hosted.stage.is_some_and(|stage| is_it(&stage))
+        });
+    if !is_mine {
+        return Err(gone(link.bundle));
+    }
+    let bytes = total(&metas)?;
+    let deadline = node.clock.now().mono + remaining;
+    // Of the way so far only the entry matters: a chain may come by a peer twice.
+    let path = header.path.first().copied().into_iter().collect();
+    let job = Job {
+        bytes,
+        rows: rows(metas.first().map(|meta| meta.shape.as_slice())),
+        path,
+        ..Job::new(header.job, whole, header.policy, &node.send, deadline)
+    };
+    let tensors = receive_all(&metas, body, remaining).await?;
+    let passage = Passage { job, trace: header.trace, route, tensors, outputs };
+    let running = tokio::time::timeout(remaining, node.run_stage(&passage));
+    Ok((running.await.map_err(|_| Refusal::Deadline)??, Vec::new()))
+}
+
+/// Outputs of a job that this node is the entry of. Only from a peer that the job's own policy
+/// permits.
+async fn take_delivery(
+    node: &Arc<Node>,
+    header: JobHeader,
+    from: PeerId,
+    body: &mut Body,
+) -> Result<(Done, Vec<Bytes>), Refusal> {
+    let remaining = header.remaining();
+    let Ask::Deliver { whole, tensors: metas } = header.ask else {
+        unreachable!("the caller looked")
+    };
+    let job = node.gathers.job(header.job).filter(|job| job.bundle == whole);
+    // A stage that was done twice, since somebody was slow, delivers twice.
+    let Some(job) = job else { return Ok(tell(node, Vec::new())) };
+    let view = node.view();
+    let standing = view.get(from).map(|entry| &entry.record.charter);
+    let absent = Err(CharterFault::Absent);
+    let utc = node.clock.now().utc;
+    gate::admit(&job.onward, whole, standing.unwrap_or(&absent), utc)
+        .map_err(|rule| Refusal::NotServed { rule })?;
+    total(&metas)?;
+    let tensors = receive_all(&metas, body, remaining).await?;
+    node.gathers.deliver(header.job, from, tensors).await;
+    Ok(tell(node, Vec::new()))
+}
+
+/// Bytes of the tensors that follow, if they are not too many.
+fn total(metas: &[TensorMeta]) -> Result<u64, Refusal> {
+    let bytes = metas.iter().map(|meta| meta.bytes).fold(0, u64::saturating_add);
+    if bytes > BODY_BYTES_MAX as u64 {
+        let reason = format!("tensors of {bytes} bytes; the limit is {BODY_BYTES_MAX}");
+        return Err(Refusal::BadInput { reason });
+    }
+    Ok(bytes)
+}
+
+async fn receive_all(
+    metas: &[TensorMeta],
+    body: &mut Body,
+    within: Duration,
+) -> Result<Vec<Tensor>, Refusal> {
+    let reading = async {
+        let mut tensors = Vec::with_capacity(metas.len());
+        for meta in metas {
+            let tensor = receive(meta, body).await;
+            tensors.push(tensor.map_err(|reason| Refusal::Malformed { reason })?);
+        }
+        Ok(tensors)
+    };
+    tokio::time::timeout(within, reading).await.map_err(|_| Refusal::Deadline)?
+}
+
 fn describe_own(node: &Node, bundle: Digest) -> Result<(Done, Vec<Bytes>), Refusal> {
-    let hosted = node.hosted(bundle).ok_or_else(|| gone(bundle))?;
-    Ok(tell(node, serde_json::to_vec(&*hosted.signature).expect("a signature is JSON")))
+    let of_whole = || hosted_stage_of(node, bundle)?.stage.map(|stage| stage.signature.clone());
+    let hosted = node.hosted(bundle).map(|hosted| hosted.signature);
+    let signature = hosted.or_else(of_whole).ok_or_else(|| gone(bundle))?;
+    Ok(tell(node, serde_json::to_vec(&*signature).expect("a signature is JSON")))
 }
 
 fn quote_own(

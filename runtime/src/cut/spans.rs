@@ -6,7 +6,7 @@
 //! that hands over least.
 
 /// The slowest stage may take this part longer than in the best balanced cut, for narrower cuts.
-const SLACK: u64 = 5;
+const SLACK: u64 = 10;
 /// A stage should take at least so many tenths of the mean, the first of these that is possible.
 const WORTHWHILE_TENTHS: [u64; 3] = [5, 2, 0];
 /// Places that are compared; of more, the narrowest of each stretch.

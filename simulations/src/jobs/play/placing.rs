@@ -132,6 +132,7 @@ impl Play<'_> {
         match air.flight.handle(now, happened, &view, loads, &mut self.budgets[entry]) {
             Step::RunLocal => self.send(job, entry),
             Step::Send { to } => self.send(job, self.hosts[&to]),
+            Step::Pass { .. } => unreachable!("no peer of a world has stages"),
             Step::Wait => {}
             Step::Answer(outcome) => self.answer(job, outcome.is_ok()),
         }

@@ -1,0 +1,343 @@
+//! A job that goes through several peers, each with a stage of its model.
+//!
+//! ```text
+//! entry: pass ─► stage: run its stretch ─┬─ pass ─► next stage …
+//!    ▲                                   └─ deliver what the app wants of it
+//!    └────────────────────────────────────────┘
+//! ```
+//!
+//! Who passes keeps what it passed on until all behind it is done; if the next peer is lost, it plans
+//! the rest of the chain anew and passes it to another. So a stage that dies costs its own stretch.
+//! Which peers, `hansa_core::chain` decides, each time anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hansa_core::chain::{Chain, Link, chain};
+use hansa_core::id::{Digest, JobId, PeerId};
+use hansa_core::limits::ATTEMPTS_MAX;
+use hansa_core::loads::Report;
+use hansa_core::plan::{Job, Refusal};
+use hansa_core::wire::{Ask, Done, Stretch, TraceContext};
+use hansa_runtime::engine::Request;
+use hansa_runtime::tensor::Tensor;
+use tokio::sync::mpsc;
+
+use super::ask::AskError;
+use super::payload::meta;
+use super::{Answer, Order, Outstanding, failed, gone, micros, not_taken};
+use crate::limits::DELIVERIES_MAX;
+use crate::node::Node;
+
+/// A job on its way through a chain, as one peer holds it.
+pub(super) struct Passage {
+    /// The core's part; the path begins with the entry, and is empty there.
+    pub(super) job: Job,
+    /// Its trace.
+    pub(super) trace: TraceContext,
+    /// What lies ahead.
+    pub(super) route: Vec<Stretch>,
+    /// All that is known of what is needed ahead.
+    pub(super) tensors: Vec<Tensor>,
+    /// Outputs of the whole that the entry wants.
+    pub(super) outputs: Vec<String>,
+}
+
+/// Outputs that arrived, and from whom.
+type Delivery = (PeerId, Vec<Tensor>);
+
+/// An entry's open jobs in stages: where what the stages deliver goes.
+#[derive(Default)]
+pub struct Gathers(std::sync::Mutex<BTreeMap<JobId, Gather>>);
+
+struct Gather {
+    /// The job, whose policy says who may deliver.
+    job: Job,
+    deliveries: mpsc::Sender<Delivery>,
+}
+
+/// Closes a gather when its job is over, however it ends.
+struct Open<'a> {
+    node: &'a Node,
+    job: JobId,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.node.gathers.lock().remove(&self.job);
+    }
+}
+
+impl Gathers {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, Gather>> {
+        self.0.lock().expect("no holder panics")
+    }
+
+    /// The job that waits for deliveries under this id.
+    pub(super) fn job(&self, job: JobId) -> Option<Job> {
+        Some(self.lock().get(&job)?.job.clone())
+    }
+
+    /// Outputs of a job, or none if it does not wait any more.
+    pub(super) async fn deliver(&self, job: JobId, from: PeerId, tensors: Vec<Tensor>) {
+        let open = self.lock().get(&job).map(|gather| gather.deliveries.clone());
+        if let Some(open) = open {
+            let _ = open.send((from, tensors)).await; // A job that is over wants no more.
+        }
+    }
+}
+
+/// Aborts a task with whoever waits for it.
+struct Attached<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Attached<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Node {
+    /// One attempt through a chain, at the job's entry.
+    pub(super) async fn run_chain(
+        self: &Arc<Self>,
+        order: &Order,
+        links: Vec<Link>,
+    ) -> Result<Answer, AskError> {
+        let started = tokio::time::Instant::now();
+        let job = &order.job;
+        let whole = self.describe(job.bundle, &job.policy).await.map_err(AskError::Refused)?;
+        let outputs: Vec<String> = match &order.outputs[..] {
+            [] => whole.outputs.iter().map(|spec| spec.name.clone()).collect(),
+            wanted => wanted.to_vec(),
+        };
+        let (deliveries, mut arriving) = mpsc::channel(DELIVERIES_MAX);
+        self.gathers.lock().insert(job.id, Gather { job: job.clone(), deliveries });
+        let _open = Open { node: self, job: job.id };
+        let passage = Passage {
+            job: job.clone(),
+            trace: order.trace,
+            route: self.route(job, &links).await.map_err(AskError::Refused)?,
+            tensors: order.inputs.clone(),
+            outputs: outputs.clone(),
+        };
+        let mut by: Vec<PeerId> = Vec::new();
+        let mut made = BTreeMap::new();
+        let node = Arc::clone(self);
+        let mut passing = Attached(tokio::spawn(async move { node.pass(passage).await }));
+        let mut is_passed = false;
+        while made.len() < outputs.len() {
+            tokio::select! {
+                biased;
+                delivery = arriving.recv() => {
+                    let (from, tensors) = delivery.expect("the gather is open");
+                    by.push(from);
+                    made.extend(tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
+                }
+                passed = &mut passing.0, if !is_passed => {
+                    is_passed = true;
+                    let passed = passed.map_err(|panic| AskError::Lost(panic.to_string()))?;
+                    passed.map_err(AskError::Refused)?;
+                    // All is delivered before the last stage is done, and waits in the channel.
+                    if arriving.is_empty() && made.len() < outputs.len() {
+                        let lost = "the stages are done, and outputs are missing";
+                        return Err(AskError::Lost(lost.to_owned()));
+                    }
+                }
+            }
+        }
+        let answered = |name: &String| made.remove(name).expect("all have arrived");
+        let outputs = outputs.iter().map(answered).collect();
+        // Stages that deliver nothing have run as well.
+        let mut executed_by: Vec<PeerId> = links.iter().map(|link| link.peer).collect();
+        by.retain(|peer| !executed_by.contains(peer));
+        executed_by.extend(by);
+        executed_by.dedup();
+        Ok(Answer {
+            executed_by,
+            outputs,
+            queue: Duration::ZERO,
+            service: started.elapsed(),
+            in_flight: 0,
+        })
+    }
+
+    /// What each stage of a chain takes, as its holder describes it.
+    async fn route(&self, job: &Job, links: &[Link]) -> Result<Vec<Stretch>, Refusal> {
+        let stretch = |link: &Link| {
+            let link = *link;
+            async move {
+                let signature = self.describe(link.bundle, &job.policy).await?;
+                let takes = signature.inputs.iter().map(|spec| spec.name.clone()).collect();
+                Ok(Stretch { link, takes })
+            }
+        };
+        futures::future::try_join_all(links.iter().map(stretch)).await
+    }
+
+    /// Hands a job to the first stage ahead, and to another if that is lost; returns when all
+    /// ahead is done.
+    fn pass(
+        self: &Arc<Self>,
+        mut passage: Passage,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + '_>> {
+        Box::pin(async move {
+            let mut tried: Vec<PeerId> = Vec::new();
+            loop {
+                let Some(Stretch { link, .. }) = passage.route.first().cloned() else {
+                    return Ok(());
+                };
+                let passed = if link.peer == self.me {
+                    self.run_stage(&passage).await.map(|_| ()).map_err(AskError::Refused)
+                } else {
+                    self.send_stage(&passage, link).await
+                };
+                let refusal = match passed {
+                    Ok(()) => return Ok(()),
+                    Err(AskError::Lost(reason)) => {
+                        self.lost(link.peer, &reason);
+                        let attempts = u32::try_from(tried.len() + 1).unwrap_or(u32::MAX);
+                        Refusal::Failed { attempts, last: reason }
+                    }
+                    Err(AskError::Refused(refusal)) => match refusal {
+                        Refusal::Busy { .. }
+                        | Refusal::Draining
+                        | Refusal::NotServed { .. }
+                        | Refusal::UnknownModel { .. } => refusal,
+                        // What lies further ahead was mended as well as it could be by who saw it.
+                        final_word => return Err(final_word),
+                    },
+                };
+                tried.push(link.peer);
+                if tried.len() >= usize::from(ATTEMPTS_MAX) {
+                    return Err(refusal);
+                }
+                let (now, view) = (self.clock.now(), self.view());
+                let ahead = {
+                    let loads = self.loads();
+                    chain(now, &view, &loads, &passage.job, link.from, &tried)
+                };
+                let Some(Chain { links, .. }) = ahead else { return Err(refusal) };
+                metrics::counter!("hansa_chains_mended_total").increment(1);
+                tracing::info!(job = %passage.job.id, at = link.from, "the chain is mended");
+                passage.route = self.route(&passage.job, &links).await?;
+            }
+        })
+    }
+
+    async fn send_stage(&self, passage: &Passage, link: Link) -> Result<(), AskError> {
+        let needed: BTreeSet<&str> =
+            passage.route.iter().flat_map(|stage| &stage.takes).map(String::as_str).collect();
+        let tensors = passage.tensors.iter().filter(|tensor| needed.contains(&*tensor.name));
+        let tensors: Vec<&Tensor> = tensors.collect();
+        let ask = Ask::Stage {
+            whole: passage.job.bundle,
+            route: passage.route.clone(),
+            tensors: tensors.iter().map(|tensor| meta(tensor)).collect(),
+            outputs: passage.outputs.clone(),
+        };
+        let body: Vec<_> = tensors.iter().map(|tensor| tensor.data.clone()).collect();
+        let bytes = body.iter().map(|part| part.len() as u64).sum();
+        let header = self.job_header(&passage.job, passage.trace, ask);
+        let _counted = Outstanding::count(self, link.peer, link.bundle);
+        let (done, _) = self.call(link.peer, header, body).await?;
+        // The answer comes when all behind the peer is done: its own share is what it says.
+        let (queue, service) =
+            (Duration::from_micros(done.queue_us), Duration::from_micros(done.service_us));
+        let took = self.loads().rtt(link.peer).unwrap_or_default() + queue + service;
+        let report = Report {
+            took,
+            queue,
+            service,
+            rows: passage.job.rows,
+            bytes,
+            in_flight: done.in_flight,
+        };
+        self.loads().answered(link.peer, link.bundle, report, self.clock.now().mono);
+        Ok(())
+    }
+
+    /// Runs the stage that is this node's, and passes on what comes of it; returns when all behind
+    /// it is done.
+    pub(super) async fn run_stage(self: &Arc<Self>, passage: &Passage) -> Result<Done, Refusal> {
+        let (mine, ahead) = passage.route.split_first().expect("a route has stages");
+        let bundle = mine.link.bundle;
+        let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
+        let load = hosted.engine.load();
+        let mut tensors: BTreeMap<&str, Tensor> =
+            passage.tensors.iter().map(|tensor| (&*tensor.name, tensor.clone())).collect();
+        let missing = |name: &str| Refusal::BadInput {
+            reason: format!("the stage takes `{name}`, which nobody before it has made"),
+        };
+        let inputs = hosted.signature.inputs.iter();
+        let inputs =
+            inputs.map(|spec| tensors.get(&*spec.name).cloned().ok_or_else(|| missing(&spec.name)));
+        let request = Request {
+            inputs: inputs.collect::<Result<_, _>>()?,
+            outputs: Vec::new(),
+            deadline: Some(self.clock.instant(passage.job.deadline)),
+        };
+        let response = {
+            let _counted = Outstanding::count(self, self.me, bundle);
+            hosted.engine.submit(request).map_err(not_taken)?.await.map_err(failed)?
+        };
+        metrics::counter!("hansa_stages_total", "model" => hosted.name.clone()).increment(1);
+        let is_wanted = |tensor: &&Tensor| passage.outputs.contains(&tensor.name);
+        let wanted: Vec<Tensor> = response.outputs.iter().filter(is_wanted).cloned().collect();
+        tensors.extend(passage.tensors.iter().map(|tensor| (&*tensor.name, tensor.clone())));
+        tensors.extend(response.outputs.iter().map(|tensor| (&*tensor.name, tensor.clone())));
+        let next = Passage {
+            job: passage.job.clone(),
+            trace: passage.trace,
+            route: ahead.to_vec(),
+            tensors: tensors.into_values().collect(),
+            outputs: passage.outputs.clone(),
+        };
+        tokio::try_join!(self.deliver(&passage.job, passage.trace, wanted), self.pass(next))?;
+        Ok(Done {
+            executed_by: self.me,
+            outputs: Vec::new(),
+            bytes: 0,
+            queue_us: micros(response.queue),
+            service_us: micros(response.service),
+            in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Brings outputs to the job's entry.
+    async fn deliver(
+        &self,
+        job: &Job,
+        trace: TraceContext,
+        tensors: Vec<Tensor>,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = job.path.first().copied().filter(|entry| *entry != self.me) else {
+            self.gathers.deliver(job.id, self.me, tensors).await;
+            return Ok(());
+        };
+        if tensors.is_empty() {
+            return Ok(());
+        }
+        let ask = Ask::Deliver { whole: job.bundle, tensors: tensors.iter().map(meta).collect() };
+        let body = tensors.iter().map(|tensor| tensor.data.clone()).collect();
+        let header = self.job_header(job, trace, ask);
+        match self.call(entry, header, body).await {
+            Ok(_) => Ok(()),
+            Err(AskError::Refused(refusal)) => Err(refusal),
+            Err(AskError::Lost(reason)) => {
+                let last = format!("the job's entry is lost: {reason}");
+                Err(Refusal::Failed { attempts: 1, last })
+            }
+        }
+    }
+}
+
+/// The model that a stage is of: what `describe` is asked for under the whole's digest.
+pub(super) fn hosted_stage_of(node: &Node, whole: Digest) -> Option<crate::node::Hosted> {
+    let is_of = |hosted: &&crate::node::Hosted| {
+        hosted.stage.as_ref().is_some_and(|stage| stage.whole == whole)
+    };
+    node.engines().values().find(is_of).cloned()
+}
