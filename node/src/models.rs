@@ -32,6 +32,7 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
     let devices = Devices::discover(&runtime);
     let chosen = devices.select(&config.runtime.devices)?;
     let mut engines = BTreeMap::new();
+    let mut held_bytes: u64 = 0;
     for model in &config.models {
         let fault = |reason: String| StartError::Model { name: model.name.clone(), reason };
         let bundle = Bundle::open(&model.path).map_err(|error| fault(error.to_string()))?;
@@ -50,6 +51,17 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
             ..EngineConfig::default()
         };
         let device = chosen.first().ok_or_else(|| fault("no device".into()))?;
+        let bytes = bundle.manifest.bytes();
+        held_bytes += bytes;
+        if let Some(mib) = device.memory_limit_mib.filter(|mib| held_bytes > u64::from(*mib) << 20) {
+            let needs = |bytes: u64| bytes.div_ceil(1 << 20);
+            return Err(fault(format!(
+                "it takes {} MiB, with the models before it {} MiB, and `memory_mib` of {device} is \
+                 {mib}; give it more, or cut the model (`hansa models cut … --fit {mib}MiB,…`)",
+                needs(bytes),
+                needs(held_bytes)
+            )));
+        }
         let engine = runtime
             .engine(&bundle, device, &engine_config)
             .map_err(|error| fault(error.to_string()))?;

@@ -150,7 +150,10 @@ pub(crate) fn refusal(
             end = end.max(to);
         }
     }
-    if failed.is_empty() {
+    if of == 0 {
+        let hint = " in stages; leave out the split, or cut it with `hansa models cut`".to_owned();
+        Refusal::UnknownModel { model: job.bundle.to_string(), hint }
+    } else if failed.is_empty() {
         Refusal::Gap { at: end, of }
     } else if failed.keys().any(|rule| rule.is_of_the_moment()) {
         Refusal::Unavailable { failed }

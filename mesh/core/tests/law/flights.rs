@@ -159,6 +159,7 @@ impl Host<'_> {
             let step = flight.handle(now, event, view, loads, &mut self.budgets[me]);
             let to = match step {
                 Step::Answer(outcome) => return (outcome, now),
+                Step::Pass { .. } => unreachable!("nobody has stages"),
                 Step::Wait => None,
                 Step::RunLocal => Some(id(me)),
                 Step::Send { to } => Some(to),
