@@ -53,7 +53,8 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
         let device = chosen.first().ok_or_else(|| fault("no device".into()))?;
         let bytes = bundle.manifest.bytes();
         held_bytes += bytes;
-        if let Some(mib) = device.memory_limit_mib.filter(|mib| held_bytes > u64::from(*mib) << 20) {
+        if let Some(mib) = device.memory_limit_mib.filter(|mib| held_bytes > u64::from(*mib) << 20)
+        {
             let needs = |bytes: u64| bytes.div_ceil(1 << 20);
             return Err(fault(format!(
                 "it takes {} MiB, with the models before it {} MiB, and `memory_mib` of {device} is \

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::cache;
+use crate::protobuf::{Fields, Value};
 use crate::wheel::{FetchError, Progress, Wheel, fetch};
 
 /// Google's file type classifier (Apache-2.0).
@@ -27,6 +28,15 @@ const SILERO_VAD: Wheel = Wheel {
     members: &[("silero_vad/data/silero_vad.onnx", "model.onnx")],
 };
 
+/// PaddleOCR's text recognizer (Apache-2.0), as RapidOCR packs it.
+const READER: Wheel = Wheel {
+    name: "rapidocr-onnxruntime",
+    version: "1.4.4",
+    platforms: &["any"],
+    sha256: "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+    members: &[("rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "model.onnx")],
+};
+
 /// What a file is, from its first and last 1,024 bytes. `config.min.json` names the labels.
 pub fn magika(progress: Progress) -> Result<PathBuf, FetchError> {
     model(&MAGIKA, "models/magika-1.0.3", progress)
@@ -35,6 +45,27 @@ pub fn magika(progress: Progress) -> Result<PathBuf, FetchError> {
 /// Whether somebody speaks, from 32 ms of sound.
 pub fn silero_vad(progress: Progress) -> Result<PathBuf, FetchError> {
     model(&SILERO_VAD, "models/silero-vad-6.2.3", progress)
+}
+
+/// The words of a picture of one line, 48 pixels high. Its property `character` lists the letters.
+pub fn reader(progress: Progress) -> Result<PathBuf, FetchError> {
+    model(&READER, "models/rapidocr-reader-1.4.4", progress)
+}
+
+/// A property that an ONNX file says of itself (`ModelProto.metadata_props`).
+pub fn property(model: &[u8], key: &str) -> Option<String> {
+    let text = |entry: &[u8], number| {
+        Fields::new(entry).find_map(|field| match field {
+            Ok((found, Value::Bytes(bytes))) if found == number => {
+                String::from_utf8(bytes.to_vec()).ok()
+            }
+            _ => None,
+        })
+    };
+    Fields::new(model).find_map(|field| match field {
+        Ok((14, Value::Bytes(entry))) if text(entry, 1)? == key => text(entry, 2),
+        _ => None,
+    })
 }
 
 fn model(wheel: &Wheel, folder: &str, progress: Progress) -> Result<PathBuf, FetchError> {

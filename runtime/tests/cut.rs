@@ -74,7 +74,7 @@ fn assert_exact(path: &Path, inputs: &[Tensor]) {
             cut.stages.iter().map(|s| format!("{} ops {} B", s.cost, s.hands_over)).collect();
         let made = tokio.block_on(run_stages(out.path(), &cut, inputs));
         let equal = expected.iter().filter(|tensor| made[&tensor.name] == **tensor).count();
-        println!("{stages} stages: {shares:?}, {equal} of {} outputs bit-equal", expected.len());
+        eprintln!("{stages} stages: {shares:?}, {equal} of {} outputs bit-equal", expected.len());
         for tensor in &expected {
             assert!(is_close(tensor, &made[&tensor.name]), "{stages} stages: {}", tensor.name);
         }
@@ -223,7 +223,7 @@ proptest! {
 #[ignore = "needs models that are made by hand"]
 fn named_models_in_stages_are_themselves() {
     for dir in std::env::var("HANSA_CUT_MODELS").expect("folders").split(':') {
-        println!("{dir}");
+        eprintln!("{dir}");
         let path = PathBuf::from(dir);
         let path = if path.is_dir() { path.join("model.onnx") } else { path };
         let signature = engine(&path, &EngineConfig::default()).signature().clone();

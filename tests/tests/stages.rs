@@ -172,7 +172,7 @@ fn a_stage_that_dies_costs_its_own_stretch() {
         assert_close(&floats(&answer), &expected);
         slowest = slowest.max(took);
     }
-    println!("the slowest of 24 jobs took {slowest:?}");
+    eprintln!("the slowest of 24 jobs took {slowest:?}");
     // And the next ones find their way at once.
     let answer = mesh.node("entry").infer("deep", &question, &[]);
     assert_close(&floats(&answer), &expected);

@@ -93,14 +93,15 @@ fn memory(text: &str) -> Result<u64, String> {
         "g" | "gib" => 30,
         _ => return Err(format!("`{unit}` is no unit; write B, KiB, MiB or GiB")),
     };
-    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no amount, try `192MiB`"))?;
+    let no_amount = || format!("`{text}` is no amount of memory, try `192MiB`");
+    let number: f64 = number.parse().map_err(|_| no_amount())?;
     let bytes = number * f64::from(1_u32 << shift);
     // Floats below 2^53 are exact, and no machine has more memory.
-    if (1.0..9e15).contains(&bytes) {
-        Ok(bytes as u64)
-    } else {
-        Err(format!("`{text}` is no amount of memory"))
+    if !(1.0..9e15).contains(&bytes) {
+        return Err(no_amount());
     }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "looked at above")]
+    Ok(bytes as u64)
 }
 
 #[cfg(test)]

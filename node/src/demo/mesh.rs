@@ -11,18 +11,23 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::NodeLine;
+use super::picture::READER;
 use super::show::{Assets, Voice};
 use crate::client::Client;
 use crate::run::START_WITHIN;
 
-/// Who is in the demo: name, location, control, operator, authority, models.
+/// Who is in the demo: name, location, control, operator, authority, models, stage of the reader.
 pub const CAST: [Role; 5] = [
-    Role::new("berlin", "DE", "DE", "Nordlicht GmbH", "eu", &["magika"]),
-    Role::new("paris", "FR", "FR", "Lumière SA", "eu", &["magika", "silero-vad"]),
-    Role::new("dublin", "IE", "US", "Acme Cloud Ltd", "eu", &["magika"]),
-    Role::new("virginia", "US", "US", "Acme Cloud Inc", "world", &["silero-vad"]),
-    Role::new("singapore", "SG", "SG", "Merlion Pte", "world", &[]),
+    Role::new("berlin", "DE", "DE", "Nordlicht GmbH", "eu", &["magika"], None),
+    Role::new("paris", "FR", "FR", "Lumière SA", "eu", &["magika", "silero-vad"], None),
+    Role::new("dublin", "IE", "US", "Acme Cloud Ltd", "eu", &["magika"], Some(0)),
+    Role::new("virginia", "US", "US", "Acme Cloud Inc", "world", &["silero-vad"], Some(1)),
+    Role::new("singapore", "SG", "SG", "Merlion Pte", "world", &[], Some(2)),
 ];
+/// What a node gives models of its memory, in MiB: the reader, of 10.4 MiB, fits none whole.
+const MEMORY_MIB: u32 = 9;
+/// What a stage of it may take.
+const STAGE_FIT: &str = "5MiB,5MiB,5MiB";
 
 /// A node's part.
 pub struct Role {
@@ -35,6 +40,8 @@ pub struct Role {
     operator: &'static str,
     authority: &'static str,
     models: &'static [&'static str],
+    /// Which stage of the reader it has.
+    pub stage: Option<usize>,
 }
 
 impl Role {
@@ -45,8 +52,9 @@ impl Role {
         operator: &'static str,
         authority: &'static str,
         models: &'static [&'static str],
+        stage: Option<usize>,
     ) -> Self {
-        Self { name, location, control, operator, authority, models }
+        Self { name, location, control, operator, authority, models, stage }
     }
 
     /// Whether it holds `model`.
@@ -92,6 +100,9 @@ impl Mesh {
         let mut mesh = Self { nodes: Vec::new(), assets, folder, interrupted: &INTERRUPTED };
         let authorities = ["eu", "world"].map(|name| mesh.authority(name));
         let authorities = authorities.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let (reader, stages) = (mesh.assets.reader(), mesh.folder.join(STAGES));
+        let (reader, stages) = (reader.display().to_string(), stages.display().to_string());
+        mesh.hansa(&["models", "cut", &reader, "--fit", STAGE_FIT, "--out", &stages])?;
         let mut bootstrap = None;
         for role in &CAST {
             let config = mesh.configure(role, &authorities, bootstrap.as_deref())?;
@@ -221,7 +232,7 @@ impl Mesh {
             &charter.display().to_string(),
         ])?;
         let config = home.join("hansa.toml");
-        std::fs::write(&config, config_text(role, authorities, &self.assets, bootstrap))?;
+        std::fs::write(&config, self.config_text(role, authorities, bootstrap))?;
         Ok(config)
     }
 
@@ -301,36 +312,48 @@ fn await_some<T>(
     }
 }
 
-/// What an operator would write, on ports that the system picks.
-fn config_text(
-    role: &Role,
-    authorities: &[(String, String)],
-    assets: &Assets,
-    bootstrap: Option<&str>,
-) -> String {
-    let quoted = |text: &str| toml::Value::from(text).to_string();
-    let mut text = format!(
-        "[node]\nname = {}\ndata_dir = \"data\"\n\
+/// Where the stages lie in the demo's folder.
+const STAGES: &str = "reader-in-stages";
+
+impl Mesh {
+    /// What an operator would write, on ports that the system picks.
+    fn config_text(
+        &self,
+        role: &Role,
+        authorities: &[(String, String)],
+        bootstrap: Option<&str>,
+    ) -> String {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let mut text = format!(
+            "[node]\nname = {}\ndata_dir = \"data\"\n\
          [identity]\nkey_file = \"identity.key\"\ncharter_file = \"charter.txt\"\n\
          [mesh]\nlisten = \"/ip4/127.0.0.1/udp/0/quic-v1\"\ndata_listen = \"127.0.0.1:0\"\n\
          mdns = false\nbootstrap = [{}]\n\
          [api]\nhttp = \"127.0.0.1:0\"\n\
-         [runtime]\nthreads = 1\n",
-        quoted(role.name),
-        bootstrap.map(quoted).unwrap_or_default(),
-    );
-    for (name, key) in authorities {
-        text += &format!(
-            "[[authority]]\nname = {}\nkey = {}\nmay_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
-            quoted(name),
-            quoted(key),
+         [runtime]\nthreads = 1\n\
+         devices = [{{ provider = \"cpu\", id = 0, memory_mib = {MEMORY_MIB} }}]\n",
+            quoted(role.name),
+            bootstrap.map(quoted).unwrap_or_default(),
         );
+        for (name, key) in authorities {
+            text += &format!(
+                "[[authority]]\nname = {}\nkey = {}\nmay_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
+                quoted(name),
+                quoted(key),
+            );
+        }
+        let whole = self.assets.models().into_iter().filter(|(name, _)| role.holds(name));
+        let whole = whole.map(|(name, path)| (name, path.to_owned()));
+        let stage = role
+            .stage
+            .map(|number| (READER, self.folder.join(STAGES).join(format!("stage-{number}"))));
+        for (name, path) in whole.chain(stage) {
+            let path = quoted(&path.display().to_string());
+            text +=
+                &format!("[[model]]\nname = {}\nversion = \"1\"\npath = {path}\n", quoted(name));
+        }
+        text
     }
-    for (name, path) in assets.models().into_iter().filter(|(name, _)| role.holds(name)) {
-        let path = quoted(&path.display().to_string());
-        text += &format!("[[model]]\nname = {}\nversion = \"1\"\npath = {path}\n", quoted(name));
-    }
-    text
 }
 
 impl Drop for Mesh {

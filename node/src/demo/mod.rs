@@ -2,9 +2,10 @@
 //! real gossip, real models and charters, and the story that it tells.
 //!
 //! [`mesh`] starts and stops the nodes, [`story`] submits the jobs and kills a node, [`show`]
-//! prints what came of it.
+//! prints what came of it. [`tasks`] and [`picture`] are what the models are asked.
 
 pub mod mesh;
+pub mod picture;
 pub mod show;
 pub mod story;
 pub mod tasks;
@@ -39,9 +40,9 @@ pub struct JobLine {
     pub policy: String,
     /// `ok`, `refused` or `error`.
     pub outcome: &'static str,
-    /// Name of the node that ran it.
+    /// Name of the node that ran it; of several, with commas, where each ran a part.
     pub executed_by: Option<String>,
-    /// Where that node stands.
+    /// Where that node stands, or those.
     pub location: Option<String>,
     /// From submission to answer.
     pub latency_ms: f64,

@@ -8,6 +8,7 @@ use hansa_runtime::wheel::Progress;
 use serde_json::Value;
 
 use super::mesh::Mesh;
+use super::picture::READER;
 use super::{JobLine, Killed, Report};
 use crate::cli::out;
 
@@ -16,12 +17,18 @@ pub struct Assets {
     library: PathBuf,
     magika: PathBuf,
     silero_vad: PathBuf,
+    reader: PathBuf,
 }
 
 impl Assets {
     /// Names and folders of the models.
     pub fn models(&self) -> [(&'static str, &Path); 2] {
         [("magika", &self.magika), ("silero-vad", &self.silero_vad)]
+    }
+
+    /// The text recognizer, which no node holds whole.
+    pub fn reader(&self) -> PathBuf {
+        self.reader.join("model.onnx")
     }
 
     /// magika's own configuration.
@@ -81,7 +88,8 @@ impl Voice {
         };
         let magika = hansa_runtime::models::magika(Progress::Stderr)?;
         let silero_vad = hansa_runtime::models::silero_vad(Progress::Stderr)?;
-        Ok(Assets { library: library.path, magika, silero_vad })
+        let reader = hansa_runtime::models::reader(Progress::Stderr)?;
+        Ok(Assets { library: library.path, magika, silero_vad, reader })
     }
 
     /// The mesh.
@@ -91,6 +99,8 @@ impl Voice {
                 .into_iter()
                 .filter(|model| node.role.holds(model))
                 .collect();
+            let stage = node.role.stage.map(|number| format!("{READER} stage {number}"));
+            let models: Vec<String> = models.into_iter().map(str::to_owned).chain(stage).collect();
             let models = if models.is_empty() { "–".to_owned() } else { models.join(", ") };
             let place = [node.role.location, node.role.control];
             vec![

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use hansa_runtime::models::property;
 use hansa_runtime::tensor::Tensor;
 
 use super::mesh::{CAST, Mesh};
+use super::picture::{Letters, picture};
 use super::show::Voice;
 use super::tasks::{Labels, Sample, file_samples, magika_input, sound_sample, speech};
 use super::{JobLine, Killed, Report};
@@ -50,6 +52,9 @@ const IN_CH: Law = Law {
     permits: |location, _| location == "CH",
 };
 
+/// What the picture says.
+const WORDS: &str = "OPEN PORTS";
+
 /// The node that crashes, and how many jobs are in the air when it does.
 const VICTIM: &str = "berlin";
 const CRASH_JOBS: usize = 60;
@@ -86,6 +91,19 @@ pub fn tell(mut mesh: Mesh, say: &Voice, report: &mut Report) -> anyhow::Result<
 
     say.chapter("Why so: the plan for magika in the EU under EU control, as singapore sees it");
     say.plan(&mesh.client("singapore").get("/mesh/v1/plan?model=magika&locations=EU&control=EU")?);
+
+    say.chapter(
+        "A model that fits no node whole: three have a third each, and read a picture together",
+    );
+    let letters = property(&std::fs::read(mesh.assets.reader())?, "character");
+    let letters = Letters::read(&letters.context("the reader lists its letters")?);
+    let sample = picture(WORDS);
+    for (via, law) in [("berlin", &ANYWHERE), ("singapore", &ANYWHERE), ("paris", &IN_EU)] {
+        let read = |_: &Sample, outputs: &[Tensor]| letters.text(outputs);
+        let line = submit(&mesh, via, &sample, law, &read);
+        say.job(&line, &sample.what);
+        report.jobs.push(line);
+    }
 
     say.chapter("No permitted peer can run it: refused, never degraded");
     for (via, law) in [("paris", &IN_CH), ("virginia", &IN_US)] {
@@ -198,8 +216,11 @@ fn violations(jobs: &[JobLine]) -> usize {
     let laws: BTreeMap<&str, &Law> = laws.into_iter().map(|law| (law.words, law)).collect();
     let breaks = |job: &&JobLine| {
         let Some(by) = &job.executed_by else { return false };
-        let role = CAST.iter().find(|role| role.name == by);
-        !role.is_some_and(|role| (laws[job.policy.as_str()].permits)(role.location, role.control))
+        let permits = laws[job.policy.as_str()].permits;
+        by.split(", ").any(|name| {
+            let role = CAST.iter().find(|role| role.name == name);
+            !role.is_some_and(|role| permits(role.location, role.control))
+        })
     };
     jobs.iter().filter(breaks).count()
 }

@@ -138,7 +138,8 @@ pub fn speech(outputs: &[Tensor]) -> String {
     }
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+/// The elements of a float tensor.
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
     let word = |chunk: &[u8]| f32::from_le_bytes(chunk.try_into().expect("four bytes"));
     bytes.chunks_exact(4).map(word).collect()
 }

@@ -88,8 +88,8 @@ impl Stretches {
         for budget in budgets {
             let mut next: Vec<Option<u64>> = vec![None; places];
             let mut from_of = vec![0; places];
-            for from in 0..places {
-                let Some(before) = reached[from] else { continue };
+            for (from, before) in reached.iter().enumerate() {
+                let Some(before) = *before else { continue };
                 for to in from + 1..places {
                     // A longer stretch never weighs less.
                     if self.bytes[from][to - from] > *budget {

@@ -196,7 +196,7 @@ fn specs(
         .iter()
         .map(|(name, _)| {
             let outlet = outlets.iter().find(|outlet| outlet.name() == *name);
-            let spec = outlet.and_then(|outlet| values::spec(outlet));
+            let spec = outlet.and_then(values::spec);
             spec.ok_or_else(|| CutError::NoTensor((*name).to_owned()))
         })
         .collect()
