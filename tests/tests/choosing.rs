@@ -40,7 +40,9 @@ fn storm(entries: &[&Node], each: usize, rows: usize) -> Vec<Answer> {
                 let body = &body;
                 scope.spawn(move || {
                     let url = format!("{url}/v2/models/magika/infer");
-                    request("POST", &url, &[("Hansa-Deadline-Ms", "60000")], body.as_bytes())
+                    // Whole jobs: a batch that is split needs no choice.
+                    let headers = [("Hansa-Deadline-Ms", "60000"), ("Hansa-Split", "never")];
+                    request("POST", &url, &headers, body.as_bytes())
                 })
             })
             .collect();

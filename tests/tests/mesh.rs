@@ -129,7 +129,8 @@ fn every_job_in_flight_at_a_killed_node_is_answered_by_another() {
     ]);
     // Only berlin at first, so that all of them are in flight there when it dies.
     const JOBS: usize = 200;
-    let headers = [("Hansa-Locations", "DE,FR"), ("Hansa-Deadline-Ms", "60000")];
+    let headers =
+        [("Hansa-Locations", "DE,FR"), ("Hansa-Deadline-Ms", "60000"), ("Hansa-Split", "never")];
     let text = question(8);
     let url = mesh.node("austin").url();
     let victims = {

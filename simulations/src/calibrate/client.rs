@@ -148,7 +148,9 @@ impl Client {
     fn infer(&self, body: &str) -> Result<f64, Fault> {
         let url = format!("{}/v2/models/{}/infer", self.url, self.model);
         let asked = Instant::now();
-        let mut request = self.agent.post(url).content_type("application/json");
+        let request = self.agent.post(url).content_type("application/json");
+        // One node is measured, so it runs every job whole.
+        let mut request = request.header("Hansa-Split", "never");
         if let Some(operator) = &self.operator {
             request = request.header("Hansa-Operators", operator);
         }
