@@ -279,6 +279,16 @@ impl Mesh {
         node.process.kill().expect("it runs");
         node.process.wait().expect("it ends");
     }
+
+    /// Starts a killed node again, with what it was.
+    pub fn revive(&mut self, name: &'static str) {
+        let config = self.folder().join(name).join("hansa.toml");
+        // It may not be taken for its predecessor.
+        let _ = std::fs::remove_file(config.with_file_name("data").join("addresses.json"));
+        let node = launch(name, &config);
+        let place = self.nodes.iter().position(|node| node.name == name);
+        self.nodes[place.expect("a started node")] = node;
+    }
 }
 
 impl Default for Mesh {
