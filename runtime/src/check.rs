@@ -188,6 +188,7 @@ mod tests {
         Signature {
             inputs: vec![spec("x", DType::Fp32, &[-1, 4]), spec("t", DType::Bytes, &[-1])],
             outputs: vec![spec("y", DType::Fp32, &[-1])],
+            rows: None,
         }
     }
 
@@ -234,8 +235,10 @@ mod tests {
     #[test]
     fn overflowing_shapes_are_too_large_even_beside_a_zero() {
         let huge = i64::MAX as u64;
-        let spec =
-            Signature { inputs: vec![spec("x", DType::Fp32, &[-1, -1, -1])], outputs: Vec::new() };
+        let spec = Signature {
+            inputs: vec![spec("x", DType::Fp32, &[-1, -1, -1])],
+            ..Signature::default()
+        };
         for shape in [[huge, huge, huge], [huge, huge, 0], [1 << 28, 1, 1]] {
             let refused = spec.check([x(&shape, 0)], &[], &InputLimits::default());
             let limit = TENSOR_BYTES_MAX;

@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep_until};
 use crate::bundle::{Bundle, BundleDigest};
 use crate::check::{Head, InputLimits, check_elements};
 use crate::devices::Device;
-use crate::instance::{Slot, fault, guarded, warm_up};
+use crate::instance::{Slot, fault, find_rows, guarded, warm_up};
 use crate::limits::{INSTANCES_MAX, QUEUE_DEFAULT, QUEUE_MAX, THREADS_MAX};
 use crate::queue::{Load, Outcome, Queue, Refused};
 use crate::runtime::Runtime;
@@ -53,14 +53,6 @@ pub struct Request {
     pub outputs: Vec<String>,
     /// When the answer is of no more use.
     pub deadline: Option<Instant>,
-}
-
-impl Request {
-    /// Rows of its batch: the first dimension of the first input, one if there is none.
-    fn rows(&self) -> u32 {
-        let rows = self.inputs.first().and_then(|input| input.shape.first());
-        rows.map_or(1, |rows| u32::try_from(*rows).unwrap_or(u32::MAX).max(1))
-    }
 }
 
 /// What a job gave.
@@ -167,7 +159,7 @@ impl Engine {
         for _ in 0..instances {
             sessions.push(model.session(runtime, device, threads)?);
         }
-        let signature = model.signature(&sessions[0])?;
+        let mut signature = model.signature(&sessions[0])?;
         drop(model);
         let failed = |error: ort::Error| LoadError::Device {
             device: device.to_string(),
@@ -179,6 +171,7 @@ impl Engine {
         if let Some(service) = warm_up(&mut sessions[0], &slots[0], &signature) {
             queue.seed(service);
         }
+        signature.rows = find_rows(&mut sessions[0], &slots[0], &signature);
         let shared = Arc::new(Shared { queue, slots, signature, limits: config.limits });
         let mut engine =
             Self { shared, threads: Vec::new(), device: device.clone(), digest: bundle.digest };
@@ -323,7 +316,8 @@ impl Shared {
                     .map_err(|error| fault(&error))
                     .and_then(|()| guarded(&mut session, slot, &allocator, &request));
                 let service = started.elapsed();
-                let of_row = service / request.rows();
+                let shapes = request.inputs.iter().map(|input| (&*input.name, &*input.shape));
+                let of_row = service / self.signature.rows_of(shapes);
                 let outcome = match ran {
                     Ok(_) => Outcome::Served(of_row),
                     // Stopped, most likely; nobody asks any more.

@@ -4,15 +4,20 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ort::memory::Allocator;
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 
 use crate::engine::{EngineError, Request};
+use crate::limits::ROWS_FOUND_WITHIN;
+use crate::rows::RowAxes;
+use crate::separable::row_axes;
 use crate::tensor::{Signature, Tensor};
-use crate::values::{Input, output, zeros};
+use crate::values::{Input, output, symbols, zeros};
 
 /// What stops an instance's run from outside.
 pub(crate) struct Slot {
@@ -112,4 +117,35 @@ pub(crate) fn warm_up(
     let started = Instant::now();
     guarded(session, slot, &allocator, &request).ok()?;
     Some(started.elapsed())
+}
+
+/// The axes of the model's rows, if the time suffices to find out. A model that fails on the way is
+/// none the worse: its batches stay whole.
+pub(crate) fn find_rows(
+    session: &mut Session,
+    slot: &Slot,
+    signature: &Signature,
+) -> Option<RowAxes> {
+    /// No job runs yet, so its id is free.
+    const EXPERIMENT: u64 = 0;
+    slot.set(Some(EXPERIMENT)).ok()?;
+    let symbols: Vec<Vec<String>> = session.inputs().iter().map(symbols).collect();
+    let allocator = Allocator::default();
+    let (over, watch) = channel::<()>();
+    let found = thread::scope(|scope| {
+        scope.spawn(move || {
+            if watch.recv_timeout(ROWS_FOUND_WITHIN) == Err(RecvTimeoutError::Timeout) {
+                slot.stop(EXPERIMENT);
+            }
+        });
+        let found = row_axes(signature, &symbols, |inputs| {
+            let request = Request { inputs, outputs: Vec::new(), deadline: None };
+            guarded(session, slot, &allocator, &request).ok()
+        });
+        drop(over);
+        found
+    });
+    slot.set(None).ok()?;
+    tracing::debug!(?found, "whether rows can be run apart");
+    found
 }

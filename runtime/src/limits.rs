@@ -51,6 +51,10 @@ pub const INSTANCES_MAX: usize = 256;
 pub const THREADS_MAX: usize = 1_024;
 /// Service times that the median is taken over.
 pub const SERVICE_WINDOW: usize = 63;
+/// Finding out whether a model's rows can be run apart may take this long at its load.
+pub const ROWS_FOUND_WITHIN: Duration = Duration::from_secs(2);
+/// Most elements of one row of one input in that experiment.
+pub const ROWS_PROBE_ELEMENTS_MAX: u64 = 4 * 1024 * 1024;
 /// An output of at least this many bytes is handed out in place; a smaller one is copied, which
 /// costs less than to keep ONNX Runtime's value alive.
 pub const OUTPUT_IN_PLACE_BYTES_MIN: usize = 64 * 1024;

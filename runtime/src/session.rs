@@ -171,8 +171,8 @@ impl<'a> Model<'a> {
         let specs = |outlets: &[Outlet]| -> Result<Vec<TensorSpec>, LoadError> {
             outlets.iter().map(|outlet| self.spec(outlet)).collect()
         };
-        let signature =
-            Signature { inputs: specs(session.inputs())?, outputs: specs(session.outputs())? };
+        let (inputs, outputs) = (specs(session.inputs())?, specs(session.outputs())?);
+        let signature = Signature { inputs, outputs, rows: None };
         for tensors in [&signature.inputs, &signature.outputs] {
             if tensors.len() > TENSORS_MAX {
                 let what = "the number of the model's inputs or outputs";

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::rows::RowAxes;
+
 /// Element types, named as the Open Inference Protocol names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -112,6 +114,9 @@ pub struct Signature {
     pub inputs: Vec<TensorSpec>,
     /// In the model's order.
     pub outputs: Vec<TensorSpec>,
+    /// Where the rows of a batch lie, if they can be run apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowAxes>,
 }
 
 /// Why tensors do not fit a model. Each says what was expected.

@@ -199,6 +199,14 @@ pub(crate) fn zeros(name: &str, dtype: DType, shape: &[i64]) -> Option<Tensor> {
     Some(Tensor { name: name.to_owned(), dtype, shape, data: data.into() })
 }
 
+/// Names of an input's dimensions, empty where they have none.
+pub(crate) fn symbols(outlet: &Outlet) -> Vec<String> {
+    match outlet.dtype() {
+        ValueType::Tensor { dimension_symbols, .. } => dimension_symbols.iter().cloned().collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// The shape of a value as the signature says it.
 /// What a model says of an input or output; absent if that is no tensor that may travel.
 pub(crate) fn spec(outlet: &Outlet) -> Option<TensorSpec> {

@@ -1,6 +1,8 @@
 //! Why a job would go where it goes: every peer gated out with its reason, the rest ranked with
 //! their cost terms. A full scan, written only when somebody asks.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::chain::Link;
@@ -11,6 +13,7 @@ use crate::loads::Loads;
 use crate::place::Place;
 use crate::plan::{Job, Plan, admit_here, admit_there, plan};
 use crate::rank::{Cost, Order, cost_here, cost_there, order};
+use crate::scatter::{Share, scatter};
 use crate::time::Now;
 use crate::view::{Entry, View};
 
@@ -45,6 +48,15 @@ pub enum Choice {
         /// Expected time from the first byte sent to the answer, in µs.
         cost_us: u64,
     },
+    /// Its batch is spread over these peers.
+    Rows {
+        /// In the order of the rows.
+        shares: Vec<ShareChoice>,
+        /// Expected time until the last is done, in µs.
+        cost_us: u64,
+        /// What the best single peer is expected to take for all rows, in µs.
+        alone_us: u64,
+    },
     /// It is refused.
     Refuse {
         /// Why.
@@ -63,6 +75,19 @@ pub struct StageChoice {
     pub from: u32,
     /// First node that it runs no more.
     pub to: u32,
+}
+
+/// One peer's share of a batch.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShareChoice {
+    /// Name of its peer.
+    pub peer: String,
+    /// Its id.
+    pub peer_id: PeerId,
+    /// How many rows.
+    pub rows: u32,
+    /// What they are expected to cost, in µs.
+    pub cost_us: CostUs,
 }
 
 /// One peer of an explanation.
@@ -113,7 +138,6 @@ pub struct Reason {
 
 impl From<Cost> for CostUs {
     fn from(cost: Cost) -> Self {
-        let us = |term: std::time::Duration| u64::try_from(term.as_micros()).unwrap_or(u64::MAX);
         Self {
             total: us(cost.total()),
             rtt: us(cost.rtt),
@@ -124,7 +148,7 @@ impl From<Cost> for CostUs {
     }
 }
 
-/// Explains what [`plan`] does with `job`.
+/// Explains what [`scatter`] or [`plan`] does with `job`.
 pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
     let mut peers: Vec<_> =
         view.entries().iter().map(|entry| reason(now, view, loads, job, entry)).collect();
@@ -138,27 +162,51 @@ pub fn explain(now: Now, view: &View, loads: &Loads, job: &Job) -> Explanation {
     for (rank, peer) in (1..).zip(ranked) {
         peer.rank = Some(rank);
     }
-    let choice = match plan(now, view, loads, job, &[]) {
-        Plan::Local { .. } => Choice::Local,
-        Plan::Forward { to, .. } => {
-            let name = view.get(to).map(|entry| entry.record.advert.name.clone());
-            Choice::Forward { to: name.unwrap_or_default(), peer_id: to }
+    let choice = match scatter(now, view, loads, job) {
+        Ok(None) => whole(now, view, loads, job),
+        Ok(Some(scatter)) => {
+            let share = |share: &Share| ShareChoice {
+                peer: name(view, share.peer),
+                peer_id: share.peer,
+                rows: share.rows,
+                cost_us: share.cost.into(),
+            };
+            Choice::Rows {
+                shares: scatter.shares.iter().map(share).collect(),
+                cost_us: us(scatter.expected),
+                alone_us: us(scatter.alone),
+            }
         }
+        Err(refusal) => Choice::Refuse { refusal: refusal.to_string() },
+    };
+    Explanation { bundle: job.bundle, plan: choice, peers }
+}
+
+/// What would be done with a job that is not spread.
+fn whole(now: Now, view: &View, loads: &Loads, job: &Job) -> Choice {
+    match plan(now, view, loads, job, &[]) {
+        Plan::Local { .. } => Choice::Local,
+        Plan::Forward { to, .. } => Choice::Forward { to: name(view, to), peer_id: to },
         Plan::Stages { chain } => {
             let stage = |link: &Link| StageChoice {
-                peer: view
-                    .get(link.peer)
-                    .map_or_else(String::new, |e| e.record.advert.name.clone()),
+                peer: name(view, link.peer),
                 peer_id: link.peer,
                 from: link.from,
                 to: link.to,
             };
-            let cost_us = u64::try_from(chain.cost.as_micros()).unwrap_or(u64::MAX);
-            Choice::Stages { stages: chain.links.iter().map(stage).collect(), cost_us }
+            let stages = chain.links.iter().map(stage).collect();
+            Choice::Stages { stages, cost_us: us(chain.cost) }
         }
         Plan::Refuse(refusal) => Choice::Refuse { refusal: refusal.to_string() },
-    };
-    Explanation { bundle: job.bundle, plan: choice, peers }
+    }
+}
+
+fn name(view: &View, peer: PeerId) -> String {
+    view.get(peer).map_or_else(String::new, |entry| entry.record.advert.name.clone())
+}
+
+fn us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn reason(

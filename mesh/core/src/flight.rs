@@ -328,6 +328,7 @@ fn again(refusal: &Refusal) -> Again {
         Refusal::BadInput { .. }
         | Refusal::Unsupported { .. }
         | Refusal::AmbiguousModel { .. }
+        | Refusal::Unsplittable { .. }
         | Refusal::Deadline => Again::Never,
     }
 }

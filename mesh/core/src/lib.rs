@@ -32,6 +32,7 @@ pub mod quote;
 mod rank;
 mod resolve;
 pub mod rng;
+pub mod scatter;
 pub mod survey;
 pub mod time;
 pub mod view;

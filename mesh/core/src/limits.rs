@@ -86,5 +86,7 @@ pub const RELAYS: usize = 3;
 pub const FAREWELLS_MAX: usize = 64;
 /// Most soft reservations that an executor holds; a quote beyond them reserves nothing.
 pub const RESERVATIONS_MAX: usize = 4_096;
+/// Most peers that one batch is spread over.
+pub const SHARDS_PER_BATCH_MAX: usize = 8;
 /// Most peers that are asked for a quote for one job.
 pub const QUOTES_ASKED_MAX: usize = 8;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::chain::{self, Chain, chain};
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
-use crate::holders::Offer;
+use crate::holders::{Offer, Permitted};
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{CANDIDATES_DRAWN, CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
 use crate::loads::Loads;
@@ -22,6 +22,7 @@ pub use crate::rank::Cost;
 use crate::rank::{Order, cost_here, cost_there, order};
 pub use crate::resolve::{Resolved, resolve};
 use crate::rng::{Rng, mix};
+use crate::scatter::Unsplittable;
 use crate::time::{Mono, Now};
 use crate::view::{Entry, Liveness, View};
 
@@ -42,6 +43,8 @@ pub struct Job {
     pub bytes: u64,
     /// Rows of the batch.
     pub rows: u32,
+    /// Whether each row gives the same alone as among others.
+    pub separable: bool,
     /// Answer by then.
     pub deadline: Mono,
     /// Hops that it may still make.
@@ -61,6 +64,7 @@ impl Job {
             onward,
             bytes: 0,
             rows: 1,
+            separable: false,
             deadline,
             hops_left: policy.hops_max.unwrap_or(HOPS_DEFAULT).min(HOPS_MAX),
             policy,
@@ -190,6 +194,12 @@ pub enum Refusal {
         /// Nodes of the model.
         of: u32,
     },
+    /// The batch is to be split, and cannot be.
+    #[error("the batch cannot be split over peers: {why}")]
+    Unsplittable {
+        /// Why.
+        why: Unsplittable,
+    },
 }
 
 /// A job that runs here within this is not worth a look at other peers.
@@ -202,6 +212,10 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
     }
     if job.deadline <= now.mono {
         return Plan::Refuse(Refusal::Deadline);
+    }
+    if job.policy.split == Split::Rows {
+        // One peer is planned for here, and that is what the job forbids: its entry has to split it.
+        return Plan::Refuse(Refusal::Unsupported { clause: "split".to_owned() });
     }
     if job.policy.split == Split::Stages && job.path.is_empty() {
         return in_stages(now, view, loads, job, tried);
@@ -249,15 +263,7 @@ fn elsewhere(
         return None;
     }
     let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
-    let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
-    let mut rng = Rng::new(mix(seed ^ tried.len() as u64));
-    let candidates: Vec<&Offer> = if permitted.len() <= CANDIDATES_MAX {
-        permitted.all().collect()
-    } else {
-        let near = loads.nearest().take(CANDIDATES_MAX - CANDIDATES_DRAWN);
-        let near = near.filter_map(|peer| permitted.of_peer(peer));
-        permitted.draw(CANDIDATES_DRAWN, &mut rng).into_iter().chain(near).collect()
-    };
+    let candidates = looked_at(&permitted, loads, job, tried.len());
     let best = |candidates: &mut dyn Iterator<Item = &Offer>| {
         let mut ranked: Vec<(Order, Cost, u32)> = candidates
             .filter(|offer| offer.is_valid_at(now.utc))
@@ -280,6 +286,24 @@ fn elsewhere(
     };
     // A draw may hit only peers that cannot take the job now; then all are looked at.
     best(&mut candidates.into_iter()).or_else(|| best(&mut permitted.all()))
+}
+
+/// The permitted that are worth a look: all of a few, else some drawn by capacity, for each attempt
+/// others, and the nearest.
+pub(crate) fn looked_at<'a>(
+    permitted: &'a Permitted,
+    loads: &Loads,
+    job: &Job,
+    attempt: usize,
+) -> Vec<&'a Offer> {
+    if permitted.len() <= CANDIDATES_MAX {
+        return permitted.all().collect();
+    }
+    let seed = u64::from_le_bytes(job.id.0[..8].try_into().expect("eight of sixteen bytes"));
+    let mut rng = Rng::new(mix(seed ^ attempt as u64));
+    let near = loads.nearest().take(CANDIDATES_MAX - CANDIDATES_DRAWN);
+    let near = near.filter_map(|peer| permitted.of_peer(peer));
+    permitted.draw(CANDIDATES_DRAWN, &mut rng).into_iter().chain(near).collect()
 }
 
 /// What this node offers the job, if it may run it itself.
@@ -348,7 +372,13 @@ fn can_run(entry: &Entry, job: &Job) -> Result<Offer, Rule> {
 }
 
 /// Why nothing can run the job: the first rule that each holder failed, counted.
-fn refusal(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -> Refusal {
+pub(crate) fn refusal(
+    now: Now,
+    view: &View,
+    loads: &Loads,
+    job: &Job,
+    tried: &[PeerId],
+) -> Refusal {
     let mut failed = BTreeMap::new();
     let mut out_of_hops = false;
     let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);

@@ -180,7 +180,6 @@ impl Policy {
     /// carries one is refused, never run as if the clause were not there.
     pub fn unsupported(&self) -> Option<&'static str> {
         let clauses = [
-            (self.split == Split::Rows, "split"),
             (self.purpose.is_some(), "purpose"),
             (self.price_micros_max.is_some() || self.price_currency.is_some(), "max_price"),
             (self.rtt_evidence, "rtt_evidence"),

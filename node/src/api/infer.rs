@@ -31,7 +31,7 @@ use tracing::Instrument;
 use super::packed::Packed;
 use super::trace;
 use super::v2::{self, ApiError, InferRequest, JSON_LENGTH, Rendered};
-use crate::jobs::{Answer, Order, rows};
+use crate::jobs::{Answer, Order, batch_rows};
 use crate::limits::{BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT, UNPACKING_RATIO_MAX};
 use crate::node::Node;
 
@@ -127,9 +127,12 @@ async fn run(
     let outputs: Vec<String> = wanted.iter().map(|output| output.name.clone()).collect();
     signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;
     v2::check_wanted(&signature, &wanted, binary_default)?;
+    let shapes = inputs.iter().map(|input| (&*input.name, &*input.shape));
+    let (rows, separable) = batch_rows(&signature, shapes);
     let job = Job {
+        rows,
+        separable,
         bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
-        rows: rows(inputs.first().map(|input| input.shape.as_slice())),
         ..Job::new(node.draw_job(), resolved.bundle, policy, &node.send, deadline)
     };
     let order = Order { job, inputs, outputs, trace: trace::of(headers, node) };
@@ -180,10 +183,13 @@ impl Named {
             query.into_iter().map(|(key, value)| (key, value.into())).collect();
         let demand = v2::demand(&HeaderMap::new(), &parameters, &node.groups)?;
         let bundle = named.resolve(node, &demand.policy)?.bundle;
+        // Where nobody may describe the model, nobody may run it either: the plan says why.
+        let signature = node.describe(bundle, &demand.policy).await.ok();
+        let separable = signature.is_some_and(|signature| signature.rows.is_some());
         let now = node.clock.now();
         let deadline = now.mono + demand.deadline.unwrap_or(DEADLINE_DEFAULT);
         let fresh = Job::new(node.draw_job(), bundle, demand.policy, &node.send, deadline);
-        let job = Job { bytes, rows, ..fresh };
+        let job = Job { bytes, rows, separable, ..fresh };
         let view = node.view();
         let loads = node.loads().clone(); // A full scan is not for under the lock.
         Ok(explain(now, &view, &loads, &job))

@@ -57,6 +57,18 @@ fn decision(plan: &Value) -> String {
             let ms = chosen["cost_us"].as_f64().unwrap_or_default() / 1_000.0;
             format!("goes through {}; expected {ms:.1} ms", chain.join(", then "))
         }
+        Some("rows") => {
+            let shares = chosen["shares"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let ms = |us: &Value| us.as_f64().unwrap_or_default() / 1_000.0;
+            let part = |share: &Value| {
+                let expected = ms(&share["cost_us"]["total"]);
+                format!("{} {} rows ({expected:.1} ms)", text(&share["peer"]), share["rows"])
+            };
+            let parts: Vec<String> = shares.iter().map(part).collect();
+            let (all, alone) = (ms(&chosen["cost_us"]), ms(&chosen["alone_us"]));
+            let parts = parts.join(", ");
+            format!("is spread by rows: {parts}; expected {all:.1} ms, one peer {alone:.1} ms")
+        }
         Some("refuse") => format!("is refused: {}", text(&chosen["refusal"])),
         _ => chosen.to_string(),
     };

@@ -12,6 +12,7 @@
 
 mod ask;
 mod payload;
+mod rows;
 mod serve;
 mod stages;
 mod survey;
@@ -24,13 +25,14 @@ use futures::{FutureExt, StreamExt};
 use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::{Job, Refusal};
+use hansa_core::survey::Preference;
 use hansa_core::time::Mono;
 use hansa_core::wire::TraceContext;
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
 use hansa_runtime::tensor::Tensor;
 
 use self::ask::AskError;
-pub use self::payload::rows;
+pub use self::payload::batch_rows;
 pub use self::serve::serve;
 pub use self::stages::Gathers;
 use crate::limits::BUSY_RETRY_MS;
@@ -82,12 +84,23 @@ impl Node {
     }
 
     async fn fly(self: &Arc<Self>, mut order: Order) -> Result<Answer, Refusal> {
+        if let Some(shares) = self.scatter(&order.job)? {
+            return self.gather(&order, &shares).await;
+        }
         let preferred = self.survey(&order.job).await;
         if !preferred.is_empty() {
             // Who quoted runs it, or refuses: to plan once more there would be to trust older news.
             order.job.hops_left = order.job.hops_left.min(1);
         }
-        let order = &order;
+        self.keep_up(&order, preferred).await
+    }
+
+    /// Keeps what is not split in the air until it has its answer; `preferred` are tried first.
+    async fn keep_up(
+        self: &Arc<Self>,
+        order: &Order,
+        preferred: Vec<Preference>,
+    ) -> Result<Answer, Refusal> {
         let mut flight = Flight::begin(order.job.clone());
         flight.prefer(preferred);
         let mut under_way = FuturesUnordered::new();

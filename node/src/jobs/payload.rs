@@ -48,8 +48,17 @@ pub(super) fn check(
     signature.check(heads, outputs, &InputLimits::default()).map_err(bad)
 }
 
-/// Rows of a batch: the first dimension of the first input.
-pub fn rows(shape: Option<&[u64]>) -> u32 {
-    let first = shape.and_then(|shape| shape.first()).copied().unwrap_or(1);
-    u32::try_from(first.max(1)).unwrap_or(u32::MAX)
+/// Rows of a batch, and whether each may be run apart from the others.
+pub fn batch_rows<'a>(
+    signature: &Signature,
+    inputs: impl IntoIterator<Item = (&'a str, &'a [u64])> + Clone,
+) -> (u32, bool) {
+    let apart = signature.rows.as_ref().and_then(|axes| axes.count(inputs.clone()));
+    (signature.rows_of(inputs), apart.is_some())
+}
+
+/// Rows of a batch of which nothing is known: the first dimension of the first tensor.
+pub(super) fn first_rows(metas: &[TensorMeta]) -> u32 {
+    let rows = metas.first().and_then(|meta| meta.shape.first()).copied().unwrap_or(1);
+    u32::try_from(rows.max(1)).unwrap_or(u32::MAX)
 }

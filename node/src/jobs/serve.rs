@@ -15,7 +15,7 @@ use hansa_net::data::{Body, Call};
 use hansa_runtime::tensor::Tensor;
 use tracing::Instrument;
 
-use super::payload::{check, meta, receive, rows};
+use super::payload::{batch_rows, check, first_rows, meta, receive};
 use super::stages::{Passage, hosted_stage_of};
 use super::{Order, gone, micros};
 use crate::api::trace::Hex;
@@ -106,9 +106,10 @@ async fn answer_call(
     let signature = node.describe(bundle, &header.policy).await?;
     let bytes = total(&metas)?;
     let deadline = node.clock.now().mono + remaining;
+    let shapes = metas.iter().map(|meta| (&*meta.name, &*meta.shape));
     let job = Job {
         bytes,
-        rows: rows(metas.first().map(|meta| meta.shape.as_slice())),
+        rows: batch_rows(&signature, shapes).0,
         hops_left: header.hops_left,
         path: header.path,
         ..Job::new(header.job, bundle, header.policy, &node.send, deadline)
@@ -164,7 +165,7 @@ async fn serve_stage(
     let path = header.path.first().copied().into_iter().collect();
     let job = Job {
         bytes,
-        rows: rows(metas.first().map(|meta| meta.shape.as_slice())),
+        rows: first_rows(&metas),
         path,
         ..Job::new(header.job, whole, header.policy, &node.send, deadline)
     };

@@ -76,6 +76,7 @@ impl Types {
         let signature = Signature {
             inputs: specs(&session, true, &graph.inputs)?,
             outputs: specs(&session, false, &graph.outputs)?,
+            rows: None,
         };
         drop(session);
         // Without dimensions a tensor is a number, or of any rank.

@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hansa_core::plan::Refusal;
 use hansa_core::policy::ConstraintError;
+use hansa_core::scatter::Unsplittable;
 use hansa_runtime::tensor::InputError;
 use serde_json::{Value, json};
 
@@ -114,6 +115,10 @@ impl From<Refusal> for ApiError {
             Refusal::PolicyUnsatisfiable { .. } => (StatusCode::FORBIDDEN, "policy_unsatisfiable"),
             Refusal::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Refusal::Gap { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Refusal::Unsplittable { why: Unsplittable::OnePeer } => {
+                (StatusCode::FORBIDDEN, "unsplittable")
+            }
+            Refusal::Unsplittable { .. } => (StatusCode::BAD_REQUEST, "unsplittable"),
             Refusal::Unsupported { .. } => (StatusCode::BAD_REQUEST, "unsupported_constraint"),
             Refusal::NotServed { .. } => (StatusCode::FORBIDDEN, "not_served"),
             Refusal::HopLimit => (StatusCode::BAD_GATEWAY, "hop_limit"),
@@ -176,6 +181,8 @@ mod tests {
             (Refusal::PolicyUnsatisfiable { failed: [].into() }, 403, "policy_unsatisfiable"),
             (Refusal::Unavailable { failed: [].into() }, 503, "unavailable"),
             (Refusal::Gap { at: 1, of: 2 }, 503, "unavailable"),
+            (Refusal::Unsplittable { why: Unsplittable::OneRow }, 400, "unsplittable"),
+            (Refusal::Unsplittable { why: Unsplittable::OnePeer }, 403, "unsplittable"),
             (Refusal::Unsupported { clause: text() }, 400, "unsupported_constraint"),
             (Refusal::NotServed { rule: Rule::Location }, 403, "not_served"),
             (Refusal::HopLimit, 502, "hop_limit"),

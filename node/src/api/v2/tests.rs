@@ -303,7 +303,7 @@ fn what_json_cannot_say_is_refused_with_the_way_out() {
 fn half_floats_wanted_as_json_are_refused_before_anything_runs() {
     let spec = |name: &str, datatype| TensorSpec { name: name.into(), datatype, shape: vec![-1] };
     let outputs = vec![spec("y", DType::Fp32), spec("h", DType::Fp16)];
-    let signature = Signature { inputs: vec![], outputs };
+    let signature = Signature { outputs, ..Signature::default() };
     refused(check_wanted(&signature, &[], false), "`h` is FP16");
     refused(check_wanted(&signature, &[wanted("h", Some(false))], true), "FP16");
     refused(check_wanted(&signature, &[wanted("y", None), wanted("y", None)], true), "twice");
@@ -343,7 +343,7 @@ fn metadata_names_the_bundle_behind_the_name() {
     let bundle = Digest::of(b"bundle");
     let resolved = Resolved { name: "m".into(), version: "2".into(), bundle };
     let x = TensorSpec { name: "x".into(), datatype: DType::Fp32, shape: vec![-1, 4] };
-    let signature = Signature { inputs: vec![x], outputs: vec![] };
+    let signature = Signature { inputs: vec![x], ..Signature::default() };
     let metadata = model_metadata("m", &resolved, &signature);
     assert_eq!(metadata["inputs"], json!([{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]));
     assert_eq!(metadata["versions"], json!(["2"]));
