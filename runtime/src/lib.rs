@@ -1,7 +1,8 @@
 //! ONNX Runtime behind a small border: devices, bundles, sessions. Knows no peers.
 //!
 //! [`library`] finds or fetches the shared library, [`runtime`] loads it, [`devices`] says what
-//! there is to compute with, [`bundle`] puts a model's files under one digest, [`scan`] refuses
+//! there is to compute with, [`bundle`] puts a model's files under one digest, [`store`] keeps those
+//! that travelled, [`scan`] refuses
 //! those that ONNX Runtime should never see, and an [`engine`] runs the rest. [`tensor`] and
 //! [`mod@check`] are what travels and whether it fits.
 
@@ -10,10 +11,12 @@ pub mod cache;
 pub mod check;
 pub mod devices;
 pub mod engine;
+mod hashing;
 mod instance;
 pub mod library;
 pub mod limits;
 mod machine;
+pub mod manifest;
 pub mod models;
 mod nvml;
 mod pip;
@@ -22,6 +25,7 @@ mod queue;
 pub mod runtime;
 pub mod scan;
 mod session;
+pub mod store;
 pub mod tensor;
 mod values;
 pub mod wheel;
