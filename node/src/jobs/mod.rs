@@ -27,7 +27,7 @@ use hansa_core::wire::TraceContext;
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
 use hansa_runtime::tensor::Tensor;
 
-use self::ask::AskError;
+pub(crate) use self::ask::AskError;
 pub use self::payload::rows;
 pub use self::serve::serve;
 use crate::limits::BUSY_RETRY_MS;

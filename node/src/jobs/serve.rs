@@ -12,11 +12,13 @@ use hansa_core::limits::HEADER_BYTES_MAX;
 use hansa_core::plan::{Job, Plan, Refusal, plan};
 use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, WIRE_VERSION};
 use hansa_net::data::{Body, Call};
+use hansa_runtime::manifest::Span;
 use tracing::Instrument;
 
 use super::payload::{check, meta, receive, rows};
 use super::{Order, gone, micros};
 use crate::api::trace::Hex;
+use crate::bundles;
 use crate::limits::*;
 use crate::node::Node;
 
@@ -89,11 +91,16 @@ async fn answer_call(
             let rtt = Duration::from_micros(rtt_us.into());
             return quote_own(node, bundle, header.job, rtt, rows);
         }
+        Ask::Manifest { .. } => return Ok(tell(node, bundles::manifest(node, bundle).await?)),
+        Ask::Chunks { file, first, count, .. } => {
+            let span = Span { file, first, count };
+            return Ok(tell(node, bundles::chunks(node, bundle, span).await?));
+        }
         Ask::Decline { .. } => {
             if let Some(hosted) = node.hosted(bundle) {
                 hosted.release(header.job);
             }
-            return Ok(tell(node, Vec::new()));
+            return Ok(tell(node, Bytes::new()));
         }
     };
     let signature = node.describe(bundle, &header.policy).await?;
@@ -140,7 +147,8 @@ async fn answer_call(
 
 fn describe_own(node: &Node, bundle: Digest) -> Result<(Done, Vec<Bytes>), Refusal> {
     let hosted = node.hosted(bundle).ok_or_else(|| gone(bundle))?;
-    Ok(tell(node, serde_json::to_vec(&*hosted.signature).expect("a signature is JSON")))
+    let json = serde_json::to_vec(&*hosted.signature).expect("a signature is JSON");
+    Ok(tell(node, json.into()))
 }
 
 fn quote_own(
@@ -154,11 +162,11 @@ fn quote_own(
         return Err(Refusal::Draining);
     }
     let hosted = node.hosted(bundle).ok_or_else(|| gone(bundle))?;
-    Ok(tell(node, encode(&hosted.quote(node.clock.now().mono, job, rtt, rows))))
+    Ok(tell(node, encode(&hosted.quote(node.clock.now().mono, job, rtt, rows)).into()))
 }
 
 /// An answer without tensors.
-fn tell(node: &Node, bytes: Vec<u8>) -> (Done, Vec<Bytes>) {
+fn tell(node: &Node, bytes: Bytes) -> (Done, Vec<Bytes>) {
     let done = Done {
         executed_by: node.me,
         outputs: Vec::new(),
@@ -167,5 +175,5 @@ fn tell(node: &Node, bytes: Vec<u8>) -> (Done, Vec<Bytes>) {
         service_us: 0,
         in_flight: 0,
     };
-    (done, vec![bytes.into()])
+    (done, vec![bytes])
 }

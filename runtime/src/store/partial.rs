@@ -125,7 +125,7 @@ impl Partial {
     ///
     /// # Errors
     /// Chunks are missing, or the disk fails.
-    pub fn finish(self) -> Result<Bundle, StoreError> {
+    pub fn finish(&self) -> Result<Bundle, StoreError> {
         let left = self.bytes_left();
         if left > 0 {
             return Err(StoreError::Unfinished(left));
@@ -147,7 +147,7 @@ impl Partial {
             item.is_whole = true;
         }
         drop(items);
-        Ok(Bundle::stored(self.manifest, place.join(FILES), self.pin))
+        Ok(Bundle::stored(self.manifest.clone(), place.join(FILES), self.pin.clone()))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Missing> {
