@@ -11,7 +11,7 @@ use hansa_core::policy::Policy;
 use hansa_runtime::bundle::Bundle;
 use hansa_runtime::store::StoreError;
 
-use super::pull::pull;
+use super::pull::{Puller, pull};
 use super::{Model, Progress, Pull, PullError, aside, key};
 use crate::config::ModelSource;
 use crate::limits::*;
@@ -113,6 +113,10 @@ impl Node {
     pub fn pull_model(self: &Arc<Self>, model: Model) -> Result<(), KeepError> {
         if self.hosted(model.bundle).is_some_and(|hosted| hosted.name == model.name) {
             return Ok(());
+        }
+        // Said at once, where it can be: that nobody may be asked.
+        if self.shelf.store().list().iter().all(|stored| stored.digest != key(model.bundle)) {
+            Puller::new(self, model.bundle).holders().map_err(PullError::Refused)?;
         }
         self.list(&model)?;
         let begun = self.begin_pull(model.clone(), 1, false);

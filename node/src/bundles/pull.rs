@@ -68,7 +68,7 @@ pub(super) async fn pull(
     bundle: Digest,
     progress: &Progress,
 ) -> Result<Bundle, PullError> {
-    let mut puller = Puller { node, bundle, out: BTreeMap::new(), last: String::new() };
+    let mut puller = Puller::new(node, bundle);
     let manifest = puller.manifest().await?;
     let store = node.shelf.store().clone();
     let partial = Arc::new(aside(move || store.begin(manifest)).await?);
@@ -80,7 +80,7 @@ pub(super) async fn pull(
 }
 
 /// One pull: whom it asks still.
-struct Puller<'a> {
+pub(super) struct Puller<'a> {
     node: &'a Arc<Node>,
     bundle: Digest,
     /// How often each holder was lost; [`PULL_LOSSES_MAX`] for those that are not asked again.
@@ -89,6 +89,10 @@ struct Puller<'a> {
 }
 
 impl<'a> Puller<'a> {
+    pub(super) fn new(node: &'a Arc<Node>, bundle: Digest) -> Self {
+        Self { node, bundle, out: BTreeMap::new(), last: String::new() }
+    }
+
     /// The law under which a bundle is asked for: no job's, so only this node's own.
     fn job(&self) -> Job {
         let node = self.node;
@@ -97,7 +101,7 @@ impl<'a> Puller<'a> {
     }
 
     /// Who may be asked now, nearest first.
-    fn holders(&self) -> Result<Vec<PeerId>, Refusal> {
+    pub(super) fn holders(&self) -> Result<Vec<PeerId>, Refusal> {
         let node = self.node;
         let mut holders = candidates(node.clock.now(), &node.view(), &node.loads(), &self.job())?;
         holders.retain(|holder| self.out.get(holder).is_none_or(|lost| *lost < PULL_LOSSES_MAX));
@@ -110,6 +114,9 @@ impl<'a> Puller<'a> {
     /// A holder has left: whether and when it is asked again.
     fn leave(&mut self, holder: PeerId, left: Left) -> Result<(), StoreError> {
         let lost = self.out.get(&holder).copied().unwrap_or(0);
+        if lost >= PULL_LOSSES_MAX && !matches!(left, Left::Disk(_)) {
+            return Ok(()); // One of the asks that were in flight to it.
+        }
         let (count, reason) = match left {
             Left::Done => return Ok(()),
             Left::Disk(error) => return Err(error),

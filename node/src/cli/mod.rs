@@ -6,6 +6,7 @@ pub mod authority;
 pub mod check;
 pub mod infer;
 pub mod init;
+pub mod models;
 pub mod npy;
 pub mod onnxruntime;
 pub mod out;
@@ -60,6 +61,9 @@ pub enum Command {
     Peers(PeersArgs),
     /// Shows what a node would do with a job, and why
     Plan(PlanArgs),
+    /// The models that a node holds: list, pull, add, remove
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
     /// The offline side of charters
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
@@ -198,6 +202,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Infer(args) => infer::run(&args)?,
         Command::Peers(args) => peers::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,
+        Command::Models(command) => models::run(&command)?,
         Command::Authority(command) => authority::run(&command)?,
         Command::Onnxruntime(command) => onnxruntime::run(&command)?,
     }
