@@ -79,10 +79,29 @@ impl Client {
 
     /// Asks for JSON.
     pub fn get(&self, path: &str) -> Result<Value, ClientError> {
-        let answer = self.agent.get(format!("{}{path}", self.url)).call();
+        self.json(self.agent.get(format!("{}{path}", self.url)).call())
+    }
+
+    fn json(
+        &self,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, ClientError> {
         let (status, _, body) = self.read(answer)?;
         let body = self.parse(&body)?;
         if status < 400 { Ok(body) } else { Err(refused(status, body)) }
+    }
+
+    /// Sends JSON, which may take as long as it takes.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        let request = self.agent.post(format!("{}{path}", self.url));
+        let request = request.config().timeout_global(None).build();
+        let request = request.header("content-type", "application/json");
+        self.json(request.send(body.to_string()))
+    }
+
+    /// Deletes what `path` names.
+    pub fn delete(&self, path: &str) -> Result<Value, ClientError> {
+        self.json(self.agent.delete(format!("{}{path}", self.url)).call())
     }
 
     /// Runs a model over `inputs`, with the constraints in `headers`.

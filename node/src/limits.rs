@@ -52,6 +52,31 @@ pub const DELIVERIES_MAX: usize = 16;
 pub const QUOTE_BYTES_MAX: usize = 64;
 /// Telling a peer that its quote is declined may take this long.
 pub const DECLINE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Asks for chunks of bundles that are read and not yet sent, over all peers, each of 4 MiB at
+/// most; one more is refused as busy.
+pub const CHUNK_READS_MAX: usize = 64;
+/// Bundles that are pulled at once; one more is refused as busy.
+pub const PULLS_MAX: usize = 4;
+/// Pulls that failed and are shown until somebody tries again; the oldest digest gives way.
+pub const PULLS_SHOWN_MAX: usize = 64;
+/// Peers that one bundle is pulled from at once, the nearest…
+pub const PULL_HOLDERS_MAX: usize = 8;
+/// …with so many asks in flight to each: one is on the way while another is on the disk.
+pub const PULL_ASKS_MAX: usize = 3;
+/// A holder that was lost so often is not asked again for this bundle.
+pub const PULL_LOSSES_MAX: u32 = 3;
+/// A holder that is busy is asked again at most so often in a row.
+pub const PULL_BUSY_MAX: u32 = 60;
+/// How often a pull looks for holders that came since.
+pub const PULL_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A peer without work asks for what another has not delivered within this time.
+pub const PULL_PATIENCE: Duration = Duration::from_secs(2);
+/// A holder tells a manifest, or an ask's chunks, within this: 4 MiB at 70 kB/s.
+pub const PULL_ASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// A bundle that the config names and nobody gives is asked for again after this…
+pub const PULL_AGAIN_FIRST: Duration = Duration::from_millis(500);
+/// …twice as long each time, and this at most.
+pub const PULL_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// Jobs that wait or run on one model of this node; one more is refused as busy.
 pub const ENGINE_QUEUE_MAX: usize = 1_024;
 /// A client that finds a model busy is told to come back after this, in ms.

@@ -11,75 +11,146 @@ use hansa_runtime::devices::{self, DeviceSpec, Devices};
 use hansa_runtime::engine::EngineConfig;
 use hansa_runtime::library::{Library, LibraryError};
 use hansa_runtime::runtime::Runtime;
+use hansa_runtime::store::StoreError;
 
+use crate::bundles::{Model, key};
+use crate::config::ModelSource;
 use crate::limits::{ADVERT_LOAD_STEP_PERCENT, ADVERT_MEMORY_STEPS, ENGINE_QUEUE_MAX};
 use crate::node::{Hosted, Node, StageOf};
 use crate::run::StartError;
 
-/// What the engine actor owns: the devices, once ONNX Runtime is loaded.
-pub type Owned = Option<Devices>;
+/// What the engine actor owns, once ONNX Runtime is loaded.
+pub struct Loaded {
+    runtime: Runtime,
+    devices: Devices,
+    /// What models run on.
+    device: devices::Device,
+}
 
-/// Loads ONNX Runtime and every model of the config. A node that names neither models nor devices
-/// may do without ONNX Runtime; it then advertises no device.
+/// Nothing, on a node that needed no ONNX Runtime yet.
+pub type Owned = Option<Loaded>;
+
+/// Loads ONNX Runtime and every model that is here: those of the config, and those of the store. A
+/// node that names neither models nor devices may do without ONNX Runtime; it then advertises no
+/// device.
+///
+/// # Errors
+/// A model of the config that is at a path and does not load. One of the store that does not is
+/// left to whoever sees to it that it comes back (see [`crate::bundles`]).
 pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError> {
     let config = &node.config;
-    let needed = !config.models.is_empty() || config.runtime.devices != DeviceSpec::Auto;
-    let library = match Library::find(&config.runtime.library) {
-        Err(LibraryError::NotInstalled) if !needed => return Ok((None, BTreeMap::new())),
-        other => other?,
-    };
-    let runtime = Runtime::load(&library)?;
-    let devices = Devices::discover(&runtime);
-    let chosen = devices.select(&config.runtime.devices)?;
-    let mut engines = BTreeMap::new();
-    let mut held_bytes: u64 = 0;
-    for model in &config.models {
-        let fault = |reason: String| StartError::Model { name: model.name.clone(), reason };
-        let bundle = Bundle::open(&model.path).map_err(|error| fault(error.to_string()))?;
-        let digest = Digest(bundle.digest.0);
-        if let Some(Hosted { name, .. }) = engines.get(&digest) {
-            return Err(fault(format!(
-                "it is the same bundle as `{name}`; serve it under one name"
-            )));
+    let mut stored = Vec::new();
+    for (model, instances) in node.shelf.wanted(config) {
+        match stored_bundle(node, model.bundle) {
+            Ok(bundle) => stored.extend(bundle.map(|bundle| (model, instances, bundle))),
+            Err(error) => tracing::warn!(model = model.name, %error, "not as it was stored"),
         }
-        let stage = Stage::of(&bundle).map_err(|error| fault(error.to_string()))?;
-        let stage = stage.map(|stage| stage_of(&stage)).transpose().map_err(fault)?;
-        let engine_config = EngineConfig {
-            instances: model.instances,
-            threads: Some(config.runtime.threads).filter(|threads| *threads > 0),
-            queue: ENGINE_QUEUE_MAX,
-            ..EngineConfig::default()
-        };
-        let device = chosen.first().ok_or_else(|| fault("no device".into()))?;
-        let bytes = bundle.manifest.bytes();
-        held_bytes += bytes;
-        if let Some(mib) = device.memory_limit_mib.filter(|mib| held_bytes > u64::from(*mib) << 20)
-        {
-            let needs = |bytes: u64| bytes.div_ceil(1 << 20);
-            return Err(fault(format!(
-                "it takes {} MiB, with the models before it {} MiB, and `memory_mib` of {device} is \
-                 {mib}; give it more, or cut the model (`hansa models cut … --fit {mib}MiB,…`)",
-                needs(bytes),
-                needs(held_bytes)
-            )));
-        }
-        let engine = runtime
-            .engine(&bundle, device, &engine_config)
-            .map_err(|error| fault(error.to_string()))?;
-        tracing::info!(
-            model = model.name, version = model.version, bundle = %digest, %device, "model loaded"
-        );
-        let hosted = Hosted {
-            name: model.name.clone(),
-            version: model.version.clone(),
-            signature: Arc::new(engine.signature().clone()),
-            engine: Arc::new(engine),
-            stage: stage.map(Arc::new),
-            reservations: Arc::default(),
-        };
-        engines.insert(digest, hosted);
     }
-    Ok((Some(devices), engines))
+    let paths = config.models.iter().any(|model| matches!(model.source, ModelSource::Path(_)));
+    let needed = paths || !stored.is_empty() || config.runtime.devices != DeviceSpec::Auto;
+    let mut owned = None;
+    match open(node) {
+        Err(StartError::Library(LibraryError::NotInstalled)) if !needed => {}
+        other => owned = Some(other?),
+    }
+    let mut engines = BTreeMap::new();
+    let Some(loaded) = &owned else { return Ok((owned, engines)) };
+    for model in &config.models {
+        let ModelSource::Path(path) = &model.source else { continue };
+        let fault = |reason: String| StartError::Model { name: model.name.clone(), reason };
+        let bundle = Bundle::open(path).map_err(|error| fault(error.to_string()))?;
+        let bundle = Arc::new(bundle);
+        let (name, version) = (model.name.clone(), model.version.clone());
+        let served = Model { name, version, bundle: Digest(bundle.digest.0) };
+        host(node, loaded, &mut engines, &served, model.instances, bundle).map_err(fault)?;
+    }
+    for (model, instances, bundle) in stored {
+        let hosted = host(node, loaded, &mut engines, &model, instances, Arc::new(bundle));
+        if let Err(reason) = hosted {
+            tracing::error!(model = model.name, bundle = %model.bundle, reason, "does not load");
+        }
+    }
+    Ok((owned, engines))
+}
+
+/// Loads ONNX Runtime and finds what to compute with.
+pub fn open(node: &Node) -> Result<Loaded, StartError> {
+    let config = &node.config.runtime;
+    let runtime = Runtime::load(&Library::find(&config.library)?)?;
+    let devices = Devices::discover(&runtime);
+    let chosen = devices.select(&config.devices)?;
+    let device = chosen.into_iter().next().ok_or_else(|| StartError::Actor("no device".into()))?;
+    Ok(Loaded { runtime, devices, device })
+}
+
+/// Makes an engine of a bundle and adds it to `engines`.
+///
+/// # Errors
+/// Why it cannot be served, for people.
+pub fn host(
+    node: &Node,
+    loaded: &Loaded,
+    engines: &mut BTreeMap<Digest, Hosted>,
+    model: &Model,
+    instances: usize,
+    bundle: Arc<Bundle>,
+) -> Result<(), String> {
+    if let Some(Hosted { name, .. }) = engines.get(&model.bundle) {
+        return Err(format!("it is the same bundle as `{name}`; serve it under one name"));
+    }
+    let threads = node.config.runtime.threads;
+    let config = EngineConfig {
+        instances,
+        threads: Some(threads).filter(|threads| *threads > 0),
+        queue: ENGINE_QUEUE_MAX,
+        ..EngineConfig::default()
+    };
+    let Loaded { runtime, device, .. } = loaded;
+    let stage = Stage::of(&bundle).map_err(|error| error.to_string())?;
+    let stage = stage.map(|stage| stage_of(&stage)).transpose()?;
+    let held = engines.values().map(|hosted| hosted.bundle.manifest.bytes()).sum::<u64>();
+    fits(device, bundle.manifest.bytes(), held)?;
+    let engine = runtime.engine(&bundle, device, &config).map_err(|error| error.to_string())?;
+    let Model { name, version, bundle: digest } = model;
+    tracing::info!(model = name, version, bundle = %digest, %device, "model loaded");
+    let hosted = Hosted {
+        name: name.clone(),
+        version: version.clone(),
+        signature: Arc::new(engine.signature().clone()),
+        engine: Arc::new(engine),
+        bundle,
+        stage: stage.map(Arc::new),
+        reservations: Arc::default(),
+    };
+    engines.insert(*digest, hosted);
+    Ok(())
+}
+
+/// A bundle of the store, read anew: what lay on disk while nobody looked may have changed there,
+/// and is then thrown away.
+fn stored_bundle(node: &Node, digest: Digest) -> Result<Option<Bundle>, StoreError> {
+    let store = node.shelf.store();
+    let read = store.get(key(digest)).and_then(|bundle| {
+        bundle.as_ref().map_or(Ok(()), Bundle::verify)?;
+        Ok(bundle)
+    });
+    if read.is_err() {
+        store.remove(key(digest))?;
+    }
+    read
+}
+
+/// Whether a device has room for a model of so many bytes beside those that it holds.
+fn fits(device: &devices::Device, bytes: u64, held: u64) -> Result<(), String> {
+    match device.memory_limit_mib {
+        Some(mib) if held + bytes > u64::from(mib) << 20 => Err(format!(
+            "it takes {} MiB, with the models before it {} MiB, and `memory_mib` of {device} is \
+             {mib}; give it more, or cut the model (`hansa models cut … --fit {mib}MiB,…`)",
+            bytes.div_ceil(1 << 20),
+            (held + bytes).div_ceil(1 << 20),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Where a stage belongs, as its record says.
@@ -97,7 +168,7 @@ fn stage_of(stage: &Stage) -> Result<StageOf, String> {
 
 /// The machine's devices as they are at this moment.
 pub fn read_devices(owned: &mut Owned) -> Vec<Device> {
-    let Some(devices) = owned else { return Vec::new() };
+    let Some(Loaded { devices, .. }) = owned else { return Vec::new() };
     devices.refresh();
     devices.list().iter().cloned().map(advertised).collect()
 }

@@ -19,6 +19,7 @@ use hansa_core::quote::{Load, Quote, Reservations};
 use hansa_core::time::Mono;
 use hansa_core::view::View;
 use hansa_net::data::DataPlane;
+use hansa_runtime::bundle::Bundle;
 use hansa_runtime::engine::Engine;
 use hansa_runtime::tensor::Signature;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -27,8 +28,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::actors::engine::EngineMessage;
 use crate::actors::peer::PeerMessage;
 use crate::api::aside::Aside;
+use crate::bundles::{Model, Shelf};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jobs::Gathers;
@@ -43,6 +46,8 @@ pub struct Hosted {
     pub version: String,
     /// The sessions that run it.
     pub engine: Arc<Engine>,
+    /// Its files.
+    pub bundle: Arc<Bundle>,
     /// What it takes and gives.
     pub signature: Arc<Signature>,
     /// Which stretch of a model it is, if it is a stage.
@@ -130,6 +135,8 @@ pub struct Node {
     pub(crate) signatures: Mutex<BTreeMap<Digest, Arc<Signature>>>,
     pub(crate) data: ArcSwapOption<DataPlane>,
     pub(crate) peer: ArcSwapOption<ActorRef<PeerMessage>>,
+    pub(crate) engine: ArcSwapOption<ActorRef<EngineMessage>>,
+    pub(crate) shelf: Shelf,
     pub(crate) http: OnceLock<SocketAddr>,
     pub(crate) random: SystemRandom,
     pub(crate) gathers: Gathers,
@@ -202,6 +209,33 @@ impl Node {
     /// The actor that owns the directory, unless it is being restarted.
     pub fn peer(&self) -> Option<Arc<ActorRef<PeerMessage>>> {
         self.peer.load_full()
+    }
+
+    /// Set by the actor that owns the engines.
+    pub fn set_engine(&self, engine: Option<ActorRef<EngineMessage>>) {
+        self.engine.store(engine.map(Arc::new));
+    }
+
+    /// Makes an engine of a bundle, which is then served.
+    ///
+    /// # Errors
+    /// Why it cannot be served, for people.
+    pub async fn host(
+        &self,
+        model: Model,
+        instances: usize,
+        bundle: Arc<Bundle>,
+    ) -> Result<(), String> {
+        let engine = self.engine.load_full().ok_or("the engines are being restarted; try again")?;
+        let host = |reply| EngineMessage::Host { model, instances, bundle, reply };
+        ractor::call!(engine, host).map_err(|error| error.to_string())?
+    }
+
+    /// Serves a bundle no more. Jobs that it runs are answered.
+    pub async fn unhost(&self, bundle: Digest) {
+        if let Some(engine) = self.engine.load_full() {
+            let _ = ractor::call!(engine, |reply| EngineMessage::Unhost { bundle, reply });
+        }
     }
 
     /// Tells the directory's actor; a restarting one reads the node's state anew anyway.

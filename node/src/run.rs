@@ -96,6 +96,7 @@ pub async fn run(
     let node = Node::new(config, metrics)?;
     let (supervisor, mut ended) =
         Actor::spawn(None, Supervisor, node.clone()).await.map_err(StartError::from_spawn)?;
+    node.keep_models();
     tracing::info!(name = node.config.node.name, peer = %node.me, "ready");
     tokio::select! {
         () = told_to_stop(until_stdin_ends) => {}

@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::bundles::Shelf;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::models;
@@ -64,6 +65,7 @@ impl Node {
             serve: config.policy.serve.clone(),
             send: config.policy.send.clone(),
             groups: config.groups.clone(),
+            shelf: Shelf::open(&config)?,
             config,
             clock: Clock::start(),
             tasks: TaskTracker::new(),
@@ -78,6 +80,7 @@ impl Node {
             signatures: Mutex::new(BTreeMap::new()),
             data: ArcSwapOption::empty(),
             peer: ArcSwapOption::empty(),
+            engine: ArcSwapOption::empty(),
             http: OnceLock::new(),
             random: SystemRandom::new(),
             gathers: Default::default(),

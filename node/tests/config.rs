@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use hansa_node::config::{Config, ConfigErrors};
+use hansa_node::config::{Config, ConfigErrors, ModelSource};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -185,8 +185,21 @@ fn paths_are_relative_to_the_config() {
                 [[model]]\nname = \"n\"\npath = \"n.onnx\"";
     let config = parse(text).unwrap();
     assert_eq!(config.node.data_dir, Path::new("x/d"));
-    assert_eq!(config.models[0].path, Path::new("/abs/m.onnx"));
-    assert_eq!(config.models[1].path, Path::new("x/n.onnx"));
+    let path = |path: &str| ModelSource::Path(path.into());
+    assert_eq!(config.models[0].source, path("/abs/m.onnx"));
+    assert_eq!(config.models[1].source, path("x/n.onnx"));
+}
+
+#[test]
+fn a_model_comes_from_a_path_or_is_meant_by_its_digest() {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let config = parse(&format!("[[model]]\nname = \"m\"\nbundle = \"{digest}\"")).unwrap();
+    assert_eq!(config.models[0].source, ModelSource::Bundle(digest.parse().unwrap()));
+    let both = format!("[[model]]\nname = \"m\"\npath = \"m.onnx\"\nbundle = \"{digest}\"");
+    assert!(wrong(&both).contains("bundle: is given beside path"), "{}", wrong(&both));
+    let none = wrong("[[model]]\nname = \"m\"\nbundle = \"sha256:12\"");
+    assert!(none.contains("bundle: not a digest"), "{none}");
+    assert!(wrong("[[model]]\nname = \"m\"").contains("path: is missing"));
 }
 
 #[test]
@@ -228,7 +241,7 @@ fn every_default_that_exists_is_shown_uncommented() {
     let text = std::fs::read_to_string(configs().join("reference.toml")).unwrap();
     let shown: toml::Table = text.parse().unwrap();
     for (section, keys) in [
-        ("node", &["name", "data_dir"][..]),
+        ("node", &["name", "data_dir", "bundles_gib_max"][..]),
         ("identity", &["key_file"]),
         (
             "mesh",

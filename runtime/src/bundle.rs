@@ -1,93 +1,21 @@
-//! Bundles: a model's files under one digest. Reads and hashes files; what the ONNX file inside
-//! says is [`crate::scan`]'s.
-//!
-//! The digest is the SHA-256 of the canonical manifest:
-//!
-//! ```text
-//! "hansa-bundle/1\n"
-//! for every file, sorted by the bytes of its path:
-//!     u32 LE   length of the path
-//!     bytes    the path, UTF-8, folders separated by `/`
-//!     u64 LE   size of the file
-//!     32 bytes SHA-256 of each 1 MiB chunk, the last one shorter (none for an empty file)
-//! ```
-//!
-//! Every count follows from what precedes it, so no two manifests share an encoding.
+//! Bundles: a model's files under one digest, which [`crate::manifest`] defines. Reads and hashes
+//! files; what the ONNX file inside says is [`crate::scan`]'s, where pulled ones lie is
+//! [`crate::store`]'s.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::sync::Arc;
 
-use ring::digest::{SHA256, digest};
-
+use crate::hashing::{Found, hash};
 use crate::limits::*;
+pub use crate::manifest::{BundleDigest, Entry, Manifest};
+use crate::manifest::{Span, offset, sha256};
 use crate::scan::{self, ScanError};
 
 /// The ONNX file of every bundle.
 pub const MODEL_FILE: &str = "model.onnx";
-const MAGIC: &[u8] = b"hansa-bundle/1\n";
-
-/// SHA-256 of a bundle's canonical manifest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BundleDigest(pub [u8; 32]);
-
-impl fmt::Display for BundleDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for BundleDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A file of a bundle.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its size.
-    pub bytes: u64,
-    /// SHA-256 of each 1 MiB.
-    pub chunks: Vec<[u8; 32]>,
-}
-
-/// Every file of a bundle by its path inside, sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Manifest {
-    /// The files.
-    pub files: BTreeMap<String, Entry>,
-}
-
-impl Manifest {
-    /// The canonical encoding, as this module's head describes it.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        for (path, entry) in &self.files {
-            let length = u32::try_from(path.len()).expect("paths are bounded");
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(path.as_bytes());
-            bytes.extend_from_slice(&entry.bytes.to_le_bytes());
-            entry.chunks.iter().for_each(|chunk| bytes.extend_from_slice(chunk));
-        }
-        bytes
-    }
-
-    /// The bundle's digest.
-    pub fn digest(&self) -> BundleDigest {
-        BundleDigest(sha256(&self.encode()))
-    }
-
-    /// Size of all files together.
-    pub fn bytes(&self) -> u64 {
-        self.files.values().map(|entry| entry.bytes).sum()
-    }
-}
 
 /// A model on disk, hashed.
 #[derive(Clone, Debug)]
@@ -99,7 +27,12 @@ pub struct Bundle {
     dir: PathBuf,
     /// Name on disk of what the manifest calls `model.onnx`.
     model: PathBuf,
+    /// Keeps the store from evicting it.
+    _pin: Option<Pin>,
 }
+
+/// While a clone of it lives, a bundle of the store is in use.
+pub(crate) type Pin = Arc<()>;
 
 /// Why files are not a bundle.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +78,14 @@ pub enum BundleError {
     Changed {
         /// The file.
         path: PathBuf,
+    },
+    /// Chunks that the manifest does not have.
+    #[error("file {file} of the bundle has no chunk {chunk}")]
+    NoSuchChunk {
+        /// Number of the file.
+        file: u32,
+        /// The last chunk that was asked for.
+        chunk: u32,
     },
     /// The ONNX file is refused.
     #[error("{path}: {source}", path = path.display())]
@@ -204,7 +145,53 @@ impl Bundle {
         check(&dir, "size in bytes", total, BUNDLE_BYTES_MAX)?;
         check(&dir, "number of files", found.len() as u64, BUNDLE_FILES_MAX as u64)?;
         let manifest = hash(&found)?;
-        Ok(Self { digest: manifest.digest(), manifest, dir, model })
+        Ok(Self { digest: manifest.digest(), manifest, dir, model, _pin: None })
+    }
+
+    /// A bundle of the store, whose files were held against `manifest` when they were written.
+    pub(crate) fn stored(manifest: Manifest, dir: PathBuf, pin: Pin) -> Self {
+        let (digest, model) = (manifest.digest(), dir.join(MODEL_FILE));
+        Self { manifest, digest, dir, model, _pin: Some(pin) }
+    }
+
+    /// Reads every file and holds it against the manifest: what lay on disk for long may have
+    /// changed there.
+    pub fn verify(&self) -> Result<(), BundleError> {
+        let found =
+            self.manifest.files.keys().map(|name| Found::new(name.clone(), self.file(name)));
+        if hash(&found.collect::<Result<Vec<_>, _>>()?)? == self.manifest {
+            return Ok(());
+        }
+        Err(BundleError::Changed { path: self.dir.clone() })
+    }
+
+    /// The bytes of chunks as they lie on disk now. They are not held against the manifest: who
+    /// receives them does that anyway.
+    ///
+    /// # Errors
+    /// There are no such chunks, or the file is shorter than it was.
+    pub fn read(&self, span: Span) -> Result<Vec<u8>, BundleError> {
+        let Span { file, first, count } = span;
+        let none = || BundleError::NoSuchChunk { file, chunk: first.saturating_add(count) };
+        let (name, entry) = self.manifest.file(file).ok_or_else(none)?;
+        let end = first.checked_add(count).ok_or_else(none)?;
+        if count == 0 || entry.chunks.len() < end as usize {
+            return Err(none());
+        }
+        let path = self.file(name);
+        let mut bytes = vec![0; (first..end).map(|chunk| entry.chunk_bytes(chunk)).sum()];
+        let file = File::open(&path).map_err(at(&path))?;
+        match file.read_exact_at(&mut bytes, offset(first)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(BundleError::Changed { path })
+            }
+            other => other.map(|()| bytes).map_err(at(&path)),
+        }
+    }
+
+    /// Where a file of the manifest lies.
+    fn file(&self, name: &str) -> PathBuf {
+        if name == MODEL_FILE { self.model.clone() } else { self.dir.join(name) }
     }
 
     /// The folder that external data lies in.
@@ -225,28 +212,6 @@ impl Bundle {
         let same = bytes.len() as u64 == entry.bytes
             && bytes.chunks(CHUNK_BYTES).map(sha256).eq(entry.chunks.iter().copied());
         if same { Ok(bytes) } else { Err(BundleError::Changed { path: self.model.clone() }) }
-    }
-}
-
-struct Found {
-    name: String,
-    path: PathBuf,
-    bytes: u64,
-}
-
-impl Found {
-    fn new(name: String, path: PathBuf) -> Result<Self, BundleError> {
-        let meta = match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(BundleError::Missing { path });
-            }
-            other => other.map_err(at(&path))?,
-        };
-        if !meta.is_file() {
-            return Err(BundleError::Odd { path, problem: "it is not a regular file" });
-        }
-        check(&path, "length of its path", name.len() as u64, BUNDLE_PATH_BYTES_MAX as u64)?;
-        Ok(Self { name, path, bytes: meta.len() })
     }
 }
 
@@ -286,78 +251,6 @@ fn walk(
     Ok(())
 }
 
-/// Chunks that one thread hashes before it takes more.
-const RUN_CHUNKS: u64 = 64;
-
-/// Index of a run and the hashes of its chunks.
-type HashedRun = (usize, Vec<[u8; 32]>);
-
-/// Hashes all files, a run of chunks at a time, on all cores: memory stays at one chunk a thread.
-fn hash(found: &[Found]) -> Result<Manifest, BundleError> {
-    let run_bytes = RUN_CHUNKS * CHUNK_BYTES as u64;
-    let runs: Vec<(usize, u64)> = found
-        .iter()
-        .enumerate()
-        .flat_map(|(index, file)| {
-            (0..file.bytes.div_ceil(run_bytes)).map(move |run| (index, run * run_bytes))
-        })
-        .collect();
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<Vec<HashedRun>, BundleError> {
-        let mut done = Vec::new();
-        let mut buffer = vec![0; CHUNK_BYTES];
-        while let Some((run, &(file, offset))) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|run| Some((run, runs.get(run)?)))
-        {
-            let file = &found[file];
-            let bytes = run_bytes.min(file.bytes - offset);
-            done.push((run, hash_run(file, offset, bytes, &mut buffer)?));
-        }
-        Ok(done)
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(runs.len());
-    let mut hashed = if threads > 1 {
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let results = workers.into_iter().map(|worker| worker.join().expect("hashing panics"));
-            results.collect::<Result<Vec<_>, _>>().map(|parts| parts.concat())
-        })?
-    } else {
-        work()?
-    };
-    hashed.sort_by_key(|(run, _)| *run);
-    let entry = |file: &Found| Entry { bytes: file.bytes, chunks: Vec::new() };
-    let mut entries: Vec<Entry> = found.iter().map(entry).collect();
-    for (run, chunks) in hashed {
-        entries[runs[run].0].chunks.extend(chunks);
-    }
-    let names = found.iter().map(|file| file.name.clone());
-    Ok(Manifest { files: names.zip(entries).collect() })
-}
-
-fn hash_run(
-    file: &Found,
-    offset: u64,
-    mut left: u64,
-    buffer: &mut [u8],
-) -> Result<Vec<[u8; 32]>, BundleError> {
-    let mut reader = File::open(&file.path).map_err(at(&file.path))?;
-    reader.seek(SeekFrom::Start(offset)).map_err(at(&file.path))?;
-    let mut chunks = Vec::new();
-    while left > 0 {
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        match reader.read_exact(&mut buffer[..count]) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(BundleError::Changed { path: file.path.clone() });
-            }
-            other => other.map_err(at(&file.path))?,
-        }
-        chunks.push(sha256(&buffer[..count]));
-        left -= count as u64;
-    }
-    Ok(chunks)
-}
-
 fn read_whole(path: &Path) -> Result<Vec<u8>, BundleError> {
     let file = File::open(path).map_err(at(path))?;
     let mut bytes = Vec::new();
@@ -366,18 +259,19 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, BundleError> {
     Ok(bytes)
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
-}
-
-fn check(path: &Path, what: &'static str, value: u64, limit: u64) -> Result<(), BundleError> {
+pub(crate) fn check(
+    path: &Path,
+    what: &'static str,
+    value: u64,
+    limit: u64,
+) -> Result<(), BundleError> {
     if value <= limit {
         return Ok(());
     }
     Err(BundleError::TooLarge { path: path.to_owned(), what, limit })
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> BundleError + use<> {
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> BundleError + use<> {
     let path = path.to_owned();
     move |source| BundleError::Io { path, source }
 }

@@ -1,9 +1,10 @@
 //! ONNX Runtime behind a small border: devices, bundles, sessions. Knows no peers.
 //!
 //! [`library`] finds or fetches the shared library, [`runtime`] loads it, [`devices`] says what
-//! there is to compute with, [`bundle`] puts a model's files under one digest, [`scan`] refuses
-//! those that ONNX Runtime should never see, and an [`engine`] runs the rest. [`mod@cut`] makes
-//! stages of a model. [`tensor`] and [`mod@check`] are what travels and whether it fits.
+//! there is to compute with, [`bundle`] puts a model's files under one digest, [`store`] keeps those
+//! that travelled, [`scan`] refuses those that ONNX Runtime should never see, and an [`engine`] runs
+//! the rest. [`mod@cut`] makes stages of a model. [`tensor`] and [`mod@check`] are what travels and
+//! whether it fits.
 
 pub mod bundle;
 pub mod cache;
@@ -11,10 +12,12 @@ pub mod check;
 pub mod cut;
 pub mod devices;
 pub mod engine;
+mod hashing;
 mod instance;
 pub mod library;
 pub mod limits;
 mod machine;
+pub mod manifest;
 pub mod models;
 mod nvml;
 mod pip;
@@ -25,6 +28,7 @@ pub mod runtime;
 pub mod scan;
 mod separable;
 mod session;
+pub mod store;
 pub mod tensor;
 mod values;
 pub mod wheel;

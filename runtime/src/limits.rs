@@ -15,6 +15,12 @@ pub const BUNDLE_DEPTH_MAX: usize = 8;
 pub const BUNDLE_PATH_BYTES_MAX: usize = 1_024;
 /// Size of the chunks that a manifest hashes, in bytes.
 pub const CHUNK_BYTES: usize = 1024 * 1024;
+/// Largest encoded manifest, in bytes: 32 for each chunk of the largest bundle and a description
+/// of each file.
+pub const MANIFEST_BYTES_MAX: usize =
+    64 + 32 * (1024 * 1024) + BUNDLE_FILES_MAX * (BUNDLE_PATH_BYTES_MAX + 44);
+/// Most bundles of a store, unfinished ones included.
+pub const STORED_MAX: usize = 1_024;
 
 /// Most nodes of a model, those of subgraphs and functions included.
 pub const NODES_MAX: usize = 1_000_000;

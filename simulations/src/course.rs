@@ -29,7 +29,7 @@ pub enum Change {
 
 /// A scenario under one seed, on its way.
 pub struct Course<'a> {
-    scenario: &'a Scenario,
+    pub(crate) scenario: &'a Scenario,
     /// The peers, the links and their time.
     pub world: World,
     adversaries: Adversaries,

@@ -16,6 +16,8 @@ const OBSERVED_PEERS: usize = 500;
 /// What was published this shortly before the end need not be known everywhere: anti-entropy, which
 /// catches the last, comes round in a little more.
 const SPREADING: Duration = Duration::from_secs(15);
+/// Where links lose packets, anti-entropy's own may be lost, too.
+const SPREADING_LOSSY: Duration = Duration::from_secs(30);
 
 /// So many differences of views are told.
 const DIFFERENCES_MAX: usize = 4;
@@ -121,6 +123,8 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
 pub fn judge(course: &Course<'_>, seed: u64) -> Outcome {
     let world = &course.world;
     let (ledger, traffic) = (world.ledger(), world.traffic());
+    let is_lossy = course.scenario.links.loss > 0.0;
+    let spreading = if is_lossy { SPREADING_LOSSY } else { SPREADING };
     Outcome {
         seed,
         hash: world.hash().to_string(),
@@ -129,7 +133,7 @@ pub fn judge(course: &Course<'_>, seed: u64) -> Outcome {
         false_downs: usize::try_from(ledger.false_downs).expect("few"),
         hearsay_downs: usize::try_from(ledger.hearsay_downs).expect("few"),
         ghosts: world.ghosts().len(),
-        differences: world.differences(DIFFERENCES_MAX, SPREADING),
+        differences: world.differences(DIFFERENCES_MAX, spreading),
         wrongs: world.wrongs().to_vec(),
         believed: course.believed(),
         unreadable: world.faults().len(),

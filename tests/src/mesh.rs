@@ -100,6 +100,14 @@ impl Node {
         serde_json::from_slice(&body).unwrap_or(Value::Null)
     }
 
+    /// One of its metrics, summed over labels; 0 while nothing was counted.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, _, body) = request("GET", &format!("{}/metrics", self.url()), &[], b"");
+        let text = String::from_utf8(body).expect("text");
+        let own = text.lines().filter(|line| !line.starts_with('#') && line.starts_with(name));
+        own.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     /// Names of the peers that it can route to now, itself included.
     pub fn alive(&self) -> Vec<String> {
         let seen = self.get("/mesh/v1/peers");
@@ -273,11 +281,31 @@ impl Mesh {
         self.nodes.iter().find(|node| node.name == name).expect("a started node")
     }
 
+    /// Starts a node that was killed again, with the config that it had.
+    pub fn restart(&mut self, name: &'static str) -> &Node {
+        let config = self.folder().join(name).join("hansa.toml");
+        self.nodes.retain(|node| node.name != name);
+        let addresses = config.with_file_name("data").join("addresses.json");
+        let _ = std::fs::remove_file(addresses); // A killed node leaves them.
+        self.nodes.push(launch(name, &config));
+        self.nodes.last().expect("just started")
+    }
+
     /// Kills a node as a crash would.
     pub fn kill(&mut self, name: &str) {
         let node = self.nodes.iter_mut().find(|node| node.name == name).expect("a started node");
         node.process.kill().expect("it runs");
         node.process.wait().expect("it ends");
+    }
+
+    /// Starts a killed node again, with what it was.
+    pub fn revive(&mut self, name: &'static str) {
+        let config = self.folder().join(name).join("hansa.toml");
+        // It may not be taken for its predecessor.
+        let _ = std::fs::remove_file(config.with_file_name("data").join("addresses.json"));
+        let node = launch(name, &config);
+        let place = self.nodes.iter().position(|node| node.name == name);
+        self.nodes[place.expect("a started node")] = node;
     }
 }
 

@@ -239,7 +239,9 @@ impl Flight {
         self.under_way += 1;
         self.sent = now.mono;
         let late = expected.saturating_mul(LATE_TIMES).saturating_add(LATE_SLACK);
-        self.late_at = (!self.hedged).then(|| now.mono + late);
+        // A chain is mended from within, by whoever sees it break.
+        let may_hedge = !self.hedged && !matches!(step, Step::Pass { .. });
+        self.late_at = may_hedge.then(|| now.mono + late);
         step
     }
 

@@ -90,3 +90,5 @@ pub const RESERVATIONS_MAX: usize = 4_096;
 pub const SHARDS_PER_BATCH_MAX: usize = 8;
 /// Most peers that are asked for a quote for one job.
 pub const QUOTES_ASKED_MAX: usize = 8;
+/// Most chunks of a bundle, of 1 MiB each, that are asked for at once.
+pub const CHUNKS_ASKED_MAX: u32 = 4;

@@ -90,6 +90,23 @@ pub enum Ask {
         /// The bundle.
         bundle: Digest,
     },
+    /// Say which files the bundle has: its canonical manifest follows the answer's header.
+    Manifest {
+        /// The bundle.
+        bundle: Digest,
+    },
+    /// Send chunks of one of the bundle's files, which follow the answer's header. Whoever asks
+    /// holds each against the manifest.
+    Chunks {
+        /// The bundle.
+        bundle: Digest,
+        /// Number of the file, in the order of the manifest.
+        file: u32,
+        /// The first chunk.
+        first: u32,
+        /// How many, [`CHUNKS_ASKED_MAX`] at most.
+        count: u32,
+    },
     /// Run a stage over tensors that follow, and hand what comes of it to the next.
     Stage {
         /// The whole model's bundle: what the policy speaks of.
@@ -126,7 +143,9 @@ impl Ask {
             Self::Infer { bundle, .. }
             | Self::Describe { bundle }
             | Self::Quote { bundle, .. }
-            | Self::Decline { bundle } => *bundle,
+            | Self::Decline { bundle }
+            | Self::Manifest { bundle }
+            | Self::Chunks { bundle, .. } => *bundle,
             Self::Stage { whole, .. } | Self::Deliver { whole, .. } => *whole,
         }
     }
@@ -164,7 +183,7 @@ pub struct Done {
     pub executed_by: PeerId,
     /// The tensors that follow.
     pub outputs: Vec<TensorMeta>,
-    /// Bytes that follow when no tensors are named (a description).
+    /// Bytes that follow when no tensors are named (a description, a manifest, chunks).
     pub bytes: u64,
     /// Time that it waited at the executor, in µs.
     pub queue_us: u64,
@@ -235,7 +254,14 @@ impl JobHeader {
                 check_route(route)?;
             }
             Ask::Deliver { tensors, .. } => check_tensors(tensors)?,
-            Ask::Describe { .. } | Ask::Quote { .. } | Ask::Decline { .. } => {}
+            Ask::Chunks { count, .. } if !(1..=CHUNKS_ASKED_MAX).contains(count) => {
+                return Err(HeaderFault::OverLimit("chunks"));
+            }
+            Ask::Chunks { .. }
+            | Ask::Manifest { .. }
+            | Ask::Describe { .. }
+            | Ask::Quote { .. }
+            | Ask::Decline { .. } => {}
         }
         if !header.policy.is_well_formed() {
             return Err(HeaderFault::OverLimit("the policy"));

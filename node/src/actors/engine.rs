@@ -1,10 +1,13 @@
-//! Owns the devices and the engines on them: loads what the config names, keeps the advert's
-//! device figures fresh. Jobs go to an engine's own bounded queue, not through this mailbox.
+//! Owns the devices and the engines on them: loads what the config names and what the node pulled,
+//! keeps the advert's device figures fresh. Jobs go to an engine's own bounded queue, not through this mailbox.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use hansa_core::id::Digest;
+use hansa_runtime::bundle::Bundle;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
+use crate::bundles::Model;
 use crate::limits::DEVICES_EVERY;
 use crate::models;
 use crate::node::Node;
@@ -15,51 +18,116 @@ pub struct Engines;
 /// The devices and the node that they serve.
 pub struct EnginesState {
     node: Arc<Node>,
-    devices: models::Owned,
+    owned: Arc<Mutex<models::Owned>>,
 }
 
-/// Time to read the devices anew.
-pub struct ReadDevices;
+/// What the actor is told.
+pub enum EngineMessage {
+    /// Time to read the devices anew.
+    ReadDevices,
+    /// Serve one more model.
+    Host {
+        /// Its name and digest.
+        model: Model,
+        /// Jobs that run at once.
+        instances: usize,
+        /// Its files.
+        bundle: Arc<Bundle>,
+        /// Why it is not served.
+        reply: RpcReplyPort<Result<(), String>>,
+    },
+    /// Serve a bundle no more.
+    Unhost {
+        /// Which.
+        bundle: Digest,
+        /// When it is done.
+        reply: RpcReplyPort<()>,
+    },
+}
 
 impl Actor for Engines {
-    type Msg = ReadDevices;
+    type Msg = EngineMessage;
     type State = EnginesState;
     type Arguments = Arc<Node>;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<ReadDevices>,
+        myself: ActorRef<EngineMessage>,
         node: Arc<Node>,
     ) -> Result<EnginesState, ActorProcessingErr> {
         let loading = node.clone();
         // Loading models takes seconds and blocks.
         let loaded = tokio::task::spawn_blocking(move || models::load(&loading)).await?;
-        let (mut devices, engines) = loaded?;
-        node.set_devices(models::read_devices(&mut devices));
+        let (mut owned, engines) = loaded?;
+        node.set_devices(models::read_devices(&mut owned));
         node.set_engines(engines);
-        myself.send_interval(DEVICES_EVERY, || ReadDevices);
-        Ok(EnginesState { node, devices })
+        node.set_engine(Some(myself.clone()));
+        myself.send_interval(DEVICES_EVERY, || EngineMessage::ReadDevices);
+        Ok(EnginesState { node, owned: Arc::new(Mutex::new(owned)) })
     }
 
     async fn handle(
         &self,
-        _: ActorRef<ReadDevices>,
-        ReadDevices: ReadDevices,
+        _: ActorRef<EngineMessage>,
+        message: EngineMessage,
         state: &mut EnginesState,
     ) -> Result<(), ActorProcessingErr> {
-        let fresh = models::read_devices(&mut state.devices);
-        state.node.set_devices(fresh);
-        let view = state.node.view();
-        state.node.loads().keep(|peer| view.get(peer).is_some());
+        let node = &state.node;
+        match message {
+            EngineMessage::ReadDevices => {
+                node.set_devices(models::read_devices(&mut state.owned()));
+                let view = node.view();
+                node.loads().keep(|peer| view.get(peer).is_some());
+            }
+            EngineMessage::Host { model, instances, bundle, reply } => {
+                let (node, owned) = (node.clone(), state.owned.clone());
+                let loading = move || host(&node, &owned, &model, instances, bundle);
+                let _ = reply.send(tokio::task::spawn_blocking(loading).await?);
+            }
+            EngineMessage::Unhost { bundle, reply } => {
+                let mut engines = (*node.engines()).clone();
+                if engines.remove(&bundle).is_some() {
+                    node.set_engines(engines);
+                }
+                let _ = reply.send(());
+            }
+        }
         Ok(())
     }
 
     async fn post_stop(
         &self,
-        _: ActorRef<ReadDevices>,
+        _: ActorRef<EngineMessage>,
         state: &mut EnginesState,
     ) -> Result<(), ActorProcessingErr> {
+        state.node.set_engine(None);
         state.node.set_engines(Default::default());
         Ok(())
     }
+}
+
+impl EnginesState {
+    fn owned(&self) -> MutexGuard<'_, models::Owned> {
+        self.owned.lock().expect("no holder panics")
+    }
+}
+
+/// Loads one more model, and ONNX Runtime if nothing needed it before. It blocks.
+fn host(
+    node: &Node,
+    owned: &Mutex<models::Owned>,
+    model: &Model,
+    instances: usize,
+    bundle: Arc<Bundle>,
+) -> Result<(), String> {
+    let mut owned = owned.lock().expect("no holder panics");
+    if owned.is_none() {
+        *owned = Some(models::open(node).map_err(|error| error.to_string())?);
+        node.set_devices(models::read_devices(&mut owned));
+    }
+    let loaded = owned.as_ref().expect("it was opened");
+    let mut engines = (*node.engines()).clone();
+    models::host(node, loaded, &mut engines, model, instances, bundle)?;
+    node.set_engines(engines);
+    Ok(())
 }

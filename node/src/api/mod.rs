@@ -7,6 +7,7 @@
 pub mod aside;
 pub mod infer;
 pub mod mesh;
+pub mod models;
 pub mod packed;
 pub mod server;
 pub mod trace;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::map_request;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 
@@ -41,6 +42,10 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/health/ready", get(ready))
         .route("/mesh/v1/peers", get(mesh::peers))
         .route("/mesh/v1/plan", get(mesh::plan))
+        .route("/mesh/v1/models", get(models::list))
+        .route("/mesh/v1/models/pull", post(models::pull))
+        .route("/mesh/v1/models/add", post(models::add))
+        .route("/mesh/v1/models/{model}", delete(models::remove))
         .route("/metrics", get(mesh::metrics))
         .fallback(mesh::not_found)
         .layer(RequestDecompressionLayer::new().gzip(true).deflate(true))

@@ -4,6 +4,7 @@
 
 pub mod authority;
 pub mod check;
+pub mod cut;
 pub mod infer;
 pub mod init;
 pub mod models;
@@ -61,7 +62,7 @@ pub enum Command {
     Peers(PeersArgs),
     /// Shows what a node would do with a job, and why
     Plan(PlanArgs),
-    /// Models: cut one into stages
+    /// Models: what a node holds, pull, add, remove; cut one into stages
     #[command(subcommand)]
     Models(models::ModelsCommand),
     /// The offline side of charters

@@ -10,7 +10,7 @@ use hansa_core::keys::SigningKey;
 use hansa_core::limits::CHARTER_BYTES_MAX;
 use hansa_core::time::Utc;
 
-use super::{Config, ConfigErrors, Problem};
+use super::{Config, ConfigErrors, ModelSource, Problem};
 
 /// A charter that ends sooner than this is worth a warning.
 const CHARTER_ENDS_SOON: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -46,7 +46,8 @@ impl Config {
             }
         }
         for (index, model) in self.models.iter().enumerate() {
-            if let Err(reason) = check_model(&model.path) {
+            let ModelSource::Path(path) = &model.source else { continue };
+            if let Err(reason) = check_model(path) {
                 problems.push(self.problem(&format!("model.{index}.path"), reason));
             }
         }

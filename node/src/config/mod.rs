@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use hansa_core::charter::{Authority, Trust};
+use hansa_core::id::Digest;
 use hansa_core::note::VerifierKey;
 use hansa_core::place::Groups;
 use hansa_core::policy::Bounds;
@@ -23,6 +24,7 @@ use hansa_runtime::devices::DeviceSpec;
 use crate::keyfile::Secret;
 
 pub use check::Findings;
+pub(crate) use schema::name as check_name;
 
 /// A node's config. Paths in it are as they are to be opened: relative ones are joined to the
 /// folder of the config's file.
@@ -73,6 +75,8 @@ pub struct NodeConfig {
     pub name: String,
     /// Where it keeps what it writes.
     pub data_dir: PathBuf,
+    /// What bundles that were pulled or added may take of its disk, in GiB.
+    pub bundles_gib_max: u32,
 }
 
 /// Who the node is, to peers.
@@ -161,10 +165,19 @@ pub struct ModelConfig {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// An `.onnx` file, or a folder with `model.onnx`.
-    pub path: PathBuf,
+    /// Where its files come from.
+    pub source: ModelSource,
     /// Jobs that run at once.
     pub instances: usize,
+}
+
+/// Where a model's files come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// An `.onnx` file, or a folder with `model.onnx`.
+    Path(PathBuf),
+    /// The node's store, which pulls it from peers when it is not there.
+    Bundle(Digest),
 }
 
 /// Whom the node deals with.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use hansa_core::id::IdError;
 use hansa_core::limits::{NAME_BYTES_MAX, SHARDS_MAX};
 use hansa_core::note::VerifierKey;
 use hansa_core::place::{Groups, Place};
@@ -20,6 +21,11 @@ use crate::keyfile::Secret;
 const INSTANCES_MAX: u32 = 64;
 /// Most threads of one instance.
 const THREADS_MAX: u32 = 1_024;
+
+/// What the store of bundles may take unless the config says otherwise, in GiB.
+const BUNDLES_GIB: u32 = 100;
+/// Most that it may be told to take, in GiB.
+const BUNDLES_GIB_MAX: u32 = 1 << 20;
 
 /// Groups that are built in.
 const GROUPS: &str = include_str!("../../../configs/groups.toml");
@@ -66,6 +72,8 @@ fn node(section: &mut Section<'_, '_>, folder: &Path) -> NodeConfig {
     NodeConfig {
         name: section.parse("name", name).unwrap_or_else(|| "node".into()),
         data_dir: path(section, "data_dir", folder).unwrap_or_else(|| folder.join("data")),
+        bundles_gib_max: bounded(section, "bundles_gib_max", 0..=BUNDLES_GIB_MAX)
+            .map_or(BUNDLES_GIB, |gib| u32::try_from(gib).expect("it was one")),
     }
 }
 
@@ -218,17 +226,13 @@ fn models(root: &mut Section<'_, '_>, folder: &Path) -> Vec<ModelConfig> {
             section.refuse("name", reason);
         }
         let version = section.parse("version", name).unwrap_or_else(|| "1".into());
-        section.unsupported("bundle");
-        let path = path(section, "path", folder);
-        if !section.has("path") && !section.has("bundle") {
-            section.refuse("path", "is missing: an .onnx file, or a folder with model.onnx".into());
-        }
+        let source = source(section, folder);
         let instances = bounded(section, "instances", 1..=INSTANCES_MAX).unwrap_or(1);
         section.table("batch", |section| {
             section.unsupported("max_rows");
             section.unsupported("max_wait_us");
         });
-        let model = ModelConfig { name: model_name?, version, path: path?, instances };
+        let model = ModelConfig { name: model_name?, version, source: source?, instances };
         let key = (model.name.clone(), model.version.clone());
         if seen.contains(&key) {
             let reason = format!("`{}` version `{}` is listed twice", model.name, model.version);
@@ -237,6 +241,27 @@ fn models(root: &mut Section<'_, '_>, folder: &Path) -> Vec<ModelConfig> {
         seen.push(key);
         Some(model)
     })
+}
+
+/// Exactly one of the two places that a model's files can come from.
+fn source(section: &mut Section<'_, '_>, folder: &Path) -> Option<ModelSource> {
+    let path = path(section, "path", folder);
+    let bundle =
+        section.parse("bundle", |text| text.parse().map_err(|error: IdError| error.to_string()));
+    match (section.has("path"), section.has("bundle")) {
+        (true, true) => {
+            let reason = "is given beside path: name the files or the digest, not both";
+            section.refuse("bundle", reason.into());
+            None
+        }
+        (false, false) => {
+            let reason = "is missing: an .onnx file, or a folder with model.onnx; or give bundle, \
+                          the digest of a model that peers hold";
+            section.refuse("path", reason.into());
+            None
+        }
+        _ => path.map(ModelSource::Path).or(bundle.map(ModelSource::Bundle)),
+    }
 }
 
 fn policy(section: &mut Section<'_, '_>, groups: &Groups) -> PolicyConfig {
@@ -308,7 +333,8 @@ fn telemetry(root: &mut Section<'_, '_>) -> TelemetryConfig {
     })
 }
 
-fn name(text: &str) -> Result<String, String> {
+/// Whether a text can be the name of a node, model or version.
+pub(crate) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains(char::is_control) {
         return Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes and no control characters"));
     }

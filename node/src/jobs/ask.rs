@@ -1,4 +1,5 @@
-//! This node as a client of other peers: it sends a job, asks for a quote or a signature.
+//! This node as a client of other peers: it sends a job, asks for a quote, a signature, a part of
+//! a bundle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::node::Node;
 
 /// Why a peer gave no answer.
 #[derive(Debug)]
-pub(super) enum AskError {
+pub(crate) enum AskError {
     /// The peer answered that it will not, and why.
     Refused(Refusal),
     /// The peer or the way to it is gone.
@@ -134,9 +135,23 @@ impl Node {
         }
     }
 
+    /// Asks `holder` about the bundle of `job`. Gives the length of its answer, `most` bytes at
+    /// most, and the answer's body, unread.
+    pub(crate) async fn ask_bundle(
+        &self,
+        job: &Job,
+        holder: PeerId,
+        ask: Ask,
+        most: usize,
+    ) -> Result<(usize, Body), AskError> {
+        let header = self.job_header(job, TraceContext::default(), ask);
+        let (done, body) = self.call(holder, header, Vec::new()).await?;
+        Ok((told_bytes(&done, most)?, body))
+    }
+
     /// A peer could not be reached: the planner avoids it from now on, the directory finds out
     /// whether it lives.
-    pub(super) fn lost(&self, peer: PeerId, reason: &str) {
+    pub(crate) fn lost(&self, peer: PeerId, reason: &str) {
         tracing::warn!(%peer, reason, "peer lost");
         metrics::counter!("hansa_peers_lost_total").increment(1);
         self.loads().failed(peer, self.clock.now().mono);
@@ -197,6 +212,7 @@ impl Node {
         let late = |_| AskError::Lost("it does not say the signature in time".into());
         tokio::time::timeout(DESCRIBE_TIMEOUT, asking).await.map_err(late)?
     }
+
     /// How soon `peer` could run the job.
     pub(super) async fn ask_quote(
         &self,
@@ -226,9 +242,14 @@ impl Node {
 
 /// What an answer says beside its header, where it carries no tensors.
 async fn told(done: &Done, body: &mut Body, most: usize) -> Result<Bytes, AskError> {
-    let length = usize::try_from(done.bytes).ok().filter(|length| *length <= most);
-    let length = length.ok_or_else(|| {
-        AskError::Lost(format!("it tells {} bytes, the limit is {most}", done.bytes))
-    })?;
+    let length = told_bytes(done, most)?;
     body.read_exact(length).await.map_err(|error| AskError::Lost(error.to_string()))
+}
+
+/// How many bytes follow an answer's header.
+fn told_bytes(done: &Done, most: usize) -> Result<usize, AskError> {
+    let length = usize::try_from(done.bytes).ok().filter(|length| *length <= most);
+    length.ok_or_else(|| {
+        AskError::Lost(format!("it tells {} bytes, the limit is {most}", done.bytes))
+    })
 }

@@ -31,7 +31,7 @@ use hansa_core::wire::TraceContext;
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
 use hansa_runtime::tensor::Tensor;
 
-use self::ask::AskError;
+pub(crate) use self::ask::AskError;
 pub use self::payload::batch_rows;
 pub use self::serve::serve;
 pub use self::stages::Gathers;

@@ -12,6 +12,7 @@ use hansa_core::limits::HEADER_BYTES_MAX;
 use hansa_core::plan::{Job, Plan, Refusal, plan};
 use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, TensorMeta, WIRE_VERSION};
 use hansa_net::data::{Body, Call};
+use hansa_runtime::manifest::Span;
 use hansa_runtime::tensor::Tensor;
 use tracing::Instrument;
 
@@ -19,6 +20,7 @@ use super::payload::{batch_rows, check, first_rows, meta, receive};
 use super::stages::{Passage, hosted_stage_of};
 use super::{Order, gone, micros};
 use crate::api::trace::Hex;
+use crate::bundles;
 use crate::limits::*;
 use crate::node::{Node, StageOf};
 
@@ -96,11 +98,16 @@ async fn answer_call(
             let rtt = Duration::from_micros(rtt_us.into());
             return quote_own(node, bundle, header.job, rtt, rows);
         }
+        Ask::Manifest { .. } => return Ok(tell(node, bundles::manifest(node, bundle).await?)),
+        Ask::Chunks { file, first, count, .. } => {
+            let span = Span { file, first, count };
+            return Ok(tell(node, bundles::chunks(node, bundle, span).await?));
+        }
         Ask::Decline { .. } => {
             if let Some(hosted) = node.hosted(bundle) {
                 hosted.release(header.job);
             }
-            return Ok(tell(node, Vec::new()));
+            return Ok(tell(node, Bytes::new()));
         }
     };
     let signature = node.describe(bundle, &header.policy).await?;
@@ -189,7 +196,7 @@ async fn take_delivery(
     };
     let job = node.gathers.job(header.job).filter(|job| job.bundle == whole);
     // A stage that was done twice, since somebody was slow, delivers twice.
-    let Some(job) = job else { return Ok(tell(node, Vec::new())) };
+    let Some(job) = job else { return Ok(tell(node, Bytes::new())) };
     let view = node.view();
     let standing = view.get(from).map(|entry| &entry.record.charter);
     let absent = Err(CharterFault::Absent);
@@ -199,7 +206,7 @@ async fn take_delivery(
     total(&metas)?;
     let tensors = receive_all(&metas, body, remaining).await?;
     node.gathers.deliver(header.job, from, tensors).await;
-    Ok(tell(node, Vec::new()))
+    Ok(tell(node, Bytes::new()))
 }
 
 /// Bytes of the tensors that follow, if they are not too many.
@@ -232,7 +239,8 @@ fn describe_own(node: &Node, bundle: Digest) -> Result<(Done, Vec<Bytes>), Refus
     let of_whole = || hosted_stage_of(node, bundle)?.stage.map(|stage| stage.signature.clone());
     let hosted = node.hosted(bundle).map(|hosted| hosted.signature);
     let signature = hosted.or_else(of_whole).ok_or_else(|| gone(bundle))?;
-    Ok(tell(node, serde_json::to_vec(&*signature).expect("a signature is JSON")))
+    let json = serde_json::to_vec(&*signature).expect("a signature is JSON");
+    Ok(tell(node, json.into()))
 }
 
 fn quote_own(
@@ -246,11 +254,11 @@ fn quote_own(
         return Err(Refusal::Draining);
     }
     let hosted = node.hosted(bundle).ok_or_else(|| gone(bundle))?;
-    Ok(tell(node, encode(&hosted.quote(node.clock.now().mono, job, rtt, rows))))
+    Ok(tell(node, encode(&hosted.quote(node.clock.now().mono, job, rtt, rows)).into()))
 }
 
 /// An answer without tensors.
-fn tell(node: &Node, bytes: Vec<u8>) -> (Done, Vec<Bytes>) {
+fn tell(node: &Node, bytes: Bytes) -> (Done, Vec<Bytes>) {
     let done = Done {
         executed_by: node.me,
         outputs: Vec::new(),
@@ -259,5 +267,5 @@ fn tell(node: &Node, bytes: Vec<u8>) -> (Done, Vec<Bytes>) {
         service_us: 0,
         in_flight: 0,
     };
-    (done, vec![bytes.into()])
+    (done, vec![bytes])
 }

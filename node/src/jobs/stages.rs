@@ -132,7 +132,7 @@ impl Node {
             tokio::select! {
                 biased;
                 delivery = arriving.recv() => {
-                    let (from, tensors) = delivery.expect("the gather is open");
+                    let (from, tensors) = delivery.expect("one attempt at a time gathers");
                     by.push(from);
                     made.extend(tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
                 }
@@ -284,6 +284,8 @@ impl Node {
             hosted.engine.submit(request).map_err(not_taken)?.await.map_err(failed)?
         };
         metrics::counter!("hansa_stages_total", "model" => hosted.name.clone()).increment(1);
+        metrics::histogram!("hansa_service_seconds", "model" => hosted.name.clone())
+            .record(response.service);
         let is_wanted = |tensor: &&Tensor| passage.outputs.contains(&tensor.name);
         let wanted: Vec<Tensor> = response.outputs.iter().filter(is_wanted).cloned().collect();
         tensors.extend(passage.tensors.iter().map(|tensor| (&*tensor.name, tensor.clone())));

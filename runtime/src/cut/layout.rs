@@ -68,7 +68,7 @@ impl<'g, 'a> Layout<'g, 'a> {
             if !is_live[index] {
                 continue;
             }
-            if !node.is_random() && node.inputs.iter().all(|input| is_constant(input)) {
+            if !node.is_random() && node.inputs.iter().all(is_constant) {
                 constants.extend(node.outputs.iter().map(|output| (*output, index)));
             } else {
                 line.push(index);

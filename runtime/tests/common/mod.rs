@@ -15,6 +15,7 @@ use hansa_runtime::runtime::Runtime;
 use hansa_runtime::tensor::{DType, Tensor};
 use hansa_runtime::wheel::Progress;
 
+#[allow(unused_imports, reason = "each test file takes what it needs")]
 pub use onnx::*;
 
 /// The runtime of this process; fetches ONNX Runtime if nobody has yet.

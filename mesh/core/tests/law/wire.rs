@@ -159,6 +159,32 @@ fn the_bytes_of_version_1_do_not_change() {
     assert_eq!(record.advert, advert());
 }
 
+/// An ask as it travels, apart from the rest of its header.
+fn ask_bytes(ask: Ask) -> String {
+    let header = JobHeader { ask: ask.clone(), ..job() };
+    assert_eq!(JobHeader::decode(&header.encode()), Ok(header));
+    hex(&encode(&ask))
+}
+
+#[test]
+fn the_asks_of_version_1_keep_their_numbers() {
+    let (bundle, digest) = (Digest([1; 32]), "01".repeat(32));
+    let asks = [
+        (Ask::Describe { bundle }, format!("01{digest}")),
+        (Ask::Quote { bundle, rows: 2, rtt_us: 300 }, format!("02{digest}02fb2c01")),
+        (Ask::Decline { bundle }, format!("03{digest}")),
+        (Ask::Manifest { bundle }, format!("04{digest}")),
+        (
+            Ask::Chunks { bundle, file: 2, first: 70_000, count: 4 },
+            format!("05{digest}02fc7011010004"),
+        ),
+    ];
+    for (ask, golden) in asks {
+        assert_eq!(ask.bundle(), bundle);
+        assert_eq!(ask_bytes(ask), golden);
+    }
+}
+
 #[test]
 fn another_version_is_named_even_when_nothing_after_it_can_be_read() {
     for version in [0, 2, 250, 251, 300, u16::MAX] {
@@ -208,6 +234,11 @@ fn what_is_over_its_limit_is_refused_by_name() {
     assert_eq!(infer(vec![tensor("x", RANK_MAX + 1)], vec![]), over("a tensor"));
     assert_eq!(infer(vec![tensor(&"x".repeat(257), 1)], vec![]), over("a tensor"));
     assert_eq!(infer(vec![], vec![String::new(); TENSORS_MAX + 1]), over("outputs"));
+
+    for count in [0, CHUNKS_ASKED_MAX + 1, u32::MAX] {
+        let ask = Ask::Chunks { bundle: Digest([1; 32]), file: 0, first: 0, count };
+        assert_eq!(JobHeader::decode(&JobHeader { ask, ..job() }.encode()), over("chunks"));
+    }
 
     let changes: [(&'static str, Change); 4] = [
         ("hops", |header| header.hops_left = HOPS_MAX + 1),

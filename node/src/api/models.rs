@@ -1,0 +1,219 @@
+//! Handlers of what this node holds: list, pull, add, remove. What they ask for, [`crate::bundles`]
+//! does.
+//!
+//! The last three change the node, and `add` reads a file of its machine, so they are the
+//! operator's: `[api] admin` is to give them an address of their own. Until this version has it they
+//! are answered only where the API itself listens on loopback. They take JSON, or a method that no
+//! web page may use unasked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use hansa_core::id::Digest;
+use hansa_core::plan::Refusal;
+use hansa_runtime::store::StoreError;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::v2::ApiError;
+use crate::bundles::{KeepError, Model, PullError};
+use crate::config::check_name;
+use crate::node::Node;
+
+/// What is to be pulled.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    model: String,
+    version: Option<String>,
+}
+
+/// What is to be added.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gift {
+    path: PathBuf,
+    name: String,
+    version: Option<String>,
+}
+
+/// `GET /mesh/v1/models`: what this node holds and what is on its way.
+pub async fn list(State(node): State<Arc<Node>>) -> Json<Value> {
+    Json(json!({ "models": models(&node) }))
+}
+
+/// `POST /mesh/v1/models/pull`: begins to pull a model, which is then served. 202 while it is on its
+/// way, 200 when it is served already.
+pub async fn pull(
+    State(node): State<Arc<Node>>,
+    wish: Result<Json<Wish>, JsonRejection>,
+) -> Result<Response, ApiError> {
+    may_administer(&node)?;
+    let Json(wish) = wish.map_err(|error| ApiError::malformed(error.body_text()))?;
+    let model = node.meant(&wish.model, wish.version.as_deref())?;
+    node.pull_model(model.clone())?;
+    let serves = node.hosted(model.bundle).is_some();
+    let status = if serves { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(told(&node, &model))).into_response())
+}
+
+/// `POST /mesh/v1/models/add`: copies a model of this machine into the store and serves it.
+pub async fn add(
+    State(node): State<Arc<Node>>,
+    gift: Result<Json<Gift>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    may_administer(&node)?;
+    let Json(gift) = gift.map_err(|error| ApiError::malformed(error.body_text()))?;
+    let version = gift.version.unwrap_or_else(|| "1".into());
+    for text in [&gift.name, &version] {
+        check_name(text).map_err(ApiError::malformed)?;
+    }
+    if !gift.path.is_absolute() {
+        return Err(ApiError::malformed("path is to be an absolute one of the node's machine"));
+    }
+    // A client that leaves must not leave half of it: the task goes on.
+    let adding = node.clone();
+    let task = node.tasks.spawn(async move {
+        let added = adding.add_model(gift.path, gift.name, version).await?;
+        Ok::<_, KeepError>(told(&adding, &added))
+    });
+    let added = task.await.map_err(|error| {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string())
+    })?;
+    Ok(Json(added?))
+}
+
+/// `DELETE /mesh/v1/models/NAME[?version=V]`: serves a model no more and deletes its files.
+pub async fn remove(
+    State(node): State<Arc<Node>>,
+    Path(name): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Result<Json<Value>, ApiError> {
+    may_administer(&node)?;
+    let removed = node.remove_model(&name, query.get("version").map(String::as_str)).await?;
+    Ok(Json(json!({ "removed": removed.iter().map(named).collect::<Vec<_>>() })))
+}
+
+fn may_administer(node: &Node) -> Result<(), ApiError> {
+    if node.http_address().ip().is_loopback() {
+        return Ok(());
+    }
+    let message = "models are pulled, added and removed only through an API that listens on \
+                   loopback; set [api] http to 127.0.0.1, or name the model in the config: \
+                   [[model]] bundle = \"sha256:…\"";
+    Err(ApiError::new(StatusCode::FORBIDDEN, "admin_only", message))
+}
+
+fn named(model: &Model) -> Value {
+    json!({ "name": model.name, "version": model.version, "bundle": model.bundle })
+}
+
+/// One model as [`list`] shows it.
+fn told(node: &Node, model: &Model) -> Value {
+    let bundle = json!(model.bundle);
+    let found = models(node).into_iter().find(|told| told["bundle"] == bundle);
+    found.unwrap_or_else(|| named(model))
+}
+
+/// Every model with its digest, size and state: `serving`, those of a pull (see
+/// [`Moment`](crate::bundles::Moment)), `held` (whole and not served) or `partial`.
+fn models(node: &Node) -> Vec<Value> {
+    let engines = node.engines();
+    let stored: BTreeMap<Digest, (u64, bool)> = node
+        .shelf
+        .store()
+        .list()
+        .into_iter()
+        .map(|stored| (Digest(stored.digest.0), (stored.bytes, stored.is_whole)))
+        .collect();
+    let mut models = Vec::new();
+    for (bundle, hosted) in engines.iter() {
+        let source = if stored.contains_key(bundle) { "store" } else { "path" };
+        models.push(json!({
+            "name": hosted.name, "version": hosted.version, "bundle": bundle,
+            "bytes": hosted.bundle.manifest.bytes(), "state": "serving", "source": source,
+        }));
+    }
+    let pulls = node.shelf.pulls();
+    for (model, moment) in &pulls {
+        if !engines.contains_key(&model.bundle) {
+            let mut told = named(model);
+            let moment = json!(moment);
+            let members = moment.as_object().expect("a moment is an object").clone();
+            told.as_object_mut().expect("a model is an object").extend(members);
+            told["source"] = json!("store");
+            models.push(told);
+        }
+    }
+    let listed = node.shelf.listed();
+    for (bundle, (bytes, is_whole)) in stored {
+        let is_told =
+            engines.contains_key(&bundle) || pulls.iter().any(|(model, _)| model.bundle == bundle);
+        if !is_told {
+            let name = listed.iter().find(|model| model.bundle == bundle);
+            models.push(json!({
+                "name": name.map(|model| &model.name), "version": name.map(|model| &model.version),
+                "bundle": bundle, "bytes": bytes, "source": "store",
+                "state": if is_whole { "held" } else { "partial" },
+            }));
+        }
+    }
+    models
+}
+
+impl From<KeepError> for ApiError {
+    fn from(error: KeepError) -> Self {
+        let (status, code) = match error {
+            KeepError::Pull(PullError::Refused(refusal)) => return refusal.into(),
+            KeepError::Busy => return Refusal::Busy { retry_after_ms: 1_000 }.into(),
+            KeepError::NameTaken { .. } | KeepError::BundleTaken { .. } => {
+                (StatusCode::CONFLICT, "taken")
+            }
+            KeepError::TooMany => (StatusCode::CONFLICT, "too_many"),
+            KeepError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_model"),
+            KeepError::Configured { .. } => (StatusCode::CONFLICT, "configured"),
+            KeepError::Pull(_) => (StatusCode::BAD_GATEWAY, "failed"),
+            KeepError::Store(StoreError::TooLarge { .. } | StoreError::Full { .. }) => {
+                (StatusCode::INSUFFICIENT_STORAGE, "store_full")
+            }
+            KeepError::Store(StoreError::Bundle(_) | StoreError::Manifest(_))
+            | KeepError::Load(_) => (StatusCode::BAD_REQUEST, "not_a_model"),
+            KeepError::Store(_) | KeepError::Listing(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "store")
+            }
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_has_a_status_and_says_what_to_do() {
+        let text = || "m".to_owned();
+        let cases = [
+            (KeepError::NameTaken { name: text(), version: text() }, 409, "remove that one"),
+            (KeepError::BundleTaken { name: text(), version: text() }, 409, "one name"),
+            (KeepError::TooMany, 409, "remove one"),
+            (KeepError::Busy, 429, "try again"),
+            (KeepError::Unknown(text()), 404, "hansa models ls"),
+            (KeepError::Configured { name: text(), file: "x.toml".into() }, 409, "x.toml"),
+            (StoreError::TooLarge { bytes: 2, bytes_max: 1 }.into(), 507, "bundles_gib_max"),
+            (PullError::NoHolder { left: 1, last: text() }.into(), 502, "pull again"),
+            (PullError::Refused(Refusal::Unavailable { failed: [].into() }).into(), 503, "none"),
+        ];
+        for (error, status, advice) in cases {
+            let error = ApiError::from(error);
+            assert_eq!(error.status().as_u16(), status, "{error}");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! A bundle from all permitted holders at once.
+//!
+//! Spans of chunks wait in one queue and each holder has a few asks in flight, so the fast do more.
+//! What a holder did not deliver goes back to the queue. Who sends a wrong chunk is not asked
+//! again; who is lost may come back a few times; who holds the bundle since is asked, too.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hansa_core::id::{Digest, PeerId};
+use hansa_core::limits::CHUNKS_ASKED_MAX;
+use hansa_core::plan::{Job, Refusal, candidates};
+use hansa_core::policy::Policy;
+use hansa_core::wire::Ask;
+use hansa_runtime::bundle::{Bundle, Manifest};
+use hansa_runtime::limits::{CHUNK_BYTES, MANIFEST_BYTES_MAX};
+use hansa_runtime::manifest::Span;
+use hansa_runtime::store::{Partial, StoreError};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::{Progress, aside, key};
+use crate::jobs::AskError;
+use crate::limits::*;
+use crate::node::Node;
+
+/// Why a bundle did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// Nobody holds it, or nobody that may be asked.
+    #[error("nobody can be asked for the bundle: {0}")]
+    Refused(Refusal),
+    /// All that could be asked failed.
+    #[error("no holder is left, {left} bytes are missing ({last}); pull again to go on from here")]
+    NoHolder {
+        /// Bytes that are missing; 0 while nobody has told the size.
+        left: u64,
+        /// What the last one said or did.
+        last: String,
+    },
+    /// This node's own disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a holder is asked no more, for now or for good.
+enum Left {
+    /// Nothing is missing.
+    Done,
+    /// It cannot be reached, or stalls.
+    Lost(String),
+    /// It has no place now.
+    Busy(String),
+    /// It will not.
+    Unwilling(String),
+    /// It sent what is not the bundle.
+    Lied(String),
+    /// Not its fault.
+    Disk(StoreError),
+}
+
+/// Fetches `bundle` into the store. What an earlier pull left there is not fetched again.
+pub(super) async fn pull(
+    node: &Arc<Node>,
+    bundle: Digest,
+    progress: &Progress,
+) -> Result<Bundle, PullError> {
+    let mut puller = Puller::new(node, bundle);
+    let manifest = puller.manifest().await?;
+    let store = node.shelf.store().clone();
+    let partial = Arc::new(aside(move || store.begin(manifest)).await?);
+    let total = partial.manifest().bytes();
+    progress.begin(total, total - partial.bytes_left());
+    let work = Work::new(&partial);
+    puller.fetch(&work, progress).await?;
+    Ok(aside(move || partial.finish()).await?)
+}
+
+/// One pull: whom it asks still.
+pub(super) struct Puller<'a> {
+    node: &'a Arc<Node>,
+    bundle: Digest,
+    /// How often each holder was lost; [`PULL_LOSSES_MAX`] for those that are not asked again.
+    out: BTreeMap<PeerId, u32>,
+    last: String,
+}
+
+impl<'a> Puller<'a> {
+    pub(super) fn new(node: &'a Arc<Node>, bundle: Digest) -> Self {
+        Self { node, bundle, out: BTreeMap::new(), last: String::new() }
+    }
+
+    /// The law under which a bundle is asked for: no job's, so only this node's own.
+    fn job(&self) -> Job {
+        let node = self.node;
+        let deadline = node.clock.now().mono + PULL_ASK_TIMEOUT;
+        Job::new(node.draw_job(), self.bundle, Policy::default(), &node.send, deadline)
+    }
+
+    /// Who may be asked now, nearest first.
+    pub(super) fn holders(&self) -> Result<Vec<PeerId>, Refusal> {
+        let node = self.node;
+        let mut holders = candidates(node.clock.now(), &node.view(), &node.loads(), &self.job())?;
+        holders.retain(|holder| self.out.get(holder).is_none_or(|lost| *lost < PULL_LOSSES_MAX));
+        let loads = node.loads();
+        holders.sort_by_key(|holder| loads.rtt(*holder).unwrap_or(Duration::MAX));
+        holders.truncate(PULL_HOLDERS_MAX);
+        Ok(holders)
+    }
+
+    /// A holder has left: whether and when it is asked again.
+    fn leave(&mut self, holder: PeerId, left: Left) -> Result<(), StoreError> {
+        let lost = self.out.get(&holder).copied().unwrap_or(0);
+        if lost >= PULL_LOSSES_MAX && !matches!(left, Left::Disk(_)) {
+            return Ok(()); // One of the asks that were in flight to it.
+        }
+        let (count, reason) = match left {
+            Left::Done => return Ok(()),
+            Left::Disk(error) => return Err(error),
+            Left::Lost(reason) => {
+                self.node.lost(holder, &reason);
+                (lost + 1, reason)
+            }
+            Left::Busy(reason) | Left::Unwilling(reason) => (PULL_LOSSES_MAX, reason),
+            Left::Lied(reason) => {
+                tracing::warn!(peer = %holder, bundle = %self.bundle, reason, "not asked again");
+                metrics::counter!("hansa_bundle_liars_total").increment(1);
+                self.node.loads().failed(holder, self.node.clock.now().mono);
+                (PULL_LOSSES_MAX, reason)
+            }
+        };
+        self.out.insert(holder, count);
+        self.last = format!("{holder}: {reason}");
+        Ok(())
+    }
+
+    fn nobody(&mut self, left: u64) -> PullError {
+        PullError::NoHolder { left, last: std::mem::take(&mut self.last) }
+    }
+
+    /// The manifest, of the first that tells the one that the digest names.
+    async fn manifest(&mut self) -> Result<Manifest, PullError> {
+        let mut holders = self.holders().map_err(PullError::Refused)?;
+        while let Some(holder) = holders.first().copied() {
+            match self.ask_manifest(holder).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(left) => self.leave(holder, left)?,
+            }
+            holders = self.holders().unwrap_or_default();
+        }
+        Err(self.nobody(0))
+    }
+
+    async fn ask_manifest(&self, holder: PeerId) -> Result<Manifest, Left> {
+        let asking = async {
+            let ask = Ask::Manifest { bundle: self.bundle };
+            let job = self.job();
+            let asked = self.node.ask_bundle(&job, holder, ask, MANIFEST_BYTES_MAX).await;
+            let (length, mut body) = asked.map_err(left)?;
+            body.read_exact(length).await.map_err(|error| Left::Lost(error.to_string()))
+        };
+        let bytes = timeout(PULL_ASK_TIMEOUT, asking).await.map_err(|_| late())??;
+        let manifest = Manifest::decode(&bytes);
+        let manifest =
+            manifest.map_err(|error| Left::Lied(format!("its manifest is none: {error}")))?;
+        if manifest.digest() != key(self.bundle) {
+            return Err(Left::Lied("its manifest is another bundle's".into()));
+        }
+        Ok(manifest)
+    }
+
+    /// Everything that is missing.
+    async fn fetch(&mut self, work: &Work<'_>, progress: &Progress) -> Result<(), PullError> {
+        let mut asks = FuturesUnordered::new();
+        let mut busy: BTreeMap<PeerId, usize> = BTreeMap::new();
+        while !work.is_done() {
+            // A holder may have come, or come back.
+            for holder in self.holders().unwrap_or_default() {
+                if busy.contains_key(&holder) || busy.len() >= PULL_HOLDERS_MAX {
+                    continue;
+                }
+                busy.insert(holder, PULL_ASKS_MAX);
+                work.lock().left.remove(&holder);
+                for _ in 0..PULL_ASKS_MAX {
+                    let (job, node) = (self.job(), self.node);
+                    asks.push(async move {
+                        let left = ask_on(node, work, &job, holder, progress).await;
+                        // The others that ask it need not find out by themselves…
+                        let is_first = work.lock().left.insert(holder);
+                        work.wake.notify_waiters();
+                        // …and what is lost together is one loss.
+                        let again = !is_first && matches!(left, Left::Lost(_));
+                        (holder, if again { Left::Done } else { left })
+                    });
+                }
+            }
+            if asks.is_empty() {
+                return Err(self.nobody(work.partial.bytes_left()));
+            }
+            let ended = tokio::select! {
+                Some(ended) = asks.next() => ended,
+                () = tokio::time::sleep(PULL_LOOK_EVERY) => continue,
+            };
+            let (holder, left) = ended;
+            let still = busy.get_mut(&holder).expect("it was counted");
+            *still -= 1;
+            if *still == 0 {
+                busy.remove(&holder);
+            }
+            self.leave(holder, left)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is to be fetched, shared by all asks of one pull.
+struct Work<'a> {
+    partial: &'a Arc<Partial>,
+    state: Mutex<State>,
+    /// Something came back to the queue, or all is done.
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Span>,
+    flying: Vec<Flying>,
+    /// Holders that are asked no more.
+    left: BTreeSet<PeerId>,
+}
+
+/// An ask in flight.
+struct Flying {
+    span: Span,
+    holder: PeerId,
+    since: Instant,
+    /// Somebody else was asked for the same.
+    is_doubled: bool,
+}
+
+impl<'a> Work<'a> {
+    fn new(partial: &'a Arc<Partial>) -> Self {
+        // A small bundle is to be shared, too.
+        let chunks = partial.bytes_left().div_ceil(CHUNK_BYTES as u64);
+        let share = chunks / (PULL_HOLDERS_MAX * PULL_ASKS_MAX) as u64;
+        let most = u32::try_from(share).unwrap_or(u32::MAX).clamp(1, CHUNKS_ASKED_MAX);
+        let queue = partial.missing(most).into();
+        let state = Mutex::new(State { queue, ..State::default() });
+        Self { partial, state, wake: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    fn is_done(&self) -> bool {
+        self.partial.bytes_left() == 0
+    }
+
+    /// The next span for `holder`; none when all is here, or it is asked no more. At the end it may
+    /// be one that another holder is slow with.
+    async fn take(&self, holder: PeerId) -> Option<Span> {
+        loop {
+            let woken = self.wake.notified();
+            {
+                let mut state = self.lock();
+                if self.is_done() || state.left.contains(&holder) {
+                    return None;
+                }
+                let since = Instant::now();
+                let span = state.queue.pop_front().or_else(|| {
+                    let slow = state.flying.iter_mut().find(|flying| {
+                        !flying.is_doubled
+                            && flying.holder != holder
+                            && flying.since.elapsed() > PULL_PATIENCE
+                    })?;
+                    slow.is_doubled = true;
+                    Some(slow.span)
+                });
+                if let Some(span) = span {
+                    let is_doubled = false;
+                    state.flying.push(Flying { span, holder, since, is_doubled });
+                    return Some(span);
+                }
+            }
+            let _ = timeout(PULL_PATIENCE, woken).await;
+        }
+    }
+
+    /// An ask has ended; the chunks from `reached` on did not come.
+    fn ended(&self, span: Span, holder: PeerId, reached: u32) {
+        let mut state = self.lock();
+        let is_it = |flying: &Flying| flying.span == span && flying.holder == holder;
+        if let Some(at) = state.flying.iter().position(is_it) {
+            state.flying.swap_remove(at);
+        }
+        let count = span.first + span.count - reached;
+        if count > 0 {
+            state.queue.push_front(Span { first: reached, count, ..span });
+        }
+        drop(state);
+        self.wake.notify_waiters();
+    }
+}
+
+/// Asks `holder` for one span after the other.
+async fn ask_on(
+    node: &Arc<Node>,
+    work: &Work<'_>,
+    job: &Job,
+    holder: PeerId,
+    progress: &Progress,
+) -> Left {
+    let mut busy = 0;
+    while let Some(span) = work.take(holder).await {
+        let mut reached = span.first;
+        let asking = ask_span(node, work, job, holder, span, &mut reached, progress);
+        let asked = timeout(PULL_ASK_TIMEOUT, asking).await.unwrap_or_else(|_| Err(late()));
+        work.ended(span, holder, reached);
+        match asked {
+            Ok(()) => busy = 0,
+            Err(Left::Busy(_)) if busy < PULL_BUSY_MAX => {
+                busy += 1;
+                tokio::time::sleep(Duration::from_millis(BUSY_RETRY_MS.into())).await;
+            }
+            Err(left) => return left,
+        }
+    }
+    Left::Done
+}
+
+/// One ask, chunk by chunk as they come; `reached` is the first that is not on the disk.
+async fn ask_span(
+    node: &Arc<Node>,
+    work: &Work<'_>,
+    job: &Job,
+    holder: PeerId,
+    span: Span,
+    reached: &mut u32,
+    progress: &Progress,
+) -> Result<(), Left> {
+    let Span { file, first, count } = span;
+    let (_, entry) = work.partial.manifest().file(file).expect("a span of this manifest");
+    let sizes: Vec<usize> = (first..first + count).map(|chunk| entry.chunk_bytes(chunk)).collect();
+    let expected: usize = sizes.iter().sum();
+    let ask = Ask::Chunks { bundle: job.bundle, file, first, count };
+    let deadline = node.clock.now().mono + PULL_ASK_TIMEOUT;
+    let job = Job { id: node.draw_job(), deadline, ..job.clone() };
+    let (length, mut body) = node.ask_bundle(&job, holder, ask, expected).await.map_err(left)?;
+    if length != expected {
+        return Err(Left::Lied(format!("it sends {length} bytes of {expected}")));
+    }
+    for (chunk, bytes) in (first..).zip(sizes) {
+        let bytes = body.read_exact(bytes).await;
+        let bytes = bytes.map_err(|error| Left::Lost(error.to_string()))?;
+        let (partial, length) = (Arc::clone(work.partial), bytes.len() as u64);
+        match aside(move || partial.write(file, chunk, &bytes)).await {
+            Ok(true) => {
+                progress.took(length);
+                metrics::counter!("hansa_bundle_bytes_pulled_total").increment(length);
+            }
+            Ok(false) => {}
+            Err(error @ StoreError::WrongChunk { .. }) => {
+                return Err(Left::Lied(error.to_string()));
+            }
+            Err(error) => return Err(Left::Disk(error)),
+        }
+        *reached = chunk + 1;
+    }
+    Ok(())
+}
+
+fn left(error: AskError) -> Left {
+    match error {
+        AskError::Refused(refusal @ Refusal::Busy { .. }) => Left::Busy(refusal.to_string()),
+        AskError::Refused(refusal) => Left::Unwilling(refusal.to_string()),
+        AskError::Lost(reason) => Left::Lost(reason),
+    }
+}
+
+fn late() -> Left {
+    Left::Lost("it does not answer in time".into())
+}
