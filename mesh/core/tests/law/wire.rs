@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hansa_core::advert::{Advert, AdvertFault, Model, Price, SignedAdvert, Version};
+use hansa_core::chain::Link;
 use hansa_core::charter::{CharterFault, Trust};
 use hansa_core::codec::{decode, encode};
 use hansa_core::coordinate::Coordinate;
@@ -16,7 +17,7 @@ use hansa_core::policy::{Bounds, Clause, DeviceNeeds, Policy, Split};
 use hansa_core::rng::Rng;
 use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::wire::{
-    AnswerHeader, Ask, Done, Extension, HeaderFault, JobHeader, TensorMeta, TraceContext,
+    AnswerHeader, Ask, Done, Extension, HeaderFault, JobHeader, Stretch, TensorMeta, TraceContext,
     WIRE_VERSION,
 };
 use proptest::collection::vec;
@@ -183,6 +184,42 @@ fn the_asks_of_version_1_keep_their_numbers() {
         assert_eq!(ask.bundle(), bundle);
         assert_eq!(ask_bytes(ask), golden);
     }
+}
+
+fn stretch(from: u32, to: u32) -> Stretch {
+    let link = Link { peer: id(0), bundle: Digest([2; 32]), from, to };
+    Stretch { link, takes: vec!["x".into()] }
+}
+
+fn stage(route: Vec<Stretch>) -> Ask {
+    let tensors = vec![TensorMeta { name: "x".into(), dtype: 1, shape: vec![2], bytes: 8 }];
+    Ask::Stage { whole: Digest([1; 32]), route, tensors, outputs: vec!["y".into()] }
+}
+
+#[test]
+fn the_asks_of_stages_keep_their_bytes() {
+    let (whole, own) = ("01".repeat(32), "02".repeat(32));
+    let peer = hex(&id(0).0);
+    let tensor = "010178010102".to_owned() + "08";
+    let route = format!("01{peer}{own}000501{}", "0178");
+    assert_eq!(ask_bytes(stage(vec![stretch(0, 5)])), format!("06{whole}{route}{tensor}010179"));
+    let Ask::Stage { tensors, .. } = stage(Vec::new()) else { unreachable!() };
+    let deliver = Ask::Deliver { whole: Digest([1; 32]), tensors };
+    assert_eq!(ask_bytes(deliver), format!("07{whole}{tensor}"));
+}
+
+#[test]
+fn a_route_has_stages_and_each_goes_on_where_the_last_ends() {
+    let refused = |route: Vec<Stretch>| {
+        let header = JobHeader { ask: stage(route), ..job() };
+        assert_eq!(JobHeader::decode(&header.encode()), Err(HeaderFault::OverLimit("the route")));
+    };
+    refused(Vec::new());
+    refused(vec![stretch(5, 5)]);
+    refused(vec![stretch(0, 5), stretch(6, 9)]);
+    refused(vec![stretch(0, 5), stretch(0, 5)]);
+    let long = u32::try_from(STAGES_MAX).unwrap();
+    refused((0..=long).map(|at| stretch(at, at + 1)).collect());
 }
 
 #[test]
