@@ -40,6 +40,10 @@ fn the_demo_answers_through_every_node_and_breaks_no_policy() {
         if job["policy"] == "in DE" {
             assert_eq!(job["executed_by"], "berlin");
         }
+        if job["policy"] == "in EU, by rows" {
+            let by = job["executed_by"].as_str().expect("names");
+            assert!(by.contains(", "), "the batch is spread: {by}");
+        }
         assert!(job["latency_ms"].as_f64().expect("a number") > 0.0);
     }
     let rust = jobs.iter().find(|job| job["top"].as_str().unwrap_or("").starts_with("rust"));

@@ -107,6 +107,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn shares_are_told_with_what_they_and_one_peer_would_take() {
+        let share =
+            |peer, rows, total| json!({"peer": peer, "rows": rows, "cost_us": {"total": total}});
+        let shares = [share("berlin", 300, 31_000), share("paris", 212, 30_500)];
+        let chosen =
+            json!({"kind": "rows", "shares": shares, "cost_us": 31_000, "alone_us": 52_000});
+        let shown = table(&json!({"model": "m", "bundle": "sha256:ab", "plan": chosen}));
+        let expected = "m (sha256:ab) is spread by rows: berlin 300 rows (31.0 ms), \
+                        paris 212 rows (30.5 ms); expected 31.0 ms, one peer 52.0 ms";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
     fn ranked_peers_come_first_and_the_others_say_why_not() {
         let cost = json!({"rtt": 900, "transfer": 40, "wait": 0, "service": 2500, "total": 3440});
         let shown = table(&json!({

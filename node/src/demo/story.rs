@@ -52,6 +52,20 @@ const IN_CH: Law = Law {
     permits: |location, _| location == "CH",
 };
 
+const IN_EU_BY_ROWS: Law = Law {
+    words: "in EU, by rows",
+    headers: &[("Hansa-Locations", "EU"), ("Hansa-Split", "rows")],
+    permits: IN_EU.permits,
+};
+const IN_EU_WHOLE: Law = Law {
+    words: "in EU, unsplit",
+    headers: &[("Hansa-Locations", "EU"), ("Hansa-Split", "never")],
+    permits: IN_EU.permits,
+};
+
+/// Files in the batch that is spread.
+const BATCH_ROWS: usize = 64;
+
 /// What the picture says.
 const WORDS: &str = "OPEN PORTS";
 
@@ -102,6 +116,16 @@ pub fn tell(mut mesh: Mesh, say: &Voice, report: &mut Report) -> anyhow::Result<
         let read = |_: &Sample, outputs: &[Tensor]| letters.text(outputs);
         let line = submit(&mesh, via, &sample, law, &read);
         say.job(&line, &sample.what);
+        report.jobs.push(line);
+    }
+
+    say.chapter("A batch of files, on one node and spread over all that the policy permits");
+    for law in [&IN_EU_WHOLE, &IN_EU_BY_ROWS] {
+        let inputs = vec![magika_input(&mesh.assets.magika_config()?, BATCH_ROWS)];
+        let what = format!("{BATCH_ROWS} files");
+        let batch = Sample { what, model: "magika", inputs };
+        let line = submit(&mesh, "singapore", &batch, law, &name);
+        say.job(&line, &batch.what);
         report.jobs.push(line);
     }
 
@@ -187,7 +211,7 @@ fn crash(
             let (batch, answered) = (&batch, &answered);
             jobs.push(scope.spawn(move || {
                 let inputs = std::slice::from_ref(batch);
-                let line = ask(client, via, "magika", inputs, &IN_EU, |out| labels.top(out));
+                let line = ask(client, via, "magika", inputs, &IN_EU_WHOLE, |out| labels.top(out));
                 answered.fetch_add(1, Ordering::SeqCst);
                 line
             }));
@@ -212,8 +236,9 @@ fn crash(
 
 /// Jobs that ran where their policy forbids it, by the charters of the cast.
 fn violations(jobs: &[JobLine]) -> usize {
-    let laws = [&ANYWHERE, &IN_EU, &EU_CONTROL, &IN_DE, &IN_US, &IN_CH];
-    let laws: BTreeMap<&str, &Law> = laws.into_iter().map(|law| (law.words, law)).collect();
+    let eu = [&IN_EU, &IN_EU_BY_ROWS, &IN_EU_WHOLE, &EU_CONTROL];
+    let laws = eu.into_iter().chain([&ANYWHERE, &IN_DE, &IN_US, &IN_CH]);
+    let laws: BTreeMap<&str, &Law> = laws.map(|law| (law.words, law)).collect();
     let breaks = |job: &&JobLine| {
         let Some(by) = &job.executed_by else { return false };
         let permits = laws[job.policy.as_str()].permits;
