@@ -10,10 +10,12 @@
 //! Whom a bundle may be asked of, `hansa_core::plan::candidates` says, as for any job; who may ask
 //! for it, `hansa_core::gate::receive`. The store of files is `hansa_runtime::store`.
 
+mod error;
 mod keep;
 mod listing;
 mod pull;
 mod serve;
+mod work;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +29,7 @@ use hansa_runtime::store::{Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-pub use self::keep::KeepError;
+pub use self::error::KeepError;
 use self::listing::Listing;
 pub use self::pull::PullError;
 pub(crate) use self::serve::{chunks, manifest};
