@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hansa_runtime::bundle::{Bundle, BundleDigest};
 use hansa_runtime::models;
 use hansa_runtime::wheel::Progress;
-use hansa_tests::mesh::{Answer, Mesh, Node, Spec, header, request};
+use hansa_tests::mesh::{Answer, Mesh, Node, Spec, header, launch, request};
 use hansa_tests::{run, run_json};
 use serde_json::{Value, json};
 
@@ -70,6 +70,20 @@ fn await_state(node: &Node, model: &str, state: &str) -> Value {
         }
         assert!(Instant::now() < patience, "not {state}: {told}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until more than so many bytes of `heavy` are at `node`, and some are missing; says how many.
+fn await_bytes(node: &Node, bytes: u64) -> u64 {
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = told(node, "heavy");
+        let done = told["bytes_done"].as_u64().unwrap_or(0);
+        if done > bytes {
+            assert!(told["bytes"].as_u64().expect("bytes") > done, "too fast to interrupt: {told}");
+            return done;
+        }
+        assert!(Instant::now() < patience && told["state"] == "pulling", "{told}");
     }
 }
 
@@ -171,15 +185,7 @@ fn a_puller_that_is_killed_goes_on_where_it_was_and_fetches_only_what_was_missin
     mesh.await_all(Duration::from_secs(10));
     let austin = mesh.node("austin");
     assert_eq!(pull(austin, "heavy").0, 202);
-    let patience = Instant::now() + Duration::from_secs(60);
-    let done = loop {
-        let told = told(austin, "heavy");
-        let done = told["bytes_done"].as_u64().unwrap_or(0);
-        if done > 40 * MIB {
-            break done;
-        }
-        assert!(Instant::now() < patience, "{told}");
-    };
+    let done = await_bytes(austin, 40 * MIB);
     mesh.kill("austin");
     let austin = mesh.restart("austin");
     let served = await_state(austin, "heavy", "serving");
@@ -189,6 +195,26 @@ fn a_puller_that_is_killed_goes_on_where_it_was_and_fetches_only_what_was_missin
     eprintln!("{done} of {total} bytes were here at the kill, {fetched} came after it");
     assert!(fetched > 0 && fetched <= total - done, "{fetched} of {total}, {done} were here");
     assert_runs(austin, "heavy");
+    let copy = mesh.folder().join(format!("austin/data/bundles/{digest:x}/files"));
+    assert_eq!(Bundle::open(&copy).expect("a bundle").digest, digest);
+}
+
+#[test]
+fn a_holder_that_dies_mid_transfer_is_replaced_by_the_other() {
+    let mut mesh = Mesh::new();
+    let (folder, digest) = heavy(&mesh.folder().join("heavy"), 128);
+    for (name, place) in [("berlin", "DE"), ("paris", "FR")] {
+        mesh.start(&Spec::new(name, place, place).with("heavy", &folder));
+    }
+    mesh.start(&Spec::new("austin", "US", "US"));
+    mesh.await_all(Duration::from_secs(10));
+    assert_eq!(pull(mesh.node("austin"), "heavy").0, 202);
+    await_bytes(mesh.node("austin"), 20 * MIB);
+    mesh.kill("berlin");
+    let austin = mesh.node("austin");
+    let served = await_state(austin, "heavy", "serving");
+    assert_eq!(Some(austin.metric("hansa_bundle_bytes_pulled")), served["bytes"].as_u64());
+    assert_eq!(austin.metric("hansa_bundle_liars"), 0, "to die is not to lie");
     let copy = mesh.folder().join(format!("austin/data/bundles/{digest:x}/files"));
     assert_eq!(Bundle::open(&copy).expect("a bundle").digest, digest);
 }
@@ -286,7 +312,7 @@ fn an_api_that_others_reach_changes_no_models() {
     let text = std::fs::read_to_string(&config).expect("a config");
     let text = text.replace("http = \"127.0.0.1:0\"", "http = \"0.0.0.0:0\"\nplaintext = true");
     std::fs::write(&config, text).expect("a config");
-    let mut node = hansa_tests::mesh::launch("austin", &config);
+    let mut node = launch("austin", &config);
     let port = node.url().rsplit(':').next().expect("a port").to_owned();
     node.addresses["http"] = format!("http://127.0.0.1:{port}").into();
     let gift = json!({ "path": magika(), "name": "types" });

@@ -10,10 +10,12 @@
 //! Whom a bundle may be asked of, `hansa_core::plan::candidates` says, as for any job; who may ask
 //! for it, `hansa_core::gate::receive`. The store of files is `hansa_runtime::store`.
 
+mod error;
 mod keep;
 mod listing;
 mod pull;
 mod serve;
+mod work;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +29,7 @@ use hansa_runtime::store::{Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-pub use self::keep::KeepError;
+pub use self::error::KeepError;
 use self::listing::Listing;
 pub use self::pull::PullError;
 pub(crate) use self::serve::{chunks, manifest};
@@ -124,9 +126,10 @@ impl Progress {
         let done = self.done.load(Ordering::Relaxed);
         let fault = self.fault.lock().expect("no holder panics").clone();
         let began = *self.began.lock().expect("no holder panics");
-        let (pulled, rate) = began.map_or((0, 0.0), |(since, had)| {
+        let (pulled, rate) = began.map_or((0, 0), |(since, had)| {
             let pulled = done.saturating_sub(had);
-            (pulled, pulled as f64 / since.elapsed().as_secs_f64().max(1e-3))
+            let ms = since.elapsed().as_millis().max(1);
+            (pulled, u64::try_from(u128::from(pulled) * 1_000 / ms).unwrap_or(u64::MAX))
         });
         Moment {
             state: match &fault {
@@ -137,7 +140,7 @@ impl Progress {
             bytes: self.total.load(Ordering::Relaxed),
             bytes_done: done,
             bytes_pulled: pulled,
-            bytes_per_second: rate as u64,
+            bytes_per_second: rate,
             error: fault.map(|fault| fault.reason),
         }
     }

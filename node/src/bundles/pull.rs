@@ -1,27 +1,26 @@
 //! A bundle from all permitted holders at once.
 //!
-//! Spans of chunks wait in one queue and each holder has a few asks in flight, so the fast do more.
-//! What a holder did not deliver goes back to the queue. Who sends a wrong chunk is not asked
+//! Spans of chunks wait in one queue ([`super::work`]) and each holder has a few asks in flight, so
+//! the fast do more. What a holder did not deliver goes back to the queue. Who sends a wrong chunk is not asked
 //! again; who is lost may come back a few times; who holds the bundle since is asked, too.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hansa_core::id::{Digest, PeerId};
-use hansa_core::limits::CHUNKS_ASKED_MAX;
 use hansa_core::plan::{Job, Refusal, candidates};
 use hansa_core::policy::Policy;
 use hansa_core::wire::Ask;
 use hansa_runtime::bundle::{Bundle, Manifest};
-use hansa_runtime::limits::{CHUNK_BYTES, MANIFEST_BYTES_MAX};
+use hansa_runtime::limits::MANIFEST_BYTES_MAX;
 use hansa_runtime::manifest::Span;
-use hansa_runtime::store::{Partial, StoreError};
-use tokio::sync::Notify;
+use hansa_runtime::store::StoreError;
 use tokio::time::timeout;
 
+use super::work::Work;
 use super::{Progress, aside, key};
 use crate::jobs::AskError;
 use crate::limits::*;
@@ -183,14 +182,13 @@ impl<'a> Puller<'a> {
                     continue;
                 }
                 busy.insert(holder, PULL_ASKS_MAX);
-                work.lock().left.remove(&holder);
+                work.welcome(holder);
                 for _ in 0..PULL_ASKS_MAX {
                     let (job, node) = (self.job(), self.node);
                     asks.push(async move {
                         let left = ask_on(node, work, &job, holder, progress).await;
                         // The others that ask it need not find out by themselves…
-                        let is_first = work.lock().left.insert(holder);
-                        work.wake.notify_waiters();
+                        let is_first = work.leave(holder);
                         // …and what is lost together is one loss.
                         let again = !is_first && matches!(left, Left::Lost(_));
                         (holder, if again { Left::Done } else { left })
@@ -198,7 +196,7 @@ impl<'a> Puller<'a> {
                 }
             }
             if asks.is_empty() {
-                return Err(self.nobody(work.partial.bytes_left()));
+                return Err(self.nobody(work.partial().bytes_left()));
             }
             let ended = tokio::select! {
                 Some(ended) = asks.next() => ended,
@@ -213,96 +211,6 @@ impl<'a> Puller<'a> {
             self.leave(holder, left)?;
         }
         Ok(())
-    }
-}
-
-/// What is to be fetched, shared by all asks of one pull.
-struct Work<'a> {
-    partial: &'a Arc<Partial>,
-    state: Mutex<State>,
-    /// Something came back to the queue, or all is done.
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Span>,
-    flying: Vec<Flying>,
-    /// Holders that are asked no more.
-    left: BTreeSet<PeerId>,
-}
-
-/// An ask in flight.
-struct Flying {
-    span: Span,
-    holder: PeerId,
-    since: Instant,
-    /// Somebody else was asked for the same.
-    is_doubled: bool,
-}
-
-impl<'a> Work<'a> {
-    fn new(partial: &'a Arc<Partial>) -> Self {
-        // A small bundle is to be shared, too.
-        let chunks = partial.bytes_left().div_ceil(CHUNK_BYTES as u64);
-        let share = chunks / (PULL_HOLDERS_MAX * PULL_ASKS_MAX) as u64;
-        let most = u32::try_from(share).unwrap_or(u32::MAX).clamp(1, CHUNKS_ASKED_MAX);
-        let queue = partial.missing(most).into();
-        let state = Mutex::new(State { queue, ..State::default() });
-        Self { partial, state, wake: Notify::new() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder panics")
-    }
-
-    fn is_done(&self) -> bool {
-        self.partial.bytes_left() == 0
-    }
-
-    /// The next span for `holder`; none when all is here, or it is asked no more. At the end it may
-    /// be one that another holder is slow with.
-    async fn take(&self, holder: PeerId) -> Option<Span> {
-        loop {
-            let woken = self.wake.notified();
-            {
-                let mut state = self.lock();
-                if self.is_done() || state.left.contains(&holder) {
-                    return None;
-                }
-                let since = Instant::now();
-                let span = state.queue.pop_front().or_else(|| {
-                    let slow = state.flying.iter_mut().find(|flying| {
-                        !flying.is_doubled
-                            && flying.holder != holder
-                            && flying.since.elapsed() > PULL_PATIENCE
-                    })?;
-                    slow.is_doubled = true;
-                    Some(slow.span)
-                });
-                if let Some(span) = span {
-                    let is_doubled = false;
-                    state.flying.push(Flying { span, holder, since, is_doubled });
-                    return Some(span);
-                }
-            }
-            let _ = timeout(PULL_PATIENCE, woken).await;
-        }
-    }
-
-    /// An ask has ended; the chunks from `reached` on did not come.
-    fn ended(&self, span: Span, holder: PeerId, reached: u32) {
-        let mut state = self.lock();
-        let is_it = |flying: &Flying| flying.span == span && flying.holder == holder;
-        if let Some(at) = state.flying.iter().position(is_it) {
-            state.flying.swap_remove(at);
-        }
-        let count = span.first + span.count - reached;
-        if count > 0 {
-            state.queue.push_front(Span { first: reached, count, ..span });
-        }
-        drop(state);
-        self.wake.notify_waiters();
     }
 }
 
@@ -343,7 +251,7 @@ async fn ask_span(
     progress: &Progress,
 ) -> Result<(), Left> {
     let Span { file, first, count } = span;
-    let (_, entry) = work.partial.manifest().file(file).expect("a span of this manifest");
+    let (_, entry) = work.partial().manifest().file(file).expect("a span of this manifest");
     let sizes: Vec<usize> = (first..first + count).map(|chunk| entry.chunk_bytes(chunk)).collect();
     let expected: usize = sizes.iter().sum();
     let ask = Ask::Chunks { bundle: job.bundle, file, first, count };
@@ -356,7 +264,7 @@ async fn ask_span(
     for (chunk, bytes) in (first..).zip(sizes) {
         let bytes = body.read_exact(bytes).await;
         let bytes = bytes.map_err(|error| Left::Lost(error.to_string()))?;
-        let (partial, length) = (Arc::clone(work.partial), bytes.len() as u64);
+        let (partial, length) = (Arc::clone(work.partial()), bytes.len() as u64);
         match aside(move || partial.write(file, chunk, &bytes)).await {
             Ok(true) => {
                 progress.took(length);

@@ -6,6 +6,7 @@
 
 mod addr;
 mod check;
+mod models;
 mod reader;
 mod schema;
 

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hansa_core::id::IdError;
 use hansa_core::limits::{NAME_BYTES_MAX, SHARDS_MAX};
 use hansa_core::note::VerifierKey;
 use hansa_core::place::{Groups, Place};
@@ -17,8 +16,6 @@ use super::reader::Section;
 use super::*;
 use crate::keyfile::Secret;
 
-/// Most instances of one model.
-const INSTANCES_MAX: u32 = 64;
 /// Most threads of one instance.
 const THREADS_MAX: u32 = 1_024;
 
@@ -40,7 +37,7 @@ pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path) -> Config {
         mesh: root.table("mesh", mesh),
         api: root.table("api", |section| api(section, folder)),
         runtime: root.table("runtime", |section| runtime(section, folder)),
-        models: models(root, folder),
+        models: models::read(root, folder),
         policy: root.table("policy", |section| policy(section, &groups)),
         telemetry: telemetry(root),
         groups,
@@ -218,52 +215,6 @@ fn device(section: &mut Section<'_, '_>) -> Option<Wanted> {
     Some(Wanted { provider: provider?, id, memory_mib })
 }
 
-fn models(root: &mut Section<'_, '_>, folder: &Path) -> Vec<ModelConfig> {
-    let mut seen = Vec::new();
-    root.tables("model", |section| {
-        let model_name: Option<String> = section.require("name");
-        if let Some(Err(reason)) = model_name.as_deref().map(name) {
-            section.refuse("name", reason);
-        }
-        let version = section.parse("version", name).unwrap_or_else(|| "1".into());
-        let source = source(section, folder);
-        let instances = bounded(section, "instances", 1..=INSTANCES_MAX).unwrap_or(1);
-        section.table("batch", |section| {
-            section.unsupported("max_rows");
-            section.unsupported("max_wait_us");
-        });
-        let model = ModelConfig { name: model_name?, version, source: source?, instances };
-        let key = (model.name.clone(), model.version.clone());
-        if seen.contains(&key) {
-            let reason = format!("`{}` version `{}` is listed twice", model.name, model.version);
-            section.refuse("name", reason);
-        }
-        seen.push(key);
-        Some(model)
-    })
-}
-
-/// Exactly one of the two places that a model's files can come from.
-fn source(section: &mut Section<'_, '_>, folder: &Path) -> Option<ModelSource> {
-    let path = path(section, "path", folder);
-    let bundle =
-        section.parse("bundle", |text| text.parse().map_err(|error: IdError| error.to_string()));
-    match (section.has("path"), section.has("bundle")) {
-        (true, true) => {
-            let reason = "is given beside path: name the files or the digest, not both";
-            section.refuse("bundle", reason.into());
-            None
-        }
-        (false, false) => {
-            let reason = "is missing: an .onnx file, or a folder with model.onnx; or give bundle, \
-                          the digest of a model that peers hold";
-            section.refuse("path", reason.into());
-            None
-        }
-        _ => path.map(ModelSource::Path).or(bundle.map(ModelSource::Bundle)),
-    }
-}
-
 fn policy(section: &mut Section<'_, '_>, groups: &Groups) -> PolicyConfig {
     section.unsupported("max_price");
     PolicyConfig {
@@ -341,7 +292,11 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn path(section: &mut Section<'_, '_>, key: &'static str, folder: &Path) -> Option<PathBuf> {
+pub(super) fn path(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    folder: &Path,
+) -> Option<PathBuf> {
     section.parse(key, |text| match text {
         "" => Err("is empty; a path is expected".into()),
         _ => Ok(folder.join(text)),
@@ -357,7 +312,7 @@ fn secret(section: &mut Section<'_, '_>, key: &'static str, folder: &Path) -> Op
     })
 }
 
-fn bounded(
+pub(super) fn bounded(
     section: &mut Section<'_, '_>,
     key: &'static str,
     range: std::ops::RangeInclusive<u32>,
