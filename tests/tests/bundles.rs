@@ -321,6 +321,11 @@ fn an_api_that_others_reach_changes_no_models() {
         assert_eq!((answer.0, &body(&answer)["code"]), (403, &json!("admin_only")));
     }
     assert_eq!(node.get("/mesh/v1/models"), json!({ "models": [] }));
+    // A page whose name leads here by DNS speaks of itself.
+    let solo = Mesh::with(&[Spec::new("berlin", "DE", "DE")]);
+    let url = format!("{}/mesh/v1/models/pull", solo.node("berlin").url());
+    let headers = [("host", "evil.example"), ("content-type", "application/json")];
+    assert_eq!(request("POST", &url, &headers, b"{\"model\":\"x\"}").0, 403);
     // And what a web page may send without asking is not taken anywhere.
     let plain = request("POST", &format!("{}/mesh/v1/models/add", node.url()), &[], b"{}");
     assert_eq!(plain.0, 403);

@@ -7,13 +7,17 @@
 //! web page may use unasked.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::HOST;
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::response::{IntoResponse, Response};
 use hansa_core::id::Digest;
 use hansa_core::plan::Refusal;
@@ -51,10 +55,10 @@ pub async fn list(State(node): State<Arc<Node>>) -> Json<Value> {
 /// `POST /mesh/v1/models/pull`: begins to pull a model, which is then served. 202 while it is on its
 /// way, 200 when it is served already.
 pub async fn pull(
+    _: Operator,
     State(node): State<Arc<Node>>,
     wish: Result<Json<Wish>, JsonRejection>,
 ) -> Result<Response, ApiError> {
-    may_administer(&node)?;
     let Json(wish) = wish.map_err(|error| ApiError::malformed(error.body_text()))?;
     let model = node.meant(&wish.model, wish.version.as_deref())?;
     node.pull_model(model.clone())?;
@@ -65,10 +69,10 @@ pub async fn pull(
 
 /// `POST /mesh/v1/models/add`: copies a model of this machine into the store and serves it.
 pub async fn add(
+    _: Operator,
     State(node): State<Arc<Node>>,
     gift: Result<Json<Gift>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    may_administer(&node)?;
     let Json(gift) = gift.map_err(|error| ApiError::malformed(error.body_text()))?;
     let version = gift.version.unwrap_or_else(|| "1".into());
     for text in [&gift.name, &version] {
@@ -91,23 +95,43 @@ pub async fn add(
 
 /// `DELETE /mesh/v1/models/NAME[?version=V]`: serves a model no more and deletes its files.
 pub async fn remove(
+    _: Operator,
     State(node): State<Arc<Node>>,
     Path(name): Path<String>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Result<Json<Value>, ApiError> {
-    may_administer(&node)?;
     let removed = node.remove_model(&name, query.get("version").map(String::as_str)).await?;
     Ok(Json(json!({ "removed": removed.iter().map(named).collect::<Vec<_>>() })))
 }
 
-fn may_administer(node: &Node) -> Result<(), ApiError> {
-    if node.http_address().ip().is_loopback() {
-        return Ok(());
+/// Proof that a request may change the node: the API listens on loopback, and the request names it
+/// so. A web page that a name leads to this port (DNS rebinding) names itself instead.
+pub struct Operator;
+
+impl FromRequestParts<Arc<Node>> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        node: &Arc<Node>,
+    ) -> Result<Self, Self::Rejection> {
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or(parts.uri.authority().map(Authority::as_str)).unwrap_or_default();
+        if node.http_address().ip().is_loopback() && is_loopback(host) {
+            return Ok(Self);
+        }
+        let message = "models are pulled, added and removed only through an API that listens on \
+                       loopback and is asked as 127.0.0.1 or localhost; set [api] http so, or name \
+                       the model in the config: [[model]] bundle = \"sha256:…\"";
+        Err(ApiError::new(StatusCode::FORBIDDEN, "admin_only", message))
     }
-    let message = "models are pulled, added and removed only through an API that listens on \
-                   loopback; set [api] http to 127.0.0.1, or name the model in the config: \
-                   [[model]] bundle = \"sha256:…\"";
-    Err(ApiError::new(StatusCode::FORBIDDEN, "admin_only", message))
+}
+
+/// Whether a host, with or without a port, is this machine by its very name.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host().trim_matches(['[', ']']);
+    name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 fn named(model: &Model) -> Value {
@@ -172,9 +196,9 @@ impl From<KeepError> for ApiError {
         let (status, code) = match error {
             KeepError::Pull(PullError::Refused(refusal)) => return refusal.into(),
             KeepError::Busy => return Refusal::Busy { retry_after_ms: 1_000 }.into(),
-            KeepError::NameTaken { .. } | KeepError::BundleTaken { .. } => {
-                (StatusCode::CONFLICT, "taken")
-            }
+            KeepError::NameTaken { .. }
+            | KeepError::BundleTaken { .. }
+            | KeepError::Store(StoreError::Taken(_)) => (StatusCode::CONFLICT, "taken"),
             KeepError::TooMany => (StatusCode::CONFLICT, "too_many"),
             KeepError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_model"),
             KeepError::Configured { .. } => (StatusCode::CONFLICT, "configured"),
@@ -195,6 +219,16 @@ impl From<KeepError> for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_machine_itself_by_its_own_name_may_administer() {
+        for host in ["127.0.0.1:8000", "localhost", "localhost:80", "[::1]:8000", "127.9.9.9"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["evil.example:8000", "127.0.0.1.evil.example", "10.0.0.1", "", "0.0.0.0:1"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
 
     #[test]
     fn every_fault_has_a_status_and_says_what_to_do() {

@@ -48,7 +48,7 @@ impl Node {
     /// Begins to pull a model, which is then served. One that is served or on its way already is
     /// no error.
     pub fn pull_model(self: &Arc<Self>, model: Model) -> Result<(), KeepError> {
-        if self.hosted(model.bundle).is_some_and(|hosted| hosted.name == model.name) {
+        if self.serves(&model) {
             return Ok(());
         }
         // Said at once, where it can be: that nobody may be asked.
@@ -73,7 +73,7 @@ impl Node {
         let store = self.shelf.store().clone();
         let bundle = aside(move || store.add(&path)).await?;
         let model = Model { name, version, bundle: Digest(bundle.digest.0) };
-        if self.hosted(model.bundle).is_some_and(|hosted| hosted.name == model.name) {
+        if self.serves(&model) {
             return Ok(model);
         }
         self.list(&model)?;
@@ -121,6 +121,12 @@ impl Node {
             self.delete(model.bundle).await?;
         }
         Ok(meant)
+    }
+
+    /// Whether the bundle is served under this very name.
+    fn serves(&self, model: &Model) -> bool {
+        let hosted = self.hosted(model.bundle);
+        hosted.is_some_and(|own| (&own.name, &own.version) == (&model.name, &model.version))
     }
 
     /// A chunk of a pull that ended may be on its way to the disk still.
@@ -255,7 +261,10 @@ impl Node {
                 Err(error) => {
                     tracing::warn!(model = name, %bundle, %error, "pull failed");
                     progress.fail(error.to_string(), false);
-                    self.unlist(&model);
+                    // What was served before stays a wish: a missing device may come back.
+                    if !is_patient {
+                        self.unlist(&model);
+                    }
                     return;
                 }
             }
