@@ -27,11 +27,17 @@ impl Node {
             let found = resolve(now, &view, text, version, &policy)?;
             return Ok(Model { name: found.name, version: found.version, bundle: found.bundle });
         };
-        let offered = view.holders(bundle).flat_map(|entry| &entry.record.advert.models);
-        let held = offered.into_iter().find(|model| model.bundle == bundle);
+        let offered = view.holders(bundle).find_map(|entry| {
+            let models = entry.record.advert.models.iter();
+            let models = models.map(|model| (model.bundle, &model.name, &model.version));
+            // A stage goes by the name of its whole.
+            let stages = entry.record.stages.iter();
+            let stages = stages.map(|stage| (stage.bundle, &stage.name, &stage.version));
+            models.chain(stages).find(|(offered, _, _)| *offered == bundle)
+        });
         let unknown = || Refusal::UnknownModel { model: text.to_owned(), hint: String::new() };
-        let held = held.ok_or_else(unknown)?;
-        Ok(Model { name: held.name.clone(), version: held.version.clone(), bundle })
+        let (_, name, version) = offered.ok_or_else(unknown)?;
+        Ok(Model { name: name.clone(), version: version.clone(), bundle })
     }
 
     /// Serves what the config names by digest and what was pulled or added before, as soon as it is
@@ -50,6 +56,14 @@ impl Node {
     pub fn pull_model(self: &Arc<Self>, model: Model) -> Result<(), KeepError> {
         if self.serves(&model) {
             return Ok(());
+        }
+        let view = self.view();
+        if view.holders(model.bundle).next().is_none()
+            && let Some((_, stage)) = view.stages(model.bundle).next()
+        {
+            let hint = format!(" whole; pull one of its stages by digest: {}, …", stage.bundle);
+            let refusal = Refusal::UnknownModel { model: model.name, hint };
+            return Err(PullError::Refused(refusal).into());
         }
         // Said at once, where it can be: that nobody may be asked.
         if self.shelf.store().list().iter().all(|stored| stored.digest != key(model.bundle)) {

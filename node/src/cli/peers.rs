@@ -42,11 +42,25 @@ fn row(peer: &Value) -> Vec<String> {
         text(&charter["operator"]),
         rtt,
         list(&peer["devices"], device),
-        list(&peer["models"], |model| {
-            format!("{}:{}", text(&model["name"]), text(&model["version"]))
-        }),
+        models(peer),
         format!("…{}", &id[id.len().saturating_sub(6)..]),
     ]
+}
+
+/// Models, and stages with their stretch.
+fn models(peer: &Value) -> String {
+    let called = |model: &Value| {
+        let [name, version] = ["name", "version"].map(|key| model[key].as_str().unwrap_or("–"));
+        format!("{name}:{version}")
+    };
+    let stage = |stage: &Value| {
+        format!("{} {}–{} of {}", called(stage), stage["from"], stage["to"], stage["of"])
+    };
+    match (list(&peer["models"], called), list(&peer["stages"], stage)) {
+        (models, stages) if stages == "–" => models,
+        (models, stages) if models == "–" => stages,
+        (models, stages) => format!("{models}\n{stages}"),
+    }
 }
 
 fn device(device: &Value) -> String {
