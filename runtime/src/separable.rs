@@ -104,7 +104,7 @@ fn experiment(
     };
     let rows: Option<Vec<Vec<Tensor>>> = (0..ROWS).map(|_| row()).collect();
     let Some(rows) = rows else { return Found::Failed };
-    let batch = join(rows.clone(), candidate).expect("rows of one shape");
+    let batch = join(&rows, candidate, &[1; ROWS]).expect("rows of one shape");
     let Some(together) = run(batch) else { return Found::Failed };
     let alone: Option<Vec<Vec<Tensor>>> = rows.into_iter().map(run).collect();
     let Some(alone) = alone else { return Found::Failed };
