@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::likeness::nearly_equal;
 use crate::limits::ROWS_PROBE_ELEMENTS_MAX;
-use crate::rows::{RowAxes, join, nearly_equal, split};
+use crate::rows::{RowAxes, join, split};
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
 
 /// Rows of the experiment's batch: no model's own dimension is likely to be so.
