@@ -15,6 +15,7 @@ pub mod engine;
 mod hashing;
 mod instance;
 pub mod library;
+mod likeness;
 pub mod limits;
 mod machine;
 pub mod manifest;

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::check::elements;
-use crate::tensor::{DType, Signature, Tensor};
+use crate::tensor::{Signature, Tensor};
 
 /// Where the rows lie in a model's tensors, by name. A model that has this gives each row the
 /// answer that the row alone would get.
@@ -58,12 +58,21 @@ impl RowAxes {
 }
 
 impl Signature {
+    /// Where the rows lie, if they can be run apart and every output has them: a description may
+    /// come from a peer that says anything.
+    pub fn row_axes(&self) -> Option<&RowAxes> {
+        let has = |axes: &&RowAxes| {
+            self.outputs.iter().all(|output| axes.outputs.contains_key(&output.name))
+        };
+        self.rows.as_ref().filter(has)
+    }
+
     /// Rows of a batch with inputs of these names and shapes: along the model's rows where they are
     /// known, else the first dimension of the first input; at least one.
     pub fn rows_of<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, &'a [u64])>) -> u32 {
         let mut inputs = inputs.into_iter().peekable();
         let first = inputs.peek().and_then(|(_, shape)| shape.first()).copied().unwrap_or(1);
-        let known = self.rows.as_ref().and_then(|axes| axes.count(inputs));
+        let known = self.row_axes().and_then(|axes| axes.count(inputs));
         known.unwrap_or_else(|| u32::try_from(first).unwrap_or(u32::MAX)).max(1)
     }
 }
@@ -83,10 +92,7 @@ pub fn split(
             continue;
         };
         let layout = Layout::of(tensor, *axis)?;
-        if layout.rows as u64 != expected {
-            let (name, given) = (tensor.name.clone(), layout.rows as u64);
-            return Err(RowsError::Count { name, given, expected });
-        }
+        layout.expect_rows(&tensor.name, expected)?;
         let mut from = 0;
         for (part, count) in parts.iter_mut().zip(counts) {
             let to = from + *count as usize;
@@ -106,21 +112,21 @@ pub fn split(
     Ok(parts)
 }
 
-/// Puts parts together again, in their order: the inverse of [`split`]. A tensor without an axis is
-/// taken from the first part.
+/// Puts parts of so many rows each together again, in their order: the inverse of [`split`]. A
+/// tensor without an axis is taken from the first part. A part with other rows than it should have
+/// is an error: behind it, every row would be another's.
 pub fn join(
-    mut parts: Vec<Vec<Tensor>>,
+    parts: &[Vec<Tensor>],
     axes: &BTreeMap<String, usize>,
+    counts: &[u32],
 ) -> Result<Vec<Tensor>, RowsError> {
-    if parts.len() == 1 {
-        return Ok(parts.remove(0));
-    }
-    let Some((first, others)) = parts.split_first() else { return Ok(Vec::new()) };
+    assert_eq!(parts.len(), counts.len(), "each part has its count");
+    let Some(first) = parts.first() else { return Ok(Vec::new()) };
     let together = first.iter().enumerate().map(|(index, tensor)| {
         let Some(axis) = axes.get(&tensor.name).copied() else { return Ok(tensor.clone()) };
         let differ = || RowsError::Differ(tensor.name.clone());
-        let mut pieces = vec![(tensor, Layout::of(tensor, axis)?)];
-        for part in others {
+        let mut pieces = Vec::with_capacity(parts.len());
+        for (part, count) in parts.iter().zip(counts) {
             let piece = part.get(index).ok_or_else(differ)?;
             let layout = Layout::of(piece, axis)?;
             let alike = |(at, (a, b)): (usize, (&u64, &u64))| at == axis || a == b;
@@ -130,6 +136,7 @@ pub fn join(
             {
                 return Err(differ());
             }
+            layout.expect_rows(&piece.name, u64::from(*count))?;
             pieces.push((piece, layout));
         }
         let mut shape = tensor.shape.clone();
@@ -199,6 +206,12 @@ impl Layout {
         layout().ok_or_else(|| RowsError::Shape(tensor.name.clone()))
     }
 
+    fn expect_rows(&self, name: &str, expected: u64) -> Result<(), RowsError> {
+        let given = self.rows as u64;
+        let wrong = || RowsError::Count { name: name.to_owned(), given, expected };
+        if given == expected { Ok(()) } else { Err(wrong()) }
+    }
+
     /// The bytes of some rows of one outer block.
     fn rows_of(&self, tensor: &Tensor, outer: usize, from: usize, to: usize) -> Bytes {
         let at = |row: usize| {
@@ -212,57 +225,12 @@ impl Layout {
     }
 }
 
-/// Whether two results are the same but for rounding: floats within 1e-4 of each other's size or
-/// 1e-5, all else exactly. What is no number shows nothing.
-pub(crate) fn nearly_equal(a: &Tensor, b: &Tensor) -> bool {
-    let near = |a: f64, b: f64| a == b || (a - b).abs() <= 1e-5 + 1e-4 * b.abs();
-    let same = |a: Vec<f64>, b: Vec<f64>| {
-        a.len() == b.len() && a.into_iter().zip(b).all(|(a, b)| near(a, b))
-    };
-    if (&a.name, a.dtype, &a.shape) != (&b.name, b.dtype, &b.shape) {
-        return false;
-    }
-    match floats(a).zip(floats(b)) {
-        Some((a, b)) => same(a, b),
-        None => a.data == b.data,
-    }
-}
-
-/// The elements as numbers, if they are floats.
-fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
-    let data = &tensor.data[..];
-    Some(match tensor.dtype {
-        DType::Fp32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect(),
-        DType::Fp64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-        DType::Bf16 => data
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16).into())
-            .collect(),
-        DType::Fp16 => data.as_chunks().0.iter().map(|b| half(u16::from_le_bytes(*b))).collect(),
-        _ => return None,
-    })
-}
-
-/// An IEEE 754 half.
-fn half(bits: u16) -> f64 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1_023));
-    let magnitude = match exponent {
-        0 => fraction * 2f64.powi(-24),
-        31 if fraction == 0.0 => f64::INFINITY,
-        31 => f64::NAN,
-        _ => (1.0 + fraction / 1_024.0) * 2f64.powi(exponent - 15),
-    };
-    sign * magnitude
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tensor::{DType, TensorSpec};
 
     const DTYPES: [DType; 5] = [DType::Fp32, DType::Int64, DType::Uint8, DType::Fp16, DType::Bytes];
 
@@ -307,7 +275,7 @@ mod tests {
                     prop_assert_eq!(tensor.shape[axes[&tensor.name]], u64::from(*count));
                 }
             }
-            prop_assert_eq!(join(parts, &axes).unwrap(), tensors);
+            prop_assert_eq!(join(&parts, &axes, &counts).unwrap(), tensors);
         }
     }
 
@@ -342,15 +310,15 @@ mod tests {
         for bad in [short, huge, flat, torn] {
             let bad = [bad];
             assert_eq!(split(&bad, &axes, &[1, 2]), Err(RowsError::Shape("x".into())));
-            assert!(join(vec![bad.to_vec(), bad.to_vec()], &axes).is_err());
+            assert!(join(&[bad.to_vec(), bad.to_vec()], &axes, &[3, 3]).is_err());
         }
         let wide = tensor("x", DType::Fp32, &[4, 3]);
-        let differ = join(vec![vec![good.clone()], vec![wide]], &axes);
-        assert_eq!(differ, Err(RowsError::Differ("x".into())));
-        assert_eq!(
-            join(vec![vec![good.clone()], vec![]], &axes),
-            Err(RowsError::Differ("x".into()))
-        );
+        let together =
+            |other: Vec<Tensor>, rows| join(&[vec![good.clone()], other], &axes, &[3, rows]);
+        assert_eq!(together(vec![wide], 3), Err(RowsError::Differ("x".into())));
+        assert_eq!(together(vec![], 3), Err(RowsError::Differ("x".into())));
+        let fewer = RowsError::Count { name: "x".into(), given: 3, expected: 4 };
+        assert_eq!(together(vec![good.clone()], 4), Err(fewer));
         let count = split(&[good], &axes, &[1, 1]).unwrap_err();
         assert_eq!(count, RowsError::Count { name: "x".into(), given: 3, expected: 2 });
     }
@@ -366,13 +334,9 @@ mod tests {
         assert_eq!((known.rows_of(batch), unknown.rows_of(batch)), (5, 2));
         assert_eq!(known.rows_of([("state", other), ("input", input)]), 2);
         assert_eq!(known.rows_of([("sr", &[][..])]), 1);
-    }
-
-    #[test]
-    fn halves_are_read_as_ieee_754_says() {
-        let cases =
-            [(0x3c00, 1.0), (0xc000, -2.0), (0x0001, 2f64.powi(-24)), (0x3555, 0.333_251_953_125)];
-        cases.into_iter().for_each(|(bits, value)| assert_eq!(half(bits), value));
-        assert!(half(0x7e00).is_nan() && half(0xfc00) == f64::NEG_INFINITY);
+        // One that leaves out an output is not believed.
+        let output = TensorSpec { name: "y".into(), datatype: DType::Fp32, shape: vec![-1] };
+        let partial = Signature { outputs: vec![output], ..known };
+        assert_eq!(partial.row_axes(), None);
     }
 }

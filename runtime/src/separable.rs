@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::likeness::nearly_equal;
 use crate::limits::ROWS_PROBE_ELEMENTS_MAX;
-use crate::rows::{RowAxes, join, nearly_equal, split};
+use crate::rows::{RowAxes, join, split};
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
 
 /// Rows of the experiment's batch: no model's own dimension is likely to be so.
@@ -104,7 +105,7 @@ fn experiment(
     };
     let rows: Option<Vec<Vec<Tensor>>> = (0..ROWS).map(|_| row()).collect();
     let Some(rows) = rows else { return Found::Failed };
-    let batch = join(rows.clone(), candidate).expect("rows of one shape");
+    let batch = join(&rows, candidate, &[1; ROWS]).expect("rows of one shape");
     let Some(together) = run(batch) else { return Found::Failed };
     let alone: Option<Vec<Vec<Tensor>>> = rows.into_iter().map(run).collect();
     let Some(alone) = alone else { return Found::Failed };

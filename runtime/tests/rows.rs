@@ -52,7 +52,7 @@ async fn a_batch_of_silero_vad_in_parts_is_the_whole_batch() {
     for part in split(&inputs, &axes.inputs, &[1, 3, 1]).unwrap() {
         parts.push(engine.submit(request(part)).unwrap().await.unwrap().outputs);
     }
-    let together = join(parts, &axes.outputs).unwrap();
+    let together = join(&parts, &axes.outputs, &[1, 3, 1]).unwrap();
     for (a, b) in together.iter().zip(&whole) {
         assert_eq!((&a.name, &a.shape), (&b.name, &b.shape));
         let pairs = to_f32s(&a.data).into_iter().zip(to_f32s(&b.data));

@@ -185,7 +185,7 @@ impl Named {
         let bundle = named.resolve(node, &demand.policy)?.bundle;
         // Where nobody may describe the model, nobody may run it either: the plan says why.
         let signature = node.describe(bundle, &demand.policy).await.ok();
-        let separable = signature.is_some_and(|signature| signature.rows.is_some());
+        let separable = signature.is_some_and(|signature| signature.row_axes().is_some());
         let now = node.clock.now();
         let deadline = now.mono + demand.deadline.unwrap_or(DEADLINE_DEFAULT);
         let fresh = Job::new(node.draw_job(), bundle, demand.policy, &node.send, deadline);

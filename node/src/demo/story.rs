@@ -64,7 +64,7 @@ const IN_EU_WHOLE: Law = Law {
 };
 
 /// Files in the batch that is spread.
-const BATCH_ROWS: usize = 64;
+const BATCH_ROWS: usize = 24;
 
 /// What the picture says.
 const WORDS: &str = "OPEN PORTS";

@@ -53,7 +53,7 @@ pub fn batch_rows<'a>(
     signature: &Signature,
     inputs: impl IntoIterator<Item = (&'a str, &'a [u64])> + Clone,
 ) -> (u32, bool) {
-    let apart = signature.rows.as_ref().and_then(|axes| axes.count(inputs.clone()));
+    let apart = signature.row_axes().and_then(|axes| axes.count(inputs.clone()));
     (signature.rows_of(inputs), apart.is_some())
 }
 

@@ -31,12 +31,13 @@ impl Node {
     ) -> Result<Answer, Refusal> {
         let signature = self.describe(order.job.bundle, &order.job.policy).await?;
         let unknown = || Refusal::Execution { reason: "the model's rows are not known".to_owned() };
-        let axes = signature.rows.clone().ok_or_else(unknown)?;
+        let axes = signature.row_axes().cloned().ok_or_else(unknown)?;
         let fault = |error: RowsError| Refusal::Execution { reason: error.to_string() };
         let counts: Vec<u32> = shares.iter().map(|share| share.rows).collect();
         let (inputs, along) = (order.inputs.clone(), axes.inputs.clone());
         let bytes = usize::try_from(order.job.bytes).unwrap_or(usize::MAX);
-        let parts = self.aside.run(bytes, move || split(&inputs, &along, &counts)).await;
+        let each = counts.clone();
+        let parts = self.aside.run(bytes, move || split(&inputs, &along, &each)).await;
         let parts = parts.map_err(fault)?;
         metrics::counter!("hansa_rows_shards_total").increment(shares.len() as u64);
         let flights = shares.iter().zip(parts).map(|(share, inputs)| {
@@ -55,7 +56,9 @@ impl Node {
         let (queue, service) = (longest(|answer| answer.queue), longest(|answer| answer.service));
         let in_flight = answers.iter().map(|answer| answer.in_flight).max().unwrap_or_default();
         let parts: Vec<Vec<Tensor>> = answers.into_iter().map(|answer| answer.outputs).collect();
-        let outputs = self.aside.run(total(&parts), move || join(parts, &axes.outputs)).await;
+        let bytes = total(&parts);
+        let join = move || join(&parts, &axes.outputs, &counts);
+        let outputs = self.aside.run(bytes, join).await;
         Ok(Answer { executed_by, outputs: outputs.map_err(fault)?, queue, service, in_flight })
     }
 }
