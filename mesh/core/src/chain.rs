@@ -162,6 +162,15 @@ pub(crate) fn refusal(
     }
 }
 
+/// Whether this peer may hand what it holds of the job to `peer` now: the gate before a byte leaves.
+///
+/// # Errors
+/// The rule that keeps `peer` out.
+pub fn may_pass(now: Now, view: &View, loads: &Loads, job: &Job, peer: PeerId) -> Result<(), Rule> {
+    let entry = view.get(peer).ok_or(Rule::Unreachable)?;
+    admit(now, view, loads, job, entry, &[])
+}
+
 /// Peers with a stage of the job's model that may be asked about it.
 pub fn holders(now: Now, view: &View, loads: &Loads, job: &Job) -> Vec<PeerId> {
     let may = |entry: &&Entry| admit(now, view, loads, job, entry, &[]).is_ok();

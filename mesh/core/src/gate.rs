@@ -96,6 +96,27 @@ pub fn receive(
     admit(policy, bundle, own, utc).map_err(unsatisfiable)
 }
 
+/// The gate of a peer that is to run a stage, for the job's entry: outputs go there from here, so it
+/// must be one whom this peer serves, as the peer that sent the stage.
+pub fn serve_entry(
+    serve: &Bounds,
+    entry: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Refusal> {
+    within(serve, entry, utc).map_err(|rule| Refusal::NotServed { rule })
+}
+
+/// The gate of a job's entry for what a stage delivers: only peers that the job may go to have
+/// anything of it.
+pub fn receive_delivery(
+    policy: &Policy,
+    bundle: Digest,
+    sender: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Refusal> {
+    admit(policy, bundle, sender, utc).map_err(|rule| Refusal::NotServed { rule })
+}
+
 /// Whether one of `devices` is what the job needs.
 pub fn fits(needs: &DeviceNeeds, devices: &[Device]) -> bool {
     let fits = |device: &Device| {

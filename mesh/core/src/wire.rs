@@ -117,6 +117,8 @@ pub enum Ask {
         tensors: Vec<TensorMeta>,
         /// Outputs of the whole that the entry wants; it gets each from the stage that makes it.
         outputs: Vec<String>,
+        /// Who ran the stages before.
+        by: Vec<PeerId>,
     },
     /// Outputs of a job in stages, for its entry.
     Deliver {
@@ -124,6 +126,8 @@ pub enum Ask {
         whole: Digest,
         /// The tensors that follow.
         tensors: Vec<TensorMeta>,
+        /// Who ran the stages so far, the sender last.
+        by: Vec<PeerId>,
     },
 }
 
@@ -248,12 +252,16 @@ impl JobHeader {
                 check_tensors(tensors)?;
                 check_names(outputs)?;
             }
-            Ask::Stage { tensors, outputs, route, .. } => {
+            Ask::Stage { tensors, outputs, route, by, .. } => {
                 check_tensors(tensors)?;
                 check_names(outputs)?;
                 check_route(route)?;
+                check_peers(by)?;
             }
-            Ask::Deliver { tensors, .. } => check_tensors(tensors)?,
+            Ask::Deliver { tensors, by, .. } => {
+                check_tensors(tensors)?;
+                check_peers(by)?;
+            }
             Ask::Chunks { count, .. } if !(1..=CHUNKS_ASKED_MAX).contains(count) => {
                 return Err(HeaderFault::OverLimit("chunks"));
             }
@@ -325,6 +333,10 @@ fn check_extensions(extensions: &[Extension]) -> Result<(), HeaderFault> {
 
 fn check_names(names: &[String]) -> Result<(), HeaderFault> {
     if names.len() <= TENSORS_MAX { Ok(()) } else { Err(HeaderFault::OverLimit("outputs")) }
+}
+
+fn check_peers(peers: &[PeerId]) -> Result<(), HeaderFault> {
+    if peers.len() <= STAGES_MAX { Ok(()) } else { Err(HeaderFault::OverLimit("stages")) }
 }
 
 /// A route has stages, and each begins where the one before it ends: so every job arrives.

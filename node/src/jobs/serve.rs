@@ -152,7 +152,7 @@ async fn serve_stage(
     }
     let _counted = node.tasks.token(); // The drain waits for it.
     let remaining = header.remaining();
-    let Ask::Stage { whole, route, tensors: metas, outputs } = header.ask else {
+    let Ask::Stage { whole, route, tensors: metas, outputs, by } = header.ask else {
         unreachable!("the caller looked")
     };
     let link = route[0].link;
@@ -166,10 +166,16 @@ async fn serve_stage(
     if !is_mine {
         return Err(gone(link.bundle));
     }
+    // The entry gets outputs from here: it must be one that this node serves, like the sender.
+    let entry = header.path.first().copied();
+    let view = node.view();
+    let standing = entry.and_then(|entry| view.get(entry)).map(|entry| &entry.record.charter);
+    let absent = Err(CharterFault::Absent);
+    gate::serve_entry(&node.serve, standing.unwrap_or(&absent), node.clock.now().utc)?;
     let bytes = total(&metas)?;
     let deadline = node.clock.now().mono + remaining;
     // Of the way so far only the entry matters: a chain may come by a peer twice.
-    let path = header.path.first().copied().into_iter().collect();
+    let path = entry.into_iter().collect();
     let job = Job {
         bytes,
         rows: first_rows(&metas),
@@ -177,7 +183,7 @@ async fn serve_stage(
         ..Job::new(header.job, whole, header.policy, &node.send, deadline)
     };
     let tensors = receive_all(&metas, body, remaining).await?;
-    let passage = Passage { job, trace: header.trace, route, tensors, outputs };
+    let passage = Passage { job, trace: header.trace, route, tensors, outputs, by };
     let running = tokio::time::timeout(remaining, node.run_stage(&passage));
     Ok((running.await.map_err(|_| Refusal::Deadline)??, Vec::new()))
 }
@@ -191,7 +197,7 @@ async fn take_delivery(
     body: &mut Body,
 ) -> Result<(Done, Vec<Bytes>), Refusal> {
     let remaining = header.remaining();
-    let Ask::Deliver { whole, tensors: metas } = header.ask else {
+    let Ask::Deliver { whole, tensors: metas, by } = header.ask else {
         unreachable!("the caller looked")
     };
     let job = node.gathers.job(header.job).filter(|job| job.bundle == whole);
@@ -201,11 +207,10 @@ async fn take_delivery(
     let standing = view.get(from).map(|entry| &entry.record.charter);
     let absent = Err(CharterFault::Absent);
     let utc = node.clock.now().utc;
-    gate::admit(&job.onward, whole, standing.unwrap_or(&absent), utc)
-        .map_err(|rule| Refusal::NotServed { rule })?;
+    gate::receive_delivery(&job.onward, whole, standing.unwrap_or(&absent), utc)?;
     total(&metas)?;
     let tensors = receive_all(&metas, body, remaining).await?;
-    node.gathers.deliver(header.job, from, tensors).await;
+    node.gathers.deliver(header.job, by, tensors).await;
     Ok(tell(node, Bytes::new()))
 }
 

@@ -16,10 +16,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hansa_core::chain::{Chain, Link, chain};
+use hansa_core::chain::{self, Chain, Link, chain};
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::limits::ATTEMPTS_MAX;
-use hansa_core::loads::Report;
+use hansa_core::loads::{Loads, Report};
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::wire::{Ask, Done, Stretch, TraceContext};
 use hansa_runtime::engine::Request;
@@ -44,10 +44,12 @@ pub(super) struct Passage {
     pub(super) tensors: Vec<Tensor>,
     /// Outputs of the whole that the entry wants.
     pub(super) outputs: Vec<String>,
+    /// Who ran the stages before.
+    pub(super) by: Vec<PeerId>,
 }
 
-/// Outputs that arrived, and from whom.
-type Delivery = (PeerId, Vec<Tensor>);
+/// Who ran the stages so far, and outputs that came of it.
+type Delivery = (Vec<PeerId>, Vec<Tensor>);
 
 /// An entry's open jobs in stages: where what the stages deliver goes.
 #[derive(Default)]
@@ -82,20 +84,25 @@ impl Gathers {
     }
 
     /// Outputs of a job, or none if it does not wait any more.
-    pub(super) async fn deliver(&self, job: JobId, from: PeerId, tensors: Vec<Tensor>) {
+    pub(super) async fn deliver(&self, job: JobId, by: Vec<PeerId>, tensors: Vec<Tensor>) {
         let open = self.lock().get(&job).map(|gather| gather.deliveries.clone());
         if let Some(open) = open {
-            let _ = open.send((from, tensors)).await; // A job that is over wants no more.
+            let _ = open.send((by, tensors)).await; // A job that is over wants no more.
         }
     }
 }
 
-/// Aborts a task with whoever waits for it.
-struct Attached<T>(tokio::task::JoinHandle<T>);
+/// Aborts a task with whoever waits for it, unless it is let go.
+struct Attached<T> {
+    task: tokio::task::JoinHandle<T>,
+    is_free: bool,
+}
 
 impl<T> Drop for Attached<T> {
     fn drop(&mut self) {
-        self.0.abort();
+        if !self.is_free {
+            self.task.abort();
+        }
     }
 }
 
@@ -122,21 +129,30 @@ impl Node {
             route: self.route(job, &links).await.map_err(AskError::Refused)?,
             tensors: order.inputs.clone(),
             outputs: outputs.clone(),
+            by: Vec::new(),
         };
-        let mut by: Vec<PeerId> = Vec::new();
+        let mut executed_by: Vec<PeerId> = Vec::new();
         let mut made = BTreeMap::new();
-        let node = Arc::clone(self);
-        let mut passing = Attached(tokio::spawn(async move { node.pass(passage).await }));
+        let (node, deadline) = (Arc::clone(self), self.clock.instant(job.deadline).into());
+        let task = tokio::spawn(async move {
+            let passed = tokio::time::timeout_at(deadline, node.pass(passage)).await;
+            passed.unwrap_or(Err(Refusal::Deadline))
+        });
+        let mut passing = Attached { task, is_free: false };
         let mut is_passed = false;
         while made.len() < outputs.len() {
             tokio::select! {
                 biased;
                 delivery = arriving.recv() => {
-                    let (from, tensors) = delivery.expect("one attempt at a time gathers");
-                    by.push(from);
-                    made.extend(tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
+                    let (by, tensors) = delivery.expect("one attempt at a time gathers");
+                    // The last to deliver has come by the most.
+                    if by.len() >= executed_by.len() {
+                        executed_by = by;
+                    }
+                    let wanted = tensors.into_iter().filter(|tensor| outputs.contains(&tensor.name));
+                    made.extend(wanted.map(|tensor| (tensor.name.clone(), tensor)));
                 }
-                passed = &mut passing.0, if !is_passed => {
+                passed = &mut passing.task, if !is_passed => {
                     is_passed = true;
                     let passed = passed.map_err(|panic| AskError::Lost(panic.to_string()))?;
                     passed.map_err(AskError::Refused)?;
@@ -150,11 +166,8 @@ impl Node {
         }
         let answered = |name: &String| made.remove(name).expect("all have arrived");
         let outputs = outputs.iter().map(answered).collect();
-        // Stages that deliver nothing have run as well.
-        let mut executed_by: Vec<PeerId> = links.iter().map(|link| link.peer).collect();
-        by.retain(|peer| !executed_by.contains(peer));
-        executed_by.extend(by);
-        executed_by.dedup();
+        // What the peers of the chain tell of themselves on the way back is still worth hearing.
+        passing.is_free = true;
         Ok(Answer {
             executed_by,
             outputs,
@@ -185,11 +198,30 @@ impl Node {
     ) -> Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + '_>> {
         Box::pin(async move {
             let mut tried: Vec<PeerId> = Vec::new();
+            // Where nobody else is left, those that seemed lost are asked once more: on a machine
+            // that has too much to do, silence is not death.
+            let mut is_last_resort = false;
+            let attempts_max = usize::from(ATTEMPTS_MAX);
+            let mut attempts = 0;
             loop {
+                attempts += 1;
                 let Some(Stretch { link, .. }) = passage.route.first().cloned() else {
                     return Ok(());
                 };
-                let passed = if link.peer == self.me {
+                let may = {
+                    let (now, view) = (self.clock.now(), self.view());
+                    let loads = self.loads_for(is_last_resort);
+                    chain::may_pass(now, &view, &loads, &passage.job, link.peer)
+                };
+                let passed = if let Err(rule) = may {
+                    // Whoever planned the route knew other laws, or older news.
+                    let failed = [(rule, 1)].into();
+                    Err(AskError::Refused(if rule.is_of_the_moment() {
+                        Refusal::Unavailable { failed }
+                    } else {
+                        Refusal::PolicyUnsatisfiable { failed }
+                    }))
+                } else if link.peer == self.me {
                     self.run_stage(&passage).await.map(|_| ()).map_err(AskError::Refused)
                 } else {
                     self.send_stage(&passage, link).await
@@ -198,9 +230,10 @@ impl Node {
                     Ok(()) => return Ok(()),
                     Err(AskError::Lost(reason)) => {
                         self.lost(link.peer, &reason);
-                        let attempts = u32::try_from(tried.len() + 1).unwrap_or(u32::MAX);
+                        let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
                         Refusal::Failed { attempts, last: reason }
                     }
+                    Err(AskError::Refused(refusal)) if may.is_err() => refusal,
                     Err(AskError::Refused(refusal)) => match refusal {
                         Refusal::Busy { .. }
                         | Refusal::Draining
@@ -211,20 +244,37 @@ impl Node {
                     },
                 };
                 tried.push(link.peer);
-                if tried.len() >= usize::from(ATTEMPTS_MAX) {
+                if attempts >= attempts_max {
                     return Err(refusal);
                 }
-                let (now, view) = (self.clock.now(), self.view());
-                let ahead = {
-                    let loads = self.loads();
-                    chain(now, &view, &loads, &passage.job, link.from, &tried)
-                };
+                let mut ahead = self.chain_ahead(&passage.job, link.from, &tried, is_last_resort);
+                if ahead.is_none() && !std::mem::replace(&mut is_last_resort, true) {
+                    tried.clear();
+                    ahead = self.chain_ahead(&passage.job, link.from, &tried, true);
+                }
                 let Some(Chain { links, .. }) = ahead else { return Err(refusal) };
                 metrics::counter!("hansa_chains_mended_total").increment(1);
                 tracing::info!(job = %passage.job.id, at = link.from, "the chain is mended");
                 passage.route = self.route(&passage.job, &links).await?;
             }
         })
+    }
+
+    /// The rest of a chain, from a node of the model on.
+    fn chain_ahead(
+        &self,
+        job: &Job,
+        from: u32,
+        tried: &[PeerId],
+        is_last_resort: bool,
+    ) -> Option<Chain> {
+        let (now, view) = (self.clock.now(), self.view());
+        chain(now, &view, &self.loads_for(is_last_resort), job, from, tried)
+    }
+
+    /// What was measured; as a last resort nothing, so that nobody is avoided.
+    fn loads_for(&self, is_last_resort: bool) -> Loads {
+        if is_last_resort { Loads::new() } else { self.loads().clone() }
     }
 
     async fn send_stage(&self, passage: &Passage, link: Link) -> Result<(), AskError> {
@@ -237,6 +287,7 @@ impl Node {
             route: passage.route.clone(),
             tensors: tensors.iter().map(|tensor| meta(tensor)).collect(),
             outputs: passage.outputs.clone(),
+            by: passage.by.clone(),
         };
         let body: Vec<_> = tensors.iter().map(|tensor| tensor.data.clone()).collect();
         let bytes = body.iter().map(|part| part.len() as u64).sum();
@@ -296,8 +347,10 @@ impl Node {
             route: ahead.to_vec(),
             tensors: tensors.into_values().collect(),
             outputs: passage.outputs.clone(),
+            by: passage.by.iter().copied().chain([self.me]).collect(),
         };
-        tokio::try_join!(self.deliver(&passage.job, passage.trace, wanted), self.pass(next))?;
+        let by = next.by.clone();
+        tokio::try_join!(self.deliver(&passage.job, passage.trace, by, wanted), self.pass(next))?;
         Ok(Done {
             executed_by: self.me,
             outputs: Vec::new(),
@@ -313,16 +366,18 @@ impl Node {
         &self,
         job: &Job,
         trace: TraceContext,
+        by: Vec<PeerId>,
         tensors: Vec<Tensor>,
     ) -> Result<(), Refusal> {
         let Some(entry) = job.path.first().copied().filter(|entry| *entry != self.me) else {
-            self.gathers.deliver(job.id, self.me, tensors).await;
+            self.gathers.deliver(job.id, by, tensors).await;
             return Ok(());
         };
         if tensors.is_empty() {
             return Ok(());
         }
-        let ask = Ask::Deliver { whole: job.bundle, tensors: tensors.iter().map(meta).collect() };
+        let tensors_told = tensors.iter().map(meta).collect();
+        let ask = Ask::Deliver { whole: job.bundle, tensors: tensors_told, by };
         let body = tensors.iter().map(|tensor| tensor.data.clone()).collect();
         let header = self.job_header(job, trace, ask);
         match self.call(entry, header, body).await {

@@ -193,19 +193,28 @@ fn stretch(from: u32, to: u32) -> Stretch {
 
 fn stage(route: Vec<Stretch>) -> Ask {
     let tensors = vec![TensorMeta { name: "x".into(), dtype: 1, shape: vec![2], bytes: 8 }];
-    Ask::Stage { whole: Digest([1; 32]), route, tensors, outputs: vec!["y".into()] }
+    Ask::Stage {
+        whole: Digest([1; 32]),
+        route,
+        tensors,
+        outputs: vec!["y".into()],
+        by: vec![id(1)],
+    }
 }
 
 #[test]
 fn the_asks_of_stages_keep_their_bytes() {
     let (whole, own) = ("01".repeat(32), "02".repeat(32));
-    let peer = hex(&id(0).0);
+    let (peer, by) = (hex(&id(0).0), format!("01{}", hex(&id(1).0)));
     let tensor = "010178010102".to_owned() + "08";
     let route = format!("01{peer}{own}000501{}", "0178");
-    assert_eq!(ask_bytes(stage(vec![stretch(0, 5)])), format!("06{whole}{route}{tensor}010179"));
+    assert_eq!(
+        ask_bytes(stage(vec![stretch(0, 5)])),
+        format!("06{whole}{route}{tensor}010179{by}")
+    );
     let Ask::Stage { tensors, .. } = stage(Vec::new()) else { unreachable!() };
-    let deliver = Ask::Deliver { whole: Digest([1; 32]), tensors };
-    assert_eq!(ask_bytes(deliver), format!("07{whole}{tensor}"));
+    let deliver = Ask::Deliver { whole: Digest([1; 32]), tensors, by: vec![id(1)] };
+    assert_eq!(ask_bytes(deliver), format!("07{whole}{tensor}{by}"));
 }
 
 #[test]
