@@ -198,9 +198,9 @@ fn suits(policy: &Policy, devices: &[Device]) -> bool {
     (provider.is_none() && memory.is_none()) || devices.iter().any(suits)
 }
 
+/// Nobody splits in a world, so a limit of stages is kept and a demand for them is not.
 fn is_possible(policy: &Policy) -> bool {
     matches!(policy.split, Split::Auto | Split::Never)
-        && policy.stages_max.is_none()
         && policy.purpose.is_none()
         && policy.price_micros_max.is_none()
         && policy.price_currency.is_none()
