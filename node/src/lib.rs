@@ -6,6 +6,7 @@
 
 pub mod actors;
 pub mod api;
+pub mod audit;
 pub mod bundles;
 pub mod cli;
 pub mod client;

@@ -81,3 +81,18 @@ pub const PULL_AGAIN_MAX: Duration = Duration::from_secs(60);
 pub const ENGINE_QUEUE_MAX: usize = 1_024;
 /// A client that finds a model busy is told to come back after this, in ms.
 pub const BUSY_RETRY_MS: u32 = 1_000;
+/// Receipts that wait to be kept; one more is refused.
+pub const AUDIT_QUEUE_MAX: usize = 16_384;
+/// Receipts go to the disk in batches of this many bytes at most, and one receipt more.
+pub const AUDIT_BATCH_BYTES_MAX: usize = 4 << 20;
+/// Receipts that are kept and not yet in their tiles, in bytes: when tiles cannot be written, more
+/// are refused.
+pub const AUDIT_UNSETTLED_BYTES_MAX: usize = 64 << 20;
+/// A checkpoint covers what was kept within this.
+pub const AUDIT_CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// The newest receipts, which are found by their job at once.
+pub const AUDIT_RECENT_MAX: usize = 65_536;
+/// Defects that a verification lists.
+pub const AUDIT_DEFECTS_MAX: usize = 100;
+/// Largest file of authorities, in bytes.
+pub const AUTHORITIES_BYTES_MAX: u64 = 1 << 20;

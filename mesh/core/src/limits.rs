@@ -92,3 +92,11 @@ pub const SHARDS_PER_BATCH_MAX: usize = 8;
 pub const QUOTES_ASKED_MAX: usize = 8;
 /// Most chunks of a bundle, of 1 MiB each, that are asked for at once.
 pub const CHUNKS_ASKED_MAX: u32 = 4;
+/// Largest receipt, in bytes: below what an entry of a log can be, 64 KiB.
+pub const RECEIPT_BYTES_MAX: usize = 32 * 1024;
+/// Most parts (shares, stages, retries, hedges) that one receipt lists.
+pub const PARTS_MAX: usize = 64;
+/// Most charters of cosigners that a proof carries.
+pub const COSIGNERS_MAX: usize = 8;
+/// Longest proof of a receipt, in bytes.
+pub const PROOF_BYTES_MAX: usize = 128 * 1024;

@@ -15,6 +15,8 @@ use crate::keys::{SigningKey, verify};
 
 /// The algorithm byte of Ed25519.
 const ED25519: u8 = 1;
+/// That of Ed25519 cosignatures with a time (c2sp.org/tlog-cosignature).
+pub(crate) const ED25519_COSIGNATURE: u8 = 4;
 /// More signatures on one note are refused.
 const SIGNATURES_MAX: usize = 16;
 
@@ -50,11 +52,15 @@ pub struct SignerKey {
 }
 
 impl VerifierKey {
-    /// The 4 bytes that say which key a signature is of.
     fn hash(&self) -> [u8; 4] {
-        let bytes = [self.name.as_bytes(), b"\n", &[ED25519], &self.key].concat();
-        digest(&SHA256, &bytes).as_ref()[..4].try_into().expect("four of 32 bytes")
+        key_hash(&self.name, ED25519, &self.key)
     }
+}
+
+/// The 4 bytes that say which key a signature is of, and by which algorithm.
+pub(crate) fn key_hash(name: &str, algorithm: u8, key: &[u8; 32]) -> [u8; 4] {
+    let bytes = [name.as_bytes(), b"\n", &[algorithm], key].concat();
+    digest(&SHA256, &bytes).as_ref()[..4].try_into().expect("four of 32 bytes")
 }
 
 impl fmt::Display for VerifierKey {
@@ -114,40 +120,82 @@ impl SignerKey {
         if agrees { Ok(key) } else { Err(fault) }
     }
 
-    /// Adds this signer's line to a note, or makes a note of a bare text.
+    /// Adds this signer's line to a note, in place of an earlier one, or makes a note of a bare
+    /// text.
     pub fn sign(&self, note: &str) -> Result<String, NoteFault> {
-        let (text, lines) = split(note).unwrap_or((note, ""));
+        let text = split(note).map_or(note, |(text, _)| text);
         check_text(text)?;
         let (hash, signature) = (self.verifier().hash(), self.key.sign(text.as_bytes()));
-        let signature = BASE64.encode([hash.as_slice(), &signature].concat());
-        let line = format!("— {} {signature}\n", self.name);
-        Ok(format!("{text}\n{lines}{line}"))
+        add_line(note, &Line { name: &self.name, hash, signature: signature.to_vec() })
+    }
+
+    /// The key itself, for what is signed otherwise than as a note's text.
+    pub(crate) fn key(&self) -> &SigningKey {
+        &self.key
     }
 }
 
-/// The text of `note` and the names of those of `known` whose signatures verify. Lines of unknown
-/// signers are passed over; a known signer's bad signature is an error.
-pub fn open<'a>(note: &'a str, known: &[VerifierKey]) -> Result<(&'a str, Vec<String>), NoteFault> {
+/// A signature line of a note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line<'a> {
+    /// The signer's name.
+    pub(crate) name: &'a str,
+    /// Which key, and by which algorithm.
+    pub(crate) hash: [u8; 4],
+    /// What the algorithm made.
+    pub(crate) signature: Vec<u8>,
+}
+
+/// The note with `line`, instead of an earlier one by the same key if there is one.
+pub(crate) fn add_line(note: &str, line: &Line<'_>) -> Result<String, NoteFault> {
+    let (text, others) = match split(note) {
+        Some(_) => lines(note)?,
+        None => (note, Vec::new()),
+    };
+    let others = others.iter().filter(|other| (other.name, other.hash) != (line.name, line.hash));
+    let mut signed = format!("{text}\n");
+    for Line { name, hash, signature } in others.chain([line]) {
+        let signature = BASE64.encode([hash.as_slice(), signature].concat());
+        signed.push_str(&format!("— {name} {signature}\n"));
+    }
+    Ok(signed)
+}
+
+/// The text of `note` and its signature lines, none of them verified.
+pub(crate) fn lines(note: &str) -> Result<(&str, Vec<Line<'_>>), NoteFault> {
     let (text, lines) = split(note).ok_or(NoteFault::Malformed("it has no signature"))?;
     check_text(text)?;
-    let mut signers = Vec::new();
+    let mut parsed = Vec::new();
     // Not `str::lines`, which would pass over a carriage return.
-    for (count, line) in lines.trim_end_matches('\n').split('\n').enumerate() {
-        if count >= SIGNATURES_MAX {
+    for line in lines.trim_end_matches('\n').split('\n') {
+        if parsed.len() >= SIGNATURES_MAX {
             return Err(NoteFault::Malformed("it has too many signatures"));
         }
         let fault = NoteFault::Malformed("a signature line is not `— NAME BASE64`");
         let (name, signature) =
             line.strip_prefix("— ").and_then(|line| line.split_once(' ')).ok_or(fault.clone())?;
         let signature = BASE64.decode(signature).map_err(|_| fault.clone())?;
-        if !is_name(name) || signature.len() < 5 {
+        let Some((hash, signature)) = signature.split_first_chunk::<4>() else {
+            return Err(fault);
+        };
+        if !is_name(name) || signature.is_empty() {
             return Err(fault);
         }
-        let (hash, signature) = signature.split_at(4);
+        parsed.push(Line { name, hash: *hash, signature: signature.to_vec() });
+    }
+    Ok((text, parsed))
+}
+
+/// The text of `note` and the names of those of `known` whose signatures verify. Lines of unknown
+/// signers are passed over; a known signer's bad signature is an error.
+pub fn open<'a>(note: &'a str, known: &[VerifierKey]) -> Result<(&'a str, Vec<String>), NoteFault> {
+    let (text, lines) = lines(note)?;
+    let mut signers = Vec::new();
+    for Line { name, hash, signature } in lines {
         let Some(key) = known.iter().find(|key| key.name == name && key.hash() == hash) else {
             continue;
         };
-        if !verify(&key.key, text.as_bytes(), signature) {
+        if !verify(&key.key, text.as_bytes(), &signature) {
             return Err(NoteFault::Forged(name.into()));
         }
         if !signers.contains(&key.name) {
@@ -183,7 +231,8 @@ fn check_text(text: &str) -> Result<(), NoteFault> {
 }
 
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '+')
+    let is_strange = |c: char| c.is_whitespace() || c.is_control() || c == '+';
+    !name.is_empty() && !name.contains(is_strange)
 }
 
 fn key_bytes(text: &str) -> Option<[u8; 32]> {

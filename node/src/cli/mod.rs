@@ -2,6 +2,7 @@
 //! 0 done, 64 a wrong command line, 69 something needed is not there, 78 a wrong config, 1 anything
 //! else.
 
+pub mod audit;
 pub mod authority;
 pub mod check;
 pub mod cut;
@@ -13,6 +14,7 @@ pub mod onnxruntime;
 pub mod out;
 pub mod peers;
 pub mod plan;
+pub mod receipt;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +23,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use hansa_runtime::library::LibraryError;
 
+use crate::audit::authorities::AuthoritiesError;
+use crate::audit::error::LogError;
 use crate::client::ClientError;
 use crate::config::{Config, ConfigErrors};
 use crate::run::StartError;
@@ -68,6 +72,12 @@ pub enum Command {
     /// The offline side of charters
     #[command(subcommand)]
     Authority(authority::AuthorityCommand),
+    /// Verifies what a node says of a job, offline
+    #[command(subcommand)]
+    Receipt(receipt::ReceiptCommand),
+    /// A node's log of receipts: verify, add up, export, offline
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// ONNX Runtime, the library that runs models
     #[command(subcommand)]
     Onnxruntime(onnxruntime::OnnxruntimeCommand),
@@ -205,6 +215,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => plan::run(&args)?,
         Command::Models(command) => models::run(&command)?,
         Command::Authority(command) => authority::run(&command)?,
+        Command::Receipt(command) => return receipt::run(&command),
+        Command::Audit(command) => return audit::run(&command),
         Command::Onnxruntime(command) => onnxruntime::run(&command)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -231,12 +243,13 @@ fn run_node(args: &RunArgs) -> anyhow::Result<()> {
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let mut codes = error.chain().filter_map(|cause| {
-        if cause.is::<ConfigErrors>() {
+        if cause.is::<ConfigErrors>() || cause.is::<AuthoritiesError>() {
             Some(CONFIG)
         } else if let Some(start) = cause.downcast_ref::<StartError>() {
             Some(start_code(start))
         } else if matches!(cause.downcast_ref(), Some(ClientError::Unreachable { .. }))
             || cause.is::<LibraryError>()
+            || matches!(cause.downcast_ref(), Some(LogError::NotThere(_)))
         {
             Some(UNAVAILABLE)
         } else {

@@ -1,0 +1,395 @@
+//! Receipts: what ran where, for whom, under which law. A receipt is an entry of its keeper's log
+//! ([`crate::log`]); it carries no signature of its own, since the log's checkpoint covers it.
+//!
+//! Payloads are never in it, only commitments to them: SHA-256(salt ‖ context ‖ digest). The salt is
+//! kept apart; once it is deleted, nothing says any more which payload was meant.
+//!
+//! One receipt covers a job's whole tree. Each peer that took a part (rows, a stage, a retry, a
+//! hedge) keeps a receipt of its own, whose parent is the job; the receipt of whoever handed the
+//! part on lists it, by the hash that it has as a leaf of that peer's log.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+
+use crate::charter::Charter;
+use crate::codec::{CodecError, Decode, Encode, decode, encode};
+use crate::gate::Rule;
+use crate::id::{Digest, JobId, PeerId};
+use crate::limits::{HOPS_MAX, NAME_BYTES_MAX, PARTS_MAX, RECEIPT_BYTES_MAX};
+use crate::log::tree::leaf_hash;
+use crate::place::Place;
+use crate::time::Utc;
+use crate::wire::TensorMeta;
+
+/// What a receipt's bytes begin with: no other thing of ours does.
+const HEAD: &[u8] = b"hansa/receipt/v1\n";
+
+/// What ran where, for whom, under which law.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Receipt {
+    /// The job, or the part of one.
+    pub job: JobId,
+    /// The job that this is a part of.
+    pub parent: Option<JobId>,
+    /// From 1.
+    pub attempt: u8,
+    /// When the keeper took it in, by its clock.
+    #[serde(serialize_with = "iso")]
+    pub started: Utc,
+    /// When it was answered or given up.
+    #[serde(serialize_with = "iso")]
+    pub ended: Utc,
+    /// The peers that the job passed: its entry first, the keeper of this receipt last.
+    pub path: Vec<Party>,
+    /// The model, as the keeper calls it.
+    pub model: String,
+    /// What was meant.
+    pub bundle: Digest,
+    /// [`crate::policy::Policy::hash`] of the law that it ran under.
+    pub policy: Digest,
+    /// The digest of the groups (EU, EEA) by which the entry read that law.
+    pub groups: Digest,
+    /// What the keeper's gate said.
+    pub verdict: Verdict,
+    /// Peers that the gate kept out, by reason.
+    pub rejected: BTreeMap<Rule, u32>,
+    /// Commitment to the input.
+    pub input: Option<Digest>,
+    /// Commitment to the output.
+    pub output: Option<Digest>,
+    /// Bytes that came in.
+    pub bytes_in: u64,
+    /// Bytes that went out.
+    pub bytes_out: u64,
+    /// What the keeper itself ran.
+    pub work: Option<Work>,
+    /// What it handed on.
+    pub parts: Vec<Part>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// A peer, as its charter named it at the time.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Party {
+    /// Which.
+    pub peer: PeerId,
+    /// Serial number of its charter.
+    pub serial: String,
+    /// SHA-256 of the charter's note, signatures and all.
+    pub charter: Digest,
+    /// Where it stands.
+    pub location: Place,
+    /// Whose law reaches its operator.
+    pub control: Place,
+    /// Who runs it.
+    pub operator: String,
+    /// Whether measured round trips contradicted its location.
+    pub contradicted: bool,
+}
+
+/// What the gate said of the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The keeper, or a peer that it knew, might run it.
+    Permitted,
+    /// Nobody might.
+    Refused,
+}
+
+/// What came of a job or a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was answered.
+    Answered,
+    /// It was refused, with a reason.
+    Refused,
+    /// It broke: a peer was lost, a model failed.
+    Failed,
+    /// Its deadline passed.
+    Late,
+    /// Whoever asked went away, or another answer came first.
+    Cancelled,
+}
+
+/// What a peer ran.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Work {
+    /// Which runtime, and its version.
+    pub runtime: String,
+    /// Its execution provider.
+    pub provider: String,
+    /// What it took.
+    pub used: Used,
+}
+
+/// What running took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Used {
+    /// Rows of the batch.
+    pub rows: u64,
+    /// Time on the device, in µs.
+    pub device_us: u64,
+    /// What it cost.
+    pub price: Option<Money>,
+}
+
+/// An amount.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Money {
+    /// Millionths.
+    pub micros: u64,
+    /// ISO 4217 code.
+    pub currency: String,
+}
+
+/// A part of a job that another peer took, or the keeper itself as one of several.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Part {
+    /// The job as that peer knows it.
+    pub job: JobId,
+    /// Which part.
+    pub share: Share,
+    /// Why it went there.
+    pub why: Why,
+    /// Who took it.
+    pub party: Party,
+    /// The leaf of that peer's receipt in its log, when it gave one.
+    pub receipt: Option<Digest>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// What it took, by that peer's word.
+    pub used: Used,
+}
+
+/// Which part of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Share {
+    /// All of it.
+    Whole,
+    /// Rows of its batch.
+    Rows {
+        /// The first.
+        first: u32,
+        /// How many.
+        rows: u32,
+    },
+    /// A stretch of its layers.
+    Stage {
+        /// From this cut.
+        from: u32,
+        /// To this one.
+        to: u32,
+    },
+}
+
+/// Why a part went to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// It was planned so.
+    Planned,
+    /// The one before failed.
+    Retry,
+    /// The one before did not answer in time.
+    Hedge,
+}
+
+/// Why bytes are no receipt, or a receipt cannot be kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiptFault {
+    /// Longer than a receipt may be.
+    #[error("receipt of {0} bytes, the limit is {RECEIPT_BYTES_MAX}")]
+    TooLarge(usize),
+    /// Not of this version.
+    #[error("not a receipt of version 1: it does not begin with `hansa/receipt/v1`")]
+    Head,
+    /// Not the bytes of a receipt.
+    #[error("receipt: {0}")]
+    Codec(#[from] CodecError),
+    /// The same receipt has other bytes: two texts of one meaning would hash differently.
+    #[error("receipt: not in canonical form")]
+    NotCanonical,
+    /// A field says what cannot be.
+    #[error("receipt: {0}")]
+    Field(&'static str),
+}
+
+impl Receipt {
+    /// Its bytes, which are the entry of the log.
+    pub fn seal(&self) -> Result<Vec<u8>, ReceiptFault> {
+        self.check()?;
+        let bytes = [HEAD, &encode(self)].concat();
+        if bytes.len() > RECEIPT_BYTES_MAX {
+            return Err(ReceiptFault::TooLarge(bytes.len()));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads the bytes of an entry, strictly: there is one form for each receipt.
+    pub fn open(bytes: &[u8]) -> Result<Self, ReceiptFault> {
+        if bytes.len() > RECEIPT_BYTES_MAX {
+            return Err(ReceiptFault::TooLarge(bytes.len()));
+        }
+        let body = bytes.strip_prefix(HEAD).ok_or(ReceiptFault::Head)?;
+        let receipt: Self = decode(body)?;
+        receipt.check()?;
+        if encode(&receipt) != body {
+            return Err(ReceiptFault::NotCanonical);
+        }
+        Ok(receipt)
+    }
+
+    /// The peer that the job was submitted to.
+    pub fn entry(&self) -> &Party {
+        self.path.first().expect("a receipt that was checked has a path")
+    }
+
+    /// The peer whose log this is an entry of.
+    pub fn keeper(&self) -> &Party {
+        self.path.last().expect("a receipt that was checked has a path")
+    }
+
+    /// Everyone who ran something of the job, as far as the keeper knows, and what it took.
+    pub fn ran(&self) -> impl Iterator<Item = (&Party, &Used)> {
+        let own = self.work.iter().map(|work| (self.keeper(), &work.used));
+        let answered = |part: &&Part| part.outcome == Outcome::Answered;
+        own.chain(self.parts.iter().filter(answered).map(|part| (&part.party, &part.used)))
+    }
+
+    fn check(&self) -> Result<(), ReceiptFault> {
+        let parties = || self.path.iter().chain(self.parts.iter().map(|part| &part.party));
+        let used = self.work.iter().map(|work| &work.used);
+        let mut prices = used
+            .chain(self.parts.iter().map(|part| &part.used))
+            .filter_map(|used| used.price.as_ref());
+        let work = self.work.iter().flat_map(|work| [&work.runtime, &work.provider]);
+        let mut names = parties()
+            .flat_map(|party| [&party.serial, &party.operator])
+            .chain([&self.model])
+            .chain(work);
+        let rules = [
+            (
+                (1..=usize::from(HOPS_MAX) + 1).contains(&self.path.len()),
+                "its path has no peer, or more than a job visits",
+            ),
+            (self.parts.len() <= PARTS_MAX, "it has too many parts"),
+            (self.started <= self.ended, "it ends before it starts"),
+            (self.ended.0 <= LATEST_MS, "its time is after the year 9999"),
+            (self.attempt > 0, "attempts count from 1"),
+            (
+                parties().all(|party| party.location.is_valid() && party.control.is_valid()),
+                "a peer's place is none",
+            ),
+            (prices.all(Money::is_valid), "a currency is not three capitals"),
+            (
+                names.all(|name| is_name(name)),
+                "a name is empty, too long or has control characters",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, fault)) => Err(ReceiptFault::Field(fault)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The last moment that has a date of four digits, in ms.
+const LATEST_MS: u64 = 253_402_300_799_999;
+
+impl Party {
+    /// The peer of a verified charter, whose text is `note`.
+    pub fn of(charter: &Charter, note: &str, contradicted: bool) -> Self {
+        Self {
+            peer: charter.subject,
+            serial: charter.serial.clone(),
+            charter: Digest::of(note.as_bytes()),
+            location: charter.location.clone(),
+            control: charter.control.clone(),
+            operator: charter.operator.clone(),
+            contradicted,
+        }
+    }
+
+    /// The first field that a charter, whose text is `note`, contradicts.
+    pub fn differs(&self, charter: &Charter, note: &str) -> Option<&'static str> {
+        let stated = Self::of(charter, note, self.contradicted);
+        let fields = [
+            (self.peer == stated.peer, "subject"),
+            (self.charter == stated.charter, "digest"),
+            (self.serial == stated.serial, "serial"),
+            (self.location == stated.location, "location"),
+            (self.control == stated.control, "control"),
+            (self.operator == stated.operator, "operator"),
+        ];
+        fields.into_iter().find(|(same, _)| !same).map(|(_, field)| field)
+    }
+}
+
+impl Money {
+    fn is_valid(&self) -> bool {
+        self.currency.len() == 3 && self.currency.bytes().all(|b| b.is_ascii_uppercase())
+    }
+}
+
+/// The hash that a receipt's bytes have as a leaf of a log: what a parent's receipt lists.
+pub fn leaf(sealed: &[u8]) -> Digest {
+    leaf_hash(sealed)
+}
+
+/// What is kept apart from a receipt: without it, nothing says what its commitments are to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Salt(pub [u8; 32]);
+
+/// Which of a job's payloads is committed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What came in.
+    Input,
+    /// What went out.
+    Output,
+}
+
+/// The commitment to a payload of this digest.
+pub fn commit(salt: &Salt, side: Side, payload: &Digest) -> Digest {
+    let context: &[u8] = match side {
+        Side::Input => b"hansa/input/v1\n",
+        Side::Output => b"hansa/output/v1\n",
+    };
+    Digest::of(&[&salt.0, context, &payload.0].concat())
+}
+
+/// The digest of a payload, whatever the order its tensors came in: by name, each tensor's meta as
+/// it travels, and its bytes.
+pub fn payload_digest(tensors: &[(&TensorMeta, &[u8])]) -> Digest {
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for (meta, bytes) in order {
+        context.update(&encode(*meta));
+        context.update(bytes);
+    }
+    Digest(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control)
+}
+
+/// A time for people: `2026-01-31T12:00:00.25Z`.
+pub fn date(utc: Utc) -> String {
+    let nanos = i128::from(utc.0) * 1_000_000;
+    let date = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
+    let text =
+        date.and_then(|date| date.format(&time::format_description::well_known::Rfc3339).ok());
+    text.unwrap_or_else(|| format!("{} ms", utc.0))
+}
+
+fn iso<S: Serializer>(utc: &Utc, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&date(*utc))
+}

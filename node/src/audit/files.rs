@@ -1,0 +1,107 @@
+//! Files that are there whole or not at all, also when the machine stops in between.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// Folders whose entries are not on the disk yet.
+#[derive(Default)]
+pub(super) struct Unsynced(BTreeSet<PathBuf>);
+
+impl Unsynced {
+    /// Writes `bytes` to `path`, in place of what is there: to another name first, then renamed.
+    /// The name is on the disk after [`Unsynced::sync`].
+    pub(super) fn replace(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let folder = path.parent().expect("a file of the log is in a folder");
+        self.make_folder(folder)?;
+        let mut other = path.as_os_str().to_owned();
+        other.push(".tmp");
+        let other = PathBuf::from(other);
+        let written = File::create(&other).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_data()
+        });
+        if let Err(error) = written.and_then(|()| fs::rename(&other, path)) {
+            // What is half there takes space that may be what lacks.
+            let _ = fs::remove_file(&other);
+            return Err(error);
+        }
+        self.0.insert(folder.to_owned());
+        Ok(())
+    }
+
+    fn make_folder(&mut self, folder: &Path) -> io::Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        if let Some(above) = folder.parent() {
+            self.make_folder(above)?;
+            self.0.insert(above.to_owned());
+        }
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the names on the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        while let Some(folder) = self.0.first() {
+            // The root of a relative path is the folder itself.
+            let open = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            File::open(open)?.sync_all()?;
+            self.0.pop_first();
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a file, or none if there is no such file. A file longer than `bytes_max` is an error.
+pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, bytes_max + 1), &mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        let reason = format!("longer than {bytes_max} bytes, which no such file is");
+        return Err(io::Error::new(ErrorKind::InvalidData, reason));
+    }
+    Ok(Some(bytes))
+}
+
+/// As [`read`], of text.
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<Option<String>> {
+    let text = read(path, bytes_max)?.map(String::from_utf8).transpose();
+    text.map_err(|_| io::Error::new(ErrorKind::InvalidData, "not UTF-8"))
+}
+
+/// Whether an error says that there is no more room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/c");
+        let mut unsynced = Unsynced::default();
+        for text in ["one", "another"] {
+            unsynced.replace(&path, text.as_bytes()).unwrap();
+            unsynced.sync().unwrap();
+            assert_eq!(read_text(&path, 100).unwrap().unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(read(&path, 6).is_err());
+        assert_eq!(read(&path, 7).unwrap().unwrap(), b"another");
+        assert_eq!(read(&folder.path().join("none"), 7).unwrap(), None);
+    }
+}

@@ -1,0 +1,268 @@
+//! The journal: entries that are kept and not yet in their tiles, in batches, each with a hash of
+//! its own. A batch is there whole or not at all.
+//!
+//! A batch is written only after the one before it is on the disk. So a batch that is not whole is
+//! the last one, never acknowledged, and is cut off; one with another behind it was damaged later,
+//! and nothing is cut.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use hansa_core::id::Digest;
+use hansa_core::limits::RECEIPT_BYTES_MAX;
+use hansa_core::receipt::Salt;
+
+use super::entry::Entry;
+use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_UNSETTLED_BYTES_MAX};
+
+/// What a batch begins with.
+const MAGIC: &[u8; 8] = b"hansa-j1";
+/// Magic, bytes of the body, first index, entries.
+const HEADER: usize = 8 + 4 + 8 + 4;
+/// The first bytes of the SHA-256 over header and body.
+const SUM: usize = 16;
+/// What an entry takes besides its bytes: their number and the salt.
+const ENTRY_OVERHEAD: usize = 2 + 32;
+
+/// The file, and how much of it is whole.
+pub(super) struct Journal {
+    file: File,
+    len: u64,
+}
+
+/// A batch of a journal.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// The index of its first entry.
+    pub(super) first: u64,
+    /// Salts and entries.
+    pub(super) entries: Vec<([u8; 32], Vec<u8>)>,
+}
+
+/// What a journal's bytes hold.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Scan {
+    /// The whole batches.
+    pub(super) batches: Vec<Batch>,
+    /// Where they end.
+    pub(super) len: usize,
+    /// A batch is damaged that was acknowledged, since another follows it.
+    pub(super) damaged: bool,
+}
+
+impl Journal {
+    /// Opens the journal, with what it holds.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Scan, u64)> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let bytes = super::files::read(path, JOURNAL_BYTES_MAX)?.unwrap_or_default();
+        let scan = scan(&bytes);
+        Ok((Self { file, len: scan.len as u64 }, scan, bytes.len() as u64))
+    }
+
+    /// Cuts off what is not whole.
+    pub(super) fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.file.sync_data()
+    }
+
+    /// Puts `entries` on the disk, the first of which has the index `first`.
+    pub(super) fn append(&mut self, first: u64, entries: &[Entry]) -> Result<(), AppendFault> {
+        self.write(&batch(first, entries))
+    }
+
+    /// Writes and forgets, to see whether the disk takes it.
+    pub(super) fn probe(&mut self) -> Result<(), AppendFault> {
+        let len = self.len;
+        self.write(&[0; 4096])?;
+        self.len = len;
+        self.file.set_len(len).map_err(AppendFault::Broken)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), AppendFault> {
+        if let Err(error) = self.file.write_all_at(bytes, self.len) {
+            // Part of it may be there; the next batch must not come behind that.
+            return Err(match self.file.set_len(self.len) {
+                Ok(()) => AppendFault::Refused(error),
+                Err(_) => AppendFault::Broken(error),
+            });
+        }
+        // Once it has failed, a later fsync that succeeds says nothing of these bytes.
+        self.file.sync_data().map_err(AppendFault::Broken)?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Begins anew: all that it held is in its tiles.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.len = 0;
+        Ok(())
+    }
+}
+
+/// Why a batch is not kept.
+#[derive(Debug)]
+pub(super) enum AppendFault {
+    /// The disk did not take it, and the journal is as it was.
+    Refused(io::Error),
+    /// Nobody knows what is on the disk: the journal has to be opened anew.
+    Broken(io::Error),
+}
+
+/// No journal is longer: what waits for its tiles, and one batch more.
+pub(super) const JOURNAL_BYTES_MAX: u64 =
+    2 * AUDIT_UNSETTLED_BYTES_MAX as u64 + 2 * AUDIT_BATCH_BYTES_MAX as u64;
+
+/// The bytes of a batch.
+fn batch(first: u64, entries: &[Entry]) -> Vec<u8> {
+    let size = |entry: &Entry| entry.bytes.len() + ENTRY_OVERHEAD;
+    let body: usize = entries.iter().map(size).sum();
+    let mut bytes = Vec::with_capacity(HEADER + body + SUM);
+    bytes.extend(MAGIC);
+    bytes.extend(u32::try_from(body).expect("a batch is bounded").to_le_bytes());
+    bytes.extend(first.to_le_bytes());
+    bytes.extend(u32::try_from(entries.len()).expect("a batch is bounded").to_le_bytes());
+    for entry in entries {
+        let length = u16::try_from(entry.bytes.len()).expect("a receipt is below 64 KiB");
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(entry.salt.0);
+        bytes.extend(&entry.bytes);
+    }
+    let sum = Digest::of(&bytes);
+    bytes.extend(&sum.0[..SUM]);
+    bytes
+}
+
+/// The batches in a journal's bytes.
+pub(super) fn scan(bytes: &[u8]) -> Scan {
+    let mut scan = Scan::default();
+    while let Some((batch, length)) = read(&bytes[scan.len..]) {
+        scan.batches.push(batch);
+        scan.len += length;
+    }
+    let rest = &bytes[scan.len..];
+    let begins = |at: &usize| rest[*at..].starts_with(MAGIC);
+    scan.damaged = (0..rest.len()).filter(begins).any(|at| read(&rest[at..]).is_some());
+    scan
+}
+
+/// The batch at the head of `bytes`, if it is whole, and its length.
+fn read(bytes: &[u8]) -> Option<(Batch, usize)> {
+    let header = bytes.strip_prefix(MAGIC)?;
+    let (body, header) = header.split_first_chunk()?;
+    let (first, header) = header.split_first_chunk()?;
+    let (count, _) = header.split_first_chunk()?;
+    let body = usize::try_from(u32::from_le_bytes(*body)).ok()?;
+    let end = HEADER.checked_add(body)?;
+    let sum = bytes.get(end..end + SUM)?;
+    if Digest::of(&bytes[..end]).0[..SUM] != *sum {
+        return None;
+    }
+    let mut entries = Vec::new();
+    let mut rest = &bytes[HEADER..end];
+    for _ in 0..u32::from_le_bytes(*count) {
+        let (length, after) = rest.split_first_chunk()?;
+        let (salt, after) = after.split_first_chunk()?;
+        let length = usize::from(u16::from_le_bytes(*length));
+        let (entry, after) = after.split_at_checked(length)?;
+        if length > RECEIPT_BYTES_MAX {
+            return None;
+        }
+        entries.push((*salt, entry.to_vec()));
+        rest = after;
+    }
+    let first = u64::from_le_bytes(*first);
+    rest.is_empty().then_some((Batch { first, entries }, end + SUM))
+}
+
+/// How much of a batch an entry takes.
+pub(super) fn cost(entry: &Entry) -> usize {
+    entry.bytes.len() + ENTRY_OVERHEAD
+}
+
+/// An entry for tests: any bytes.
+#[cfg(test)]
+pub(super) fn plain(bytes: &[u8]) -> Entry {
+    use hansa_core::id::JobId;
+    Entry {
+        bytes: bytes.to_vec(),
+        leaf: hansa_core::receipt::leaf(bytes),
+        salt: Salt([7; 32]),
+        job: JobId([0; 16]),
+        charter: Digest([0; 32]),
+    }
+}
+
+impl Batch {
+    /// Its entries as they were kept, with their indices.
+    pub(super) fn into_entries(self) -> impl Iterator<Item = (u64, Salt, Vec<u8>)> {
+        (self.first..).zip(self.entries).map(|(index, (salt, bytes))| (index, Salt(salt), bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal() -> (Vec<u8>, Vec<usize>) {
+        let mut bytes = Vec::new();
+        let mut ends = vec![0];
+        for (first, texts) in [(0, vec!["one", "two"]), (2, vec!["three"]), (3, vec!["", "five"])] {
+            let entries: Vec<_> = texts.iter().map(|text| plain(text.as_bytes())).collect();
+            bytes.extend(batch(first, &entries));
+            ends.push(bytes.len());
+        }
+        (bytes, ends)
+    }
+
+    #[test]
+    fn a_journal_that_ends_anywhere_holds_the_batches_before() {
+        let (bytes, ends) = journal();
+        for length in 0..=bytes.len() {
+            let scan = scan(&bytes[..length]);
+            let whole = ends.iter().filter(|end| (1..=length).contains(*end)).count();
+            assert_eq!(scan.batches.len(), whole, "{length}");
+            assert_eq!(scan.len, ends[whole]);
+            assert!(!scan.damaged);
+        }
+        let last = scan(&bytes).batches.pop().unwrap();
+        assert_eq!(last.first, 3);
+        assert_eq!(last.entries, [([7; 32], vec![]), ([7; 32], b"five".to_vec())]);
+    }
+
+    #[test]
+    fn a_bit_that_changed_is_found_and_told_from_a_torn_end() {
+        let (bytes, ends) = journal();
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let scan = scan(&changed);
+            let before = ends[1..].iter().filter(|end| **end <= bit / 8).count();
+            assert_eq!(scan.batches.len(), before, "bit {bit}");
+            assert_eq!(scan.damaged, before < 2, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_and_the_next_batch_comes_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let (bytes, ends) = journal();
+        std::fs::write(&path, &bytes[..ends[3] - 1]).unwrap();
+        let (mut journal, scan, length) = Journal::open(&path).unwrap();
+        assert_eq!((scan.len, length), (ends[2], ends[3] as u64 - 1));
+        journal.cut().unwrap();
+        journal.append(3, &[plain(b"four")]).unwrap();
+        journal.probe().unwrap();
+        journal.append(4, &[plain(b"five")]).unwrap();
+        let (mut journal, scan, _) = Journal::open(&path).unwrap();
+        let firsts: Vec<_> = scan.batches.iter().map(|batch| batch.first).collect();
+        assert_eq!((firsts, scan.damaged), (vec![0, 2, 3, 4], false));
+        journal.clear().unwrap();
+        journal.append(5, &[plain(b"six")]).unwrap();
+        assert_eq!(Journal::open(&path).unwrap().1.batches[0].first, 5);
+    }
+}

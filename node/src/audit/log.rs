@@ -1,0 +1,393 @@
+//! The log on disk: one owner appends, signs, proves and deletes. Its files are described in
+//! [`super`].
+//!
+//! What it holds in memory is the right edge of the tree: the last, unfinished file of each kind.
+//! Everything to the left is on the disk and stays as it is.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hansa_core::id::{Digest, JobId, PeerId};
+use hansa_core::keys::SigningKey;
+use hansa_core::limits::CHARTER_BYTES_MAX;
+use hansa_core::log::checkpoint::{Checkpoint, origin};
+use hansa_core::log::cosign::cosignatures;
+use hansa_core::log::proof::ReceiptProof;
+use hansa_core::log::tile::{Kind, Tile, WIDTH, level_of, push_entry};
+use hansa_core::log::tree::{Frontier, Node};
+use hansa_core::note::SignerKey;
+use hansa_core::receipt::Salt;
+
+use super::entry::Entry;
+use super::error::{LogError, State};
+use super::files::{self, Unsynced};
+use super::journal::{AppendFault, Journal};
+use super::reader::{self, CHECKPOINT, COSIGNED, Reader};
+use super::recent::Recent;
+use super::retention::salts_path;
+use crate::limits::{AUDIT_RECENT_MAX, AUDIT_UNSETTLED_BYTES_MAX};
+
+/// Salts of a bundle, in bytes.
+const SALTS_BYTES: usize = 32 * WIDTH as usize;
+
+/// A log, and the right to append to it.
+pub struct Log {
+    pub(super) reader: Reader,
+    pub(super) signer: SignerKey,
+    _lock: File,
+    journal: Journal,
+    pub(super) unsynced: Unsynced,
+    frontier: Frontier,
+    pub(super) edge: Edge,
+    /// Files that became complete and are not on the disk yet.
+    complete: Vec<(PathBuf, Vec<u8>)>,
+    /// Bytes in `complete` and in the journal.
+    unsettled: usize,
+    pub(super) signed: Checkpoint,
+    note: String,
+    pub(super) minimum: u64,
+    charters: BTreeMap<Digest, String>,
+    recent: Recent,
+    state: State,
+    repaired: u64,
+}
+
+/// The unfinished file of each kind.
+#[derive(Default)]
+pub(super) struct Edge {
+    entries: Vec<u8>,
+    pub(super) salts: Vec<u8>,
+    hashes: Vec<Vec<u8>>,
+}
+
+impl Log {
+    /// Opens the log in `dir`, or begins one, for the peer whose key follows from `seed`. A batch
+    /// that was being written when the machine stopped was acknowledged to nobody, and is cut off.
+    pub fn open(dir: &Path, seed: &[u8; 32]) -> Result<Self, LogError> {
+        let fault = |source| LogError::File { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(fault)?;
+        let lock = File::create(dir.join("lock")).map_err(fault)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => LogError::Locked(dir.to_owned()),
+            TryLockError::Error(source) => fault(source),
+        })?;
+        let peer = SigningKey::from_seed(seed).peer_id();
+        let signer = SignerKey::new(&origin(peer), *seed).expect("a peer's id is a name");
+        let reader = Reader::new(dir);
+        let (journal, scan, length) = Journal::open(&dir.join("journal")).map_err(fault)?;
+        let damaged = |reason: String| LogError::Damaged { path: dir.to_owned(), reason };
+        if scan.damaged {
+            return Err(damaged("the journal has changed since it was written".into()));
+        }
+        let begun = scan.batches.first().map(|batch| batch.first);
+        let (signed, note) = match reader.checkpoint()? {
+            Some(note) => Self::recognise(&note, peer).map(|signed| (signed, note)),
+            None if begun.unwrap_or(0) > 0 || (begun.is_none() && dir.join("tile").exists()) => {
+                Err("its checkpoint is missing".into())
+            }
+            None => {
+                let (size, root) = (0, Frontier::default().root());
+                let signed = Checkpoint { origin: origin(peer), size, root };
+                let note = signed.sign(&signer).expect("a checkpoint is a note's text");
+                Ok((signed, note))
+            }
+        }
+        .map_err(damaged)?;
+        let mut log = Self {
+            frontier: reader.frontier(signed.size).map_err(|error| damaged(error.to_string()))?,
+            edge: Edge::default(),
+            minimum: reader.minimum(&signed.origin)?,
+            charters: reader.charters()?,
+            repaired: length - scan.len as u64,
+            reader,
+            signer,
+            _lock: lock,
+            journal,
+            unsynced: Unsynced::default(),
+            complete: Vec::new(),
+            unsettled: 0,
+            signed,
+            note,
+            recent: Recent::default(),
+            state: State::Writable,
+        };
+        if log.frontier.root() != log.signed.root {
+            return Err(damaged("its tiles do not give the root that was signed".into()));
+        }
+        log.load_edge().map_err(|error| damaged(error.to_string()))?;
+        for batch in scan.batches {
+            for (index, salt, bytes) in batch.into_entries() {
+                match index.cmp(&log.frontier.size()) {
+                    // The checkpoint came, and the journal was not begun anew.
+                    std::cmp::Ordering::Less => continue,
+                    std::cmp::Ordering::Greater => {
+                        return Err(damaged(format!("receipts before {index} are missing")));
+                    }
+                    std::cmp::Ordering::Equal => log.push(Entry::open(bytes, salt)?),
+                }
+            }
+        }
+        log.journal.cut().map_err(fault)?;
+        if !log.reader.path(CHECKPOINT).exists() || log.size() > log.signed.size {
+            log.checkpoint()?;
+        }
+        Ok(log)
+    }
+
+    fn recognise(note: &str, peer: PeerId) -> Result<Checkpoint, String> {
+        match Checkpoint::open(note) {
+            Ok((signed, keeper)) if keeper == peer => Ok(signed),
+            Ok((_, keeper)) => Err(format!("it is the log of {keeper}, and this is {peer}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The unfinished files, and the newest receipts' jobs.
+    fn load_edge(&mut self) -> Result<(), LogError> {
+        let size = self.signed.size;
+        for tile in reader::partial(size) {
+            let bytes = self.reader.expect(tile)?;
+            match tile.kind {
+                Kind::Entries => self.edge.entries = bytes,
+                Kind::Hashes(level) => *self.edge.level(level) = bytes,
+            }
+        }
+        let width = usize::try_from(size % WIDTH).expect("below 256");
+        self.edge.salts = self.reader.salts(size / WIDTH)?.unwrap_or_default();
+        self.edge.salts.resize(width * 32, 0);
+        let first = size.saturating_sub(AUDIT_RECENT_MAX as u64).max(self.minimum) / WIDTH;
+        for index in first..size.div_ceil(WIDTH) {
+            let mut at = index * WIDTH;
+            for entry in self.reader.bundle(index, size)?.unwrap_or_default() {
+                self.recent.note(Entry::open(entry, Salt([0; 32]))?.job, at);
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps receipts: when this returns, they are on the disk. Gives the index of the first.
+    pub fn append(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
+        let first = self.size();
+        if let State::Broken(_) = self.state {
+            return Err(LogError::Refused(self.state.clone()));
+        }
+        if entries.iter().any(|entry| !self.charters.contains_key(&entry.charter)) {
+            return Err(LogError::Charter);
+        }
+        if self.unsettled > AUDIT_UNSETTLED_BYTES_MAX {
+            let reason = "too many receipts wait for their tiles, which cannot be written";
+            return Err(LogError::Refused(State::Unwritable(reason.into())));
+        }
+        let appended = self.journal.append(first, &entries);
+        self.settle_state(appended)?;
+        entries.into_iter().for_each(|entry| self.push(entry));
+        Ok(first)
+    }
+
+    fn settle_state(&mut self, written: Result<(), AppendFault>) -> Result<(), LogError> {
+        self.state = match written {
+            Ok(()) => State::Writable,
+            Err(AppendFault::Refused(error)) if files::is_full(&error) => {
+                State::Full(error.to_string())
+            }
+            Err(AppendFault::Refused(error)) => State::Unwritable(error.to_string()),
+            Err(AppendFault::Broken(error)) => State::Broken(error.to_string()),
+        };
+        match &self.state {
+            State::Writable => Ok(()),
+            state => Err(LogError::Refused(state.clone())),
+        }
+    }
+
+    /// Takes an entry that is on the disk into the tree.
+    fn push(&mut self, entry: Entry) {
+        let index = self.size();
+        self.unsettled += super::journal::cost(&entry);
+        push_entry(&mut self.edge.entries, &entry.bytes);
+        self.edge.salts.extend(entry.salt.0);
+        let (edge, complete, reader) = (&mut self.edge, &mut self.complete, &self.reader);
+        self.frontier.push(entry.leaf, |node, hash| {
+            let Some(level) = level_of(node) else { return };
+            let hashes = edge.level(level);
+            hashes.extend(hash.0);
+            if hashes.len() == SALTS_BYTES {
+                let kind = Kind::Hashes(level);
+                let tile = Tile { kind, index: node.index / WIDTH, width: WIDTH };
+                complete.push((reader.tile(tile), std::mem::take(hashes)));
+            }
+        });
+        if (index + 1).is_multiple_of(WIDTH) {
+            let tile = Tile { kind: Kind::Entries, index: index / WIDTH, width: WIDTH };
+            complete.push((reader.tile(tile), std::mem::take(&mut edge.entries)));
+            let salts = std::mem::take(&mut edge.salts);
+            complete.push((reader.path(&salts_path(index / WIDTH)), salts));
+        }
+        self.recent.note(entry.job, index);
+    }
+
+    /// Puts what was kept into its tiles and signs the checkpoint over it. What was kept stays kept
+    /// when this fails; it is to be called again.
+    pub fn checkpoint(&mut self) -> Result<&str, LogError> {
+        let size = self.size();
+        let is_signed = size == self.signed.size && self.reader.path(CHECKPOINT).exists();
+        if is_signed && self.unsettled == 0 {
+            return Ok(&self.note);
+        }
+        let (before, after) = (reader::partial(self.signed.size), reader::partial(size));
+        let written = self.write_tiles(&after).and_then(|()| {
+            let checkpoint = Checkpoint { size, root: self.frontier.root(), ..self.signed.clone() };
+            let note = checkpoint.sign(&self.signer).expect("a checkpoint is a note's text");
+            self.unsynced.replace(&self.reader.path(CHECKPOINT), note.as_bytes())?;
+            self.unsynced.sync()?;
+            (self.signed, self.note) = (checkpoint, note);
+            self.journal.clear()
+        });
+        if let Err(source) = written {
+            let reason = source.to_string();
+            self.state = if files::is_full(&source) {
+                State::Full(reason)
+            } else {
+                State::Unwritable(reason)
+            };
+            return Err(LogError::File { path: self.reader.dir().to_owned(), source });
+        }
+        self.unsettled = 0;
+        // They are of an older checkpoint; what fails to go only takes space.
+        for tile in before.into_iter().filter(|tile| !after.contains(tile)) {
+            let path = self.reader.tile(tile);
+            let _ = std::fs::remove_file(&path);
+            if Kind::width(tile.kind, size) >= (tile.index + 1) * WIDTH {
+                let _ = path.parent().map(std::fs::remove_dir_all);
+            }
+        }
+        Ok(&self.note)
+    }
+
+    fn write_tiles(&mut self, partial: &[Tile]) -> io::Result<()> {
+        for (path, bytes) in &self.complete {
+            self.unsynced.replace(path, bytes)?;
+        }
+        for tile in partial {
+            let bytes: &[u8] = match tile.kind {
+                Kind::Entries => &self.edge.entries,
+                Kind::Hashes(level) => self.edge.level(level),
+            };
+            self.unsynced.replace(&self.reader.tile(*tile), bytes)?;
+        }
+        if !self.edge.salts.is_empty() {
+            let path = self.reader.path(&salts_path(self.frontier.size() / WIDTH));
+            self.unsynced.replace(&path, &self.edge.salts)?;
+        }
+        self.unsynced.sync()?;
+        self.complete.clear();
+        Ok(())
+    }
+
+    /// Tries whether the disk takes receipts again.
+    pub fn probe(&mut self) -> &State {
+        if !matches!(self.state, State::Writable | State::Broken(_)) {
+            let probed = self.journal.probe();
+            let _ = self.settle_state(probed);
+        }
+        &self.state
+    }
+
+    /// Gives the log a charter of its node: receipts that name it can be kept from now on.
+    pub fn add_charter(&mut self, note: &str) -> Result<Digest, LogError> {
+        let digest = Digest::of(note.as_bytes());
+        if note.len() > CHARTER_BYTES_MAX {
+            return Err(LogError::Charter);
+        }
+        if !self.charters.contains_key(&digest) {
+            let path = self.reader.charter_path(&digest);
+            let written = self.unsynced.replace(&path, note.as_bytes());
+            written
+                .and_then(|()| self.unsynced.sync())
+                .map_err(|source| LogError::File { path, source })?;
+            self.charters.insert(digest, note.to_owned());
+        }
+        Ok(digest)
+    }
+
+    /// Takes over a checkpoint of this log that peers cosigned: proofs are given under it.
+    pub fn add_cosigned(&mut self, note: &str) -> Result<(), LogError> {
+        let path = self.reader.path(COSIGNED);
+        let damaged = |reason: String| LogError::Damaged { path: path.clone(), reason };
+        let absent = |_| LogError::Absent("a checkpoint of another log, or forged".into());
+        let cosigned = cosignatures(note).map_err(|_| absent(()))?;
+        let (checkpoint, _) = Checkpoint::open(note).map_err(|_| absent(()))?;
+        if cosigned.is_empty() || checkpoint.origin != self.signed.origin {
+            return Err(absent(()));
+        }
+        if checkpoint.size > self.signed.size {
+            return Err(damaged("it is of a later state than this log has".into()));
+        }
+        let then = self.reader.frontier(checkpoint.size)?;
+        if then.root() != checkpoint.root {
+            return Err(damaged("it is of another log under this log's name".into()));
+        }
+        let written = self.unsynced.replace(&path, note.as_bytes());
+        let written = written.and_then(|()| self.unsynced.sync());
+        written.map_err(|source| LogError::File { path: path.clone(), source })
+    }
+
+    /// The proof of the newest receipt of `job`, if it is among the newest of all; for older
+    /// ones the whole log has to be read ([`Reader::receipts`]).
+    pub fn proof_of(&self, job: JobId) -> Result<ReceiptProof, LogError> {
+        let index = self.recent.find(job);
+        self.reader.proof(index.ok_or_else(|| LogError::Absent(format!("of job {job}")))?)
+    }
+
+    /// Signs what is there, and lets go.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.checkpoint().map(drop)
+    }
+
+    /// How many receipts it has, deleted ones too.
+    pub fn size(&self) -> u64 {
+        self.frontier.size()
+    }
+
+    /// The newest checkpoint.
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+
+    /// How many receipts the newest checkpoint covers.
+    pub fn signed_size(&self) -> u64 {
+        self.signed.size
+    }
+
+    /// Whether receipts can be kept.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Bytes that were cut off when it was opened: a batch that nobody was told of.
+    pub fn repaired(&self) -> u64 {
+        self.repaired
+    }
+
+    /// The files, for reading.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The hash of a complete subtree under the newest checkpoint, for proofs of consistency.
+    pub fn node(&self, node: Node) -> Result<Digest, LogError> {
+        self.reader.node(node, self.signed.size)
+    }
+}
+
+impl Edge {
+    fn level(&mut self, level: u8) -> &mut Vec<u8> {
+        let level = usize::from(level);
+        if self.hashes.len() <= level {
+            self.hashes.resize(level + 1, Vec::new());
+        }
+        &mut self.hashes[level]
+    }
+}

@@ -1,0 +1,38 @@
+//! The audit log: a node's receipts on disk, and what an auditor does with them, from files alone.
+//!
+//! ```text
+//! checkpoint        size and root, signed by the node's key, anew every second while it grows
+//! cosigned          the newest checkpoint that peers cosigned, if any did
+//! tile/0/x001/067   hashes, and tile/entries/… the receipts, as C2SP's tlog-tiles lays them out
+//! charters/HASH     the node's charters, so that an auditor needs nothing else
+//! salts/x001/067    what opens the commitments in the receipts; may go at any time, for good
+//! pruned            a signed note: before which entry receipts were deleted
+//! journal           receipts that are kept, and not yet under the checkpoint
+//! lock              held by the one process that writes
+//! ```
+//!
+//! A receipt is acknowledged when the journal is on the disk: one write and one fsync for all that
+//! wait. Each second they go to their tiles, the checkpoint is signed, and the journal begins anew.
+//! So whatever was acknowledged survives a kill at any moment, and whatever was signed never takes
+//! another form.
+//!
+//! Old receipts are deleted by bundles of 256; their hashes stay (32 bytes a receipt), and so the
+//! root and every proof that was given hold. [`log`] owns the files, [`writer`] the one thread that
+//! owns the log. Nothing here decides: who may run what is the core's.
+
+pub mod authorities;
+mod entry;
+pub mod error;
+pub mod export;
+mod files;
+mod journal;
+pub mod log;
+pub mod reader;
+mod recent;
+mod retention;
+pub mod totals;
+pub mod verify;
+pub mod writer;
+
+pub use entry::Entry;
+pub(crate) use files::read_text;

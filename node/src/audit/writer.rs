@@ -1,0 +1,226 @@
+//! The one thread that owns the log. Receipts wait in a bounded queue; all that wait go to the disk
+//! together, and each is acknowledged when they are there. A full queue, a full disk and a broken
+//! log are refusals that the caller sees before and after.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hansa_core::id::{Digest, JobId};
+use hansa_core::log::proof::ReceiptProof;
+use hansa_core::time::Utc;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::entry::Entry;
+use super::error::{LogError, State};
+use super::journal;
+use super::log::Log;
+use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_EVERY, AUDIT_QUEUE_MAX};
+
+/// How the log does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Whether receipts can be kept.
+    #[serde(flatten)]
+    pub state: State,
+    /// Receipts kept, deleted ones too.
+    pub kept: u64,
+    /// How many of them the newest checkpoint covers.
+    pub signed: u64,
+    /// Receipts that could not be kept since the log was opened.
+    pub lost: u64,
+}
+
+/// Where a receipt is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its place in the log.
+    pub index: u64,
+    /// Its leaf.
+    pub leaf: Digest,
+}
+
+/// Why a receipt is not kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeepError {
+    /// Too many wait.
+    #[error("{AUDIT_QUEUE_MAX} receipts wait to be kept; no more are taken")]
+    QueueFull,
+    /// The log does not take it.
+    #[error("{0}")]
+    Log(String),
+    /// The log is closed.
+    #[error("the audit log is closed")]
+    Closed,
+}
+
+/// What comes of a receipt that was handed over.
+pub type Keeping = oneshot::Receiver<Result<Kept, KeepError>>;
+
+enum Ask {
+    Keep(Entry, oneshot::Sender<Result<Kept, KeepError>>),
+    Do(Box<dyn FnOnce(&mut Log) + Send>),
+}
+
+/// The way to the log. It closes when the last of its clones is dropped.
+#[derive(Clone)]
+pub struct Writer {
+    asks: SyncSender<Ask>,
+    status: Arc<ArcSwap<Status>>,
+}
+
+impl Writer {
+    /// Starts the thread. `checkpoint_every` is [`AUDIT_CHECKPOINT_EVERY`], or zero for a checkpoint
+    /// over each batch. The handle ends when all writers are dropped and the log is closed.
+    pub fn start(
+        log: Log,
+        checkpoint_every: Duration,
+    ) -> std::io::Result<(Self, JoinHandle<Result<(), LogError>>)> {
+        let (asks, waiting) = sync_channel(AUDIT_QUEUE_MAX);
+        let status = Arc::new(ArcSwap::from_pointee(status(&log, 0)));
+        let writer = Self { asks, status: Arc::clone(&status) };
+        let every = checkpoint_every.min(AUDIT_CHECKPOINT_EVERY);
+        let thread = std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || Thread { log, waiting, status, every, lost: 0, next: None }.run())?;
+        Ok((writer, thread))
+    }
+
+    /// Hands a receipt over. What comes back is told when it is on the disk; whoever does not wait
+    /// drops it.
+    pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
+        let (kept, keeping) = oneshot::channel();
+        self.send(Ask::Keep(entry, kept))?;
+        Ok(keeping)
+    }
+
+    /// The proof of the newest receipt of `job`, once a checkpoint covers it.
+    pub async fn proof(&self, job: JobId) -> Result<ReceiptProof, KeepError> {
+        self.ask(move |log| log.proof_of(job)).await
+    }
+
+    /// Gives the log a charter of its node, before the first receipt that names it.
+    pub async fn add_charter(&self, note: String) -> Result<Digest, KeepError> {
+        self.ask(move |log| log.add_charter(&note)).await
+    }
+
+    /// Deletes what is old: see [`Log::delete`].
+    pub async fn delete(&self, receipts: Utc, salts: Utc) -> Result<u64, KeepError> {
+        self.ask(move |log| log.delete(receipts, salts)).await
+    }
+
+    /// Has the owner of the log do something else with it.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Log) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, KeepError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Ask::Do(Box::new(move |log| drop(done.send(work(log))))))?;
+        let answer = answer.await.map_err(|_| KeepError::Closed)?;
+        answer.map_err(|error| KeepError::Log(error.to_string()))
+    }
+
+    /// How the log does. A job whose policy wants it fails closed unless this is writable.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.load_full()
+    }
+
+    fn send(&self, ask: Ask) -> Result<(), KeepError> {
+        self.asks.try_send(ask).map_err(|error| match error {
+            TrySendError::Full(_) => KeepError::QueueFull,
+            TrySendError::Disconnected(_) => KeepError::Closed,
+        })
+    }
+}
+
+struct Thread {
+    log: Log,
+    waiting: Receiver<Ask>,
+    status: Arc<ArcSwap<Status>>,
+    every: Duration,
+    lost: u64,
+    /// When the next checkpoint is due, if something waits for one or has to be tried again.
+    next: Option<Instant>,
+}
+
+impl Thread {
+    fn run(mut self) -> Result<(), LogError> {
+        loop {
+            let ask = match self.next {
+                None => self.waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => self.waiting.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match ask {
+                Ok(ask) => self.take(ask),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.next.is_some_and(|at| at <= Instant::now()) {
+                self.tick();
+            }
+            self.status.store(Arc::new(status(&self.log, self.lost)));
+        }
+        self.log.close()
+    }
+
+    /// Takes one ask, and with a receipt all receipts that wait behind it, as far as they fit.
+    fn take(&mut self, ask: Ask) {
+        let (mut entries, mut told) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        let mut ask = Some(ask);
+        while let Some(Ask::Keep(entry, kept)) = ask.take_if(|ask| matches!(ask, Ask::Keep(..))) {
+            bytes += journal::cost(&entry);
+            told.push((kept, entry.leaf));
+            entries.push(entry);
+            if bytes < AUDIT_BATCH_BYTES_MAX {
+                ask = self.waiting.try_recv().ok();
+            }
+        }
+        if !entries.is_empty() {
+            self.keep(entries, told);
+        }
+        if let Some(Ask::Do(work)) = ask {
+            work(&mut self.log);
+        }
+    }
+
+    fn keep(
+        &mut self,
+        entries: Vec<Entry>,
+        told: Vec<(oneshot::Sender<Result<Kept, KeepError>>, Digest)>,
+    ) {
+        let appended = self.log.append(entries).map_err(|error| error.to_string());
+        if let Err(error) = &appended {
+            self.lost += told.len() as u64;
+            tracing::error!(receipts = told.len(), %error, "receipts are lost");
+        }
+        // Before anybody is told, so that whoever is refused sees the reason in the status too.
+        self.status.store(Arc::new(status(&self.log, self.lost)));
+        for (at, (kept, leaf)) in (0..).zip(told) {
+            let outcome = match &appended {
+                Ok(first) => Ok(Kept { index: first + at, leaf }),
+                Err(error) => Err(KeepError::Log(error.clone())),
+            };
+            // Whoever does not wait for it dropped the other end.
+            let _ = kept.send(outcome);
+        }
+        self.next.get_or_insert_with(|| Instant::now() + self.every);
+    }
+
+    fn tick(&mut self) {
+        self.next = None;
+        if let Err(error) = self.log.checkpoint() {
+            tracing::error!(%error, "the audit log has no new checkpoint");
+        }
+        if *self.log.probe() != State::Writable || self.log.signed_size() < self.log.size() {
+            self.next = Some(Instant::now() + AUDIT_CHECKPOINT_EVERY);
+        }
+    }
+}
+
+fn status(log: &Log, lost: u64) -> Status {
+    Status { state: log.state().clone(), kept: log.size(), signed: log.signed_size(), lost }
+}

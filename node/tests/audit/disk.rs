@@ -1,0 +1,212 @@
+//! Disks that are full, unwritable, or not what they were.
+
+use std::path::Path;
+use std::process::Command;
+
+use hansa_node::audit::error::{LogError, State};
+use hansa_node::audit::log::Log;
+use hansa_node::audit::reader::Reader;
+use hansa_node::audit::verify::verify;
+
+use crate::kept::walk;
+use crate::world::*;
+
+const FOLDER: &str = "HANSA_TEST_FULL_FOLDER";
+
+/// Appends until the disk is full. Gives how many receipts were kept.
+fn fill(log: &mut Log) -> u64 {
+    let keeper = node().0;
+    for number in log.size().. {
+        match log.append(vec![entry(&keeper, number)]) {
+            Ok(index) => assert_eq!(index, number),
+            Err(LogError::Refused(State::Full(_))) => return number,
+            Err(error) => panic!("{error}"),
+        }
+        if number % 64 == 63 && log.checkpoint().is_err() {
+            assert!(matches!(log.state(), State::Full(_)), "{:?}", log.state());
+        }
+    }
+    unreachable!("every disk is full in the end")
+}
+
+/// Runs in a process that may write files up to a size only, or on a small disk of its own.
+#[test]
+#[ignore = "the other half of the tests below"]
+fn child() {
+    let Ok(folder) = std::env::var(FOLDER) else { return };
+    let folder = Path::new(&folder);
+    let ballast = folder.join("ballast");
+    let dir = folder.join("audit");
+    let mut log = open(&dir);
+    if std::env::var_os("HANSA_TEST_FULL_BALLAST").is_some() {
+        std::fs::write(&ballast, vec![1; 256 << 10]).unwrap();
+    }
+    let kept = fill(&mut log);
+    assert!(kept > 0);
+    // It says so until there is room again, and refuses meanwhile; what was kept is there.
+    assert!(matches!(log.state(), State::Full(_)));
+    assert!(matches!(log.probe(), State::Full(_)));
+    let refused = log.append(vec![entry(&node().0, kept)]);
+    assert!(matches!(refused, Err(LogError::Refused(State::Full(_)))));
+    let report = verify(&Reader::new(&dir), Some(&trust()));
+    assert!(report.ok, "{report:?}");
+    assert_eq!(report.size + report.unsigned, kept);
+    if ballast.exists() {
+        std::fs::remove_file(&ballast).unwrap();
+        assert_eq!(log.probe(), &State::Writable);
+        log.append(vec![entry(&node().0, kept)]).unwrap();
+        log.close().unwrap();
+        let report = verify(&Reader::new(&dir), Some(&trust()));
+        assert!(report.ok, "{report:?}");
+        assert_eq!((report.size, report.unsigned), (kept + 1, 0));
+        println!("full at {kept}, went on");
+    } else {
+        println!("full at {kept}");
+    }
+}
+
+fn run_child(shell: &str, folder: &Path) -> (bool, String) {
+    let ran = Command::new("bash")
+        .args(["-c", shell])
+        .env("CHILD", std::env::current_exe().unwrap())
+        .env(FOLDER, folder)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (ran.status.success(), text(&ran.stdout) + &text(&ran.stderr))
+}
+
+const EXEC: &str = "exec \"$CHILD\" --exact disk::child --ignored --nocapture";
+
+#[test]
+fn a_journal_that_may_not_grow_refuses_and_keeps_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let shell = format!("trap '' XFSZ; ulimit -f 16; {EXEC}");
+    let (ok, said) = run_child(&shell, folder.path());
+    assert!(ok && said.contains("full at "), "{said}");
+}
+
+#[test]
+fn a_full_disk_refuses_says_so_and_goes_on_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let may =
+        Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "tmpfs"]).arg(folder.path());
+    if !{ may }.output().is_ok_and(|ran| ran.status.success()) {
+        println!("this machine lets nobody mount a small disk; the test above stands for it");
+        return;
+    }
+    let mount = format!("mount -t tmpfs -o size=1m tmpfs \"${FOLDER}\"");
+    let shell = format!("exec unshare -Urm bash -c '{mount} && HANSA_TEST_FULL_BALLAST=1 {EXEC}'")
+        .replace("HANSA_TEST_FULL_BALLAST=1 exec", "export HANSA_TEST_FULL_BALLAST=1; exec");
+    let (ok, said) = run_child(&shell, folder.path());
+    assert!(ok && said.contains("went on"), "{said}");
+}
+
+#[test]
+fn tiles_that_cannot_be_written_are_said_and_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let mut log = filled(dir, 10);
+    std::fs::rename(dir.join("tile"), dir.join("aside")).unwrap();
+    std::fs::write(dir.join("tile"), "in the way").unwrap();
+    log.append((10..300).map(|number| entry(&node().0, number)).collect()).unwrap();
+    assert!(log.checkpoint().is_err());
+    assert!(matches!(log.state(), State::Unwritable(_)), "{:?}", log.state());
+    assert_eq!((log.size(), log.signed_size()), (300, 10));
+    std::fs::remove_file(dir.join("tile")).unwrap();
+    std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
+    assert_eq!(log.probe(), &State::Writable);
+    log.close().unwrap();
+    let report = verify(&Reader::new(dir), Some(&trust()));
+    assert!(report.ok && report.size == 300, "{report:?}");
+}
+
+#[test]
+fn a_torn_batch_is_cut_and_a_damaged_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let mut log = filled(folder.path(), 3);
+    log.append(vec![entry(&node().0, 3)]).unwrap();
+    let first = std::fs::metadata(&journal).unwrap().len();
+    log.append(vec![entry(&node().0, 4)]).unwrap();
+    drop(log);
+    let whole = std::fs::read(&journal).unwrap();
+    let report = || verify(&Reader::new(folder.path()), None);
+
+    std::fs::write(&journal, &whole[..whole.len() - 1]).unwrap();
+    let found = report();
+    assert!(found.defects[0].contains("middle of a batch"), "{found:?}");
+    // One bit of an acknowledged receipt that another follows.
+    let mut damaged = whole.clone();
+    damaged[usize::try_from(first).unwrap() - 40] ^= 1;
+    std::fs::write(&journal, &damaged).unwrap();
+    assert!(report().defects[0].contains("has changed"));
+    assert!(matches!(Log::open(folder.path(), &SEED), Err(LogError::Damaged { .. })));
+
+    std::fs::write(&journal, &whole[..whole.len() - 1]).unwrap();
+    let log = Log::open(folder.path(), &SEED).unwrap();
+    assert_eq!((log.size(), log.repaired()), (4, whole.len() as u64 - 1 - first));
+    drop(log);
+    assert!(report().ok);
+}
+
+#[test]
+fn a_log_that_lost_what_it_signed_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(filled(folder.path(), 300));
+    for (file, change) in [
+        ("checkpoint", None),
+        ("checkpoint", Some("x")),
+        ("tile/0/000", None),
+        ("tile/0/000", Some("x")),
+        ("tile/0/001.p/44", None),
+        ("tile/1/000.p/1", Some("x")),
+        ("tile/entries/001.p/44", None),
+    ] {
+        let path = folder.path().join(file);
+        let before = std::fs::read(&path).unwrap();
+        match change {
+            Some(text) => std::fs::write(&path, text).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let opened = Log::open(folder.path(), &SEED);
+        // Hashes of full bundles below are read when they are needed; all are when it verifies.
+        if file != "tile/0/000" {
+            assert!(matches!(opened, Err(LogError::Damaged { .. })), "{file} {change:?}");
+        }
+        drop(opened);
+        assert!(!verify(&Reader::new(folder.path()), None).ok, "{file} {change:?}");
+        std::fs::write(&path, before).unwrap();
+    }
+    assert_eq!(Log::open(folder.path(), &SEED).unwrap().size(), 300);
+}
+
+#[test]
+fn no_byte_of_the_folder_changes_unnoticed_but_salts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = filled(folder.path(), 258);
+    // So that the journal is not empty.
+    log.append(vec![entry(&node().0, 258)]).unwrap();
+    drop(log);
+    let reader = Reader::new(folder.path());
+    assert!(verify(&reader, Some(&trust())).ok);
+    let mut tried = 0;
+    for file in walk(folder.path()) {
+        if file.starts_with("salts/") || file == "lock" {
+            continue;
+        }
+        let path = folder.path().join(&file);
+        let bytes = std::fs::read(&path).unwrap();
+        let step = (bytes.len() / 40).max(1);
+        for at in (0..bytes.len()).step_by(step) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &changed).unwrap();
+            assert!(!verify(&reader, Some(&trust())).ok, "{file} byte {at}");
+            tried += 1;
+        }
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    println!("{tried} changes, each found");
+    assert!(verify(&reader, Some(&trust())).ok);
+}
