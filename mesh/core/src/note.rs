@@ -258,6 +258,82 @@ mod tests {
         assert_eq!(signers, ["PeterNeumann"]);
     }
 
+    /// The keys of Go's note_test.go, and what its second signer adds.
+    const SECRET: &str =
+        "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+    const ENOCH: &str = "EnochRoot+af0cfe78+ATtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop";
+    const ENOCH_LINE: &str = "— EnochRoot rwz+eBzmZa0SO3NbfRGzPCpDckykFXSdeX+MNtCOXm2/5n2tiOHp+vAF1aGrQ5ovTG01oOTGwnWLox33WWd1RvMc+QQ=\n";
+
+    #[test]
+    fn the_keys_of_go_sign_what_go_signs() {
+        let peter = SignerKey::from_secret_text(SECRET).unwrap();
+        assert_eq!(peter.secret_text(), SECRET);
+        assert_eq!(peter.verifier().to_string(), KEY);
+        let text = NOTE.split_once("\n\n").unwrap().0.to_owned() + "\n";
+        assert_eq!(peter.sign(&text).unwrap(), NOTE);
+        // Go's example draws the second key from zeros.
+        let enoch = SignerKey::new("EnochRoot", [0; 32]).unwrap();
+        assert_eq!(enoch.verifier().to_string(), ENOCH);
+        let both = format!("{NOTE}{ENOCH_LINE}");
+        assert_eq!(enoch.sign(NOTE).unwrap(), both);
+        let [peter, enoch] = [KEY, ENOCH].map(|key| key.parse::<VerifierKey>().unwrap());
+        let signers = |known: &[VerifierKey]| open(&both, known).unwrap().1.join(" ");
+        assert_eq!(signers(std::slice::from_ref(&peter)), "PeterNeumann");
+        assert_eq!(signers(&[peter, enoch]), "PeterNeumann EnochRoot");
+        assert_eq!(signers(&[]), "");
+    }
+
+    #[test]
+    fn a_signer_replaces_its_own_line() {
+        let peter = SignerKey::from_secret_text(SECRET).unwrap();
+        let line = NOTE.lines().last().unwrap();
+        let spoiled = format!("{}{ENOCH_LINE}", NOTE.replace("/ZJkuBS9", "/AAkuBS9"));
+        let signed = peter.sign(&spoiled).unwrap();
+        assert_eq!(signed, NOTE.replace(line, &format!("{}{line}", ENOCH_LINE)));
+    }
+
+    #[test]
+    fn no_part_and_no_mangling_of_a_key_is_a_key() {
+        for key in [KEY, SECRET] {
+            let is_key = |text: &str| match key == SECRET {
+                true => SignerKey::from_secret_text(text).is_ok(),
+                false => text.parse::<VerifierKey>().is_ok(),
+            };
+            assert!(is_key(key));
+            for start in 0..key.len() {
+                for end in start + 1..=key.len() {
+                    let whole = start == 0 && end == key.len();
+                    assert_eq!(is_key(&key[start..end]), whole, "{}", &key[start..end]);
+                }
+                let mut mangled = key.as_bytes().to_vec();
+                mangled[start] += 1;
+                let mangled = String::from_utf8(mangled).unwrap();
+                assert!(!is_key(&mangled), "{mangled}");
+            }
+        }
+        // Wrong length and unknown algorithm, the hash adjusted.
+        for bad in [
+            "PeterNeumann+cc469956+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TWBADKEY==",
+            "PeterNeumann+173116ae+ZRpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW",
+        ] {
+            assert!(bad.parse::<VerifierKey>().is_err());
+        }
+    }
+
+    #[test]
+    fn the_examples_of_the_specification_verify() {
+        let key = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
+        let note = "This is an example message.\n\n— example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n";
+        let (text, signers) = open(note, &[key.parse().unwrap()]).unwrap();
+        assert_eq!(
+            (text, signers),
+            ("This is an example message.\n", vec!["example.com/foo".into()])
+        );
+        // Its poem has an empty line, and a signer whose key is not given.
+        let poem = "Ognuno sta solo sul cuor della terra\ntrafitto da un raggio di sole:\n\ned è subito sera.\n\n— quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n";
+        assert_eq!(open(poem, &[]).unwrap().0.lines().count(), 4);
+    }
+
     #[test]
     fn a_changed_byte_of_a_note_is_found() {
         let key: VerifierKey = KEY.parse().unwrap();
@@ -281,6 +357,10 @@ mod tests {
             NOTE.replace(line, &format!("{line} ")),
             NOTE.replace("problem is.", "problem\u{7} is."),
             NOTE.replace(line, "— PeterNeumann x08g"),
+            NOTE.replace("— PeterNeumann", "— Bad Name"),
+            NOTE.replace("— PeterNeumann", "— Bell\u{7}"),
+            format!("\u{1}{NOTE}"),
+            format!("{NOTE}Unexpected line.\n"),
             NOTE.replace(line, &[line; SIGNATURES_MAX + 1].join("\n")),
         ] {
             let opened = open(&bad, std::slice::from_ref(&key));

@@ -272,6 +272,10 @@ mod tests {
         format!("sha256:{hex}").parse().unwrap()
     }
 
+    fn at(size: u64) -> usize {
+        usize::try_from(size).unwrap()
+    }
+
     fn grow(leaves: u64) -> (Nodes, Vec<Digest>) {
         let (mut frontier, mut nodes) = (Frontier::default(), Nodes::new());
         let mut roots = vec![frontier.root()];
@@ -333,7 +337,7 @@ mod tests {
     fn every_leaf_of_every_tree_is_proven_and_no_other() {
         let (nodes, roots) = grow(70);
         for size in 1..=70u64 {
-            let root = &roots[size as usize];
+            let root = &roots[at(size)];
             for index in 0..size {
                 let proof = prove_inclusion(size, index, reader(&nodes)).unwrap();
                 let leaf = nodes[&Node { level: 0, index }];
@@ -345,11 +349,11 @@ mod tests {
                 for other in (0..size).filter(|other| *other != index) {
                     assert!(!includes(size, root, other, &leaf, &proof), "{size} {index} {other}");
                 }
-                for at in 0..proof.len() {
+                for hash in 0..proof.len() {
                     let mut changed = proof.clone();
-                    changed[at].0[31] ^= 1;
+                    changed[hash].0[31] ^= 1;
                     assert!(!includes(size, root, index, &leaf, &changed));
-                    changed.truncate(at);
+                    changed.truncate(hash);
                     assert!(!includes(size, root, index, &leaf, &changed));
                 }
             }
@@ -362,7 +366,7 @@ mod tests {
         for new in 0..=70u64 {
             for old in 0..=new {
                 let proof = prove_consistency(old, new, reader(&nodes)).unwrap();
-                let (before, after) = (&roots[old as usize], &roots[new as usize]);
+                let (before, after) = (&roots[at(old)], &roots[at(new)]);
                 assert!(extends((old, before), (new, after), &proof), "{old} {new}");
                 let other = leaf_hash(b"another");
                 assert!(!extends((old, &other), (new, after), &proof));
@@ -372,11 +376,11 @@ mod tests {
                 }
                 let longer = [proof.as_slice(), &[other]].concat();
                 assert!(!extends((old, before), (new, after), &longer));
-                for at in 0..proof.len() {
+                for hash in 0..proof.len() {
                     let mut changed = proof.clone();
-                    changed[at].0[0] ^= 0x80;
+                    changed[hash].0[0] ^= 0x80;
                     assert!(!extends((old, before), (new, after), &changed));
-                    changed.truncate(at);
+                    changed.truncate(hash);
                     assert!(!extends((old, before), (new, after), &changed));
                 }
             }

@@ -57,7 +57,7 @@ fn no_bit_of_a_log_changes_unnoticed() {
         }
         bits += 1;
     }
-    println!("{bits} bits, each found");
+    eprintln!("{bits} bits, each found");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn no_bit_of_a_proof_changes_unnoticed() {
             assert!(!verifies(&changed), "bit {bit} of {text}");
         }
     }
-    println!("{} bits, each found", text.len() * 8);
+    eprintln!("{} bits, each found", text.len() * 8);
 }
 
 #[test]
