@@ -65,13 +65,16 @@ pub fn chain(
     let candidates = candidates(now, view, loads, job, tried);
     let me = view.me();
     let home = job.path.first().copied().unwrap_or(me);
+    // Were the unknown assumed to be near, chains would lead over those who do not know yet where
+    // they are.
+    let unknown = loads.rtt_median().unwrap_or(RTT_ASSUMED);
+    let one_way = |from: PeerId, to: PeerId| one_way(view, loads, from, to).unwrap_or(unknown / 2);
     let peer = |at: usize| candidates[at].entry.record.advert.peer;
     let first = |candidate: &Candidate<'_>| {
         let to = candidate.entry.record.advert.peer;
         let load = loads.read(to, candidate.stage.bundle, now.mono);
         let moving = if to == me { Duration::ZERO } else { transfer(job, &load) };
-        (candidate.stage.from == start)
-            .then(|| one_way(view, loads, me, to) + moving + candidate.work)
+        (candidate.stage.from == start).then(|| one_way(me, to) + moving + candidate.work)
     };
     // What the chain up to and with each candidate costs, and which came before it.
     let mut reached: Vec<Option<Duration>> = candidates.iter().map(first).collect();
@@ -85,7 +88,7 @@ pub fn chain(
             else {
                 continue;
             };
-            let cost = cost + one_way(view, loads, peer(at), home);
+            let cost = cost + one_way(peer(at), home);
             if best.is_none_or(|(known, _, _)| cost < known) {
                 best = Some((cost, links, at));
             }
@@ -99,7 +102,7 @@ pub fn chain(
                 if (stage.to, stage.of) != (candidate.stage.from, candidate.stage.of) {
                     continue;
                 }
-                let cost = cost + one_way(view, loads, peer(prior), peer(at)) + candidate.work;
+                let cost = cost + one_way(peer(prior), peer(at)) + candidate.work;
                 if next[at].is_none_or(|known| cost < known) {
                     next[at] = Some(cost);
                     from[at] = prior;
@@ -246,10 +249,10 @@ fn admit(
 }
 
 /// Half the round trip between two peers: measured where one of them is this peer, else guessed
-/// from their coordinates.
-fn one_way(view: &View, loads: &Loads, from: PeerId, to: PeerId) -> Duration {
+/// from their coordinates, if both know where they are.
+fn one_way(view: &View, loads: &Loads, from: PeerId, to: PeerId) -> Option<Duration> {
     if from == to {
-        return Duration::ZERO;
+        return Some(Duration::ZERO);
     }
     let me = view.me();
     let measured = if from == me {
@@ -266,5 +269,5 @@ fn one_way(view: &View, loads: &Loads, from: PeerId, to: PeerId) -> Duration {
         view.get(peer).map(|entry| &entry.record.advert.coordinate)
     };
     let guessed = || place(from)?.round_trip(place(to)?);
-    measured.or_else(guessed).unwrap_or(RTT_ASSUMED) / 2
+    measured.or_else(guessed).map(|rtt| rtt / 2)
 }

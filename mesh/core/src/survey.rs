@@ -12,6 +12,7 @@ use crate::id::PeerId;
 use crate::limits::QUOTES_ASKED_MAX;
 use crate::loads::Loads;
 use crate::plan::{Job, admit_here, admit_there};
+use crate::policy::Split;
 use crate::quote::Quote;
 use crate::rank::{SUSPECT_PENALTY, round_trip, transfer};
 use crate::rng::{Rng, mix};
@@ -70,7 +71,13 @@ impl Survey {
         own: impl FnOnce() -> Option<Quote>,
         most: usize,
     ) -> Option<Self> {
-        if job.hops_left == 0 || job.policy.unsupported().is_some() || job.deadline <= now.mono {
+        // Whoever is asked would run all of it.
+        let is_split = matches!(job.policy.split, Split::Rows | Split::Stages);
+        if is_split
+            || job.hops_left == 0
+            || job.policy.unsupported().is_some()
+            || job.deadline <= now.mono
+        {
             return None;
         }
         let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);

@@ -127,10 +127,15 @@ fn mesh(rng: &mut Rng) -> (View, Loads) {
     (View::new(me, entries), loads)
 }
 
-/// What the law of costs says of a chain: half a round trip from peer to peer and back home (20 ms
-/// where nobody measured), and the service of each stage.
+/// What the law of costs says of a chain: half a round trip from peer to peer and back home (where
+/// nobody measured, the median of what was, or 20 ms), and the service of each stage.
 fn cost(view: &View, loads: &Loads, links: &[Link]) -> Duration {
     let me = me(view);
+    let peers = view.entries().iter().map(|entry| entry.record.advert.peer);
+    let mut measured: Vec<Duration> = peers.filter_map(|peer| loads.rtt(peer)).collect();
+    measured.sort_unstable();
+    let unknown = measured.get(measured.len() / 2).copied();
+    let unknown = unknown.unwrap_or(Duration::from_millis(20));
     let way = |a: PeerId, b: PeerId| {
         let known = if a == me {
             loads.rtt(b)
@@ -139,7 +144,7 @@ fn cost(view: &View, loads: &Loads, links: &[Link]) -> Duration {
         } else {
             None
         };
-        if a == b { Duration::ZERO } else { known.unwrap_or(Duration::from_millis(20)) / 2 }
+        if a == b { Duration::ZERO } else { known.unwrap_or(unknown) / 2 }
     };
     let mut at = me;
     let mut total = Duration::ZERO;

@@ -43,6 +43,10 @@ use tally::{Tallies, Turn};
 const ROUND: Duration = Duration::from_secs(2);
 /// A peer that could bring less than this part of what it can, in thousandths, is too busy.
 const SPARE_MIN: u64 = 125;
+/// Less than this part of what a peer could bring is a trickle …
+const TRICKLE_PART: u64 = 8;
+/// … for which nobody moves before it has been heard for so many rounds.
+const TRICKLE_ROUNDS: u64 = 8;
 /// A pledge stands for so long after the bundle is there: until those who wanted it have noticed.
 const SETTLE: Duration = Duration::from_secs(12);
 /// A bundle is held for at least so long.
@@ -260,9 +264,13 @@ impl Placement {
         for need in needs {
             let bundle = need.stock.bundle;
             let before = known.get(&bundle).copied();
-            let is_waiting = before.is_some_and(|(_, pledged)| pledged >= need.pledged);
-            let since = before.map_or(round, |(since, _)| since);
-            self.heard.insert(bundle, (if is_waiting { since } else { round }, need.pledged));
+            let since = match before {
+                Some((since, pledged)) if pledged >= need.pledged => since,
+                // Somebody answered: the circle need not grow.
+                Some(_) => round - 1,
+                None => round,
+            };
+            self.heard.insert(bundle, (since, need.pledged));
         }
     }
 
@@ -281,7 +289,10 @@ impl Placement {
         let waited = round.saturating_sub(self.heard.get(&bundle)?.0);
         let idle = 1_000_u64.saturating_sub(self.tallies.busy(now.mono, shelf.slots, None));
         let spare = u64::from(per_minute) * idle / 1_000;
-        if missing == 0 || waited == 0 || idle < SPARE_MIN || spare == 0 {
+        // What is little against what a peer brings may be a jam that passes.
+        let patience =
+            if missing.saturating_mul(TRICKLE_PART) < spare { TRICKLE_ROUNDS } else { 1 };
+        if missing == 0 || waited < patience || idle < SPARE_MIN || spare == 0 {
             return None;
         }
         let needed = usize::try_from(missing.div_ceil(spare)).unwrap_or(usize::MAX);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::notice::Want;
 use super::{Shelf, Stock};
 use crate::advert::Record;
+use crate::coordinate::Coordinate;
 use crate::gate;
 use crate::id::{Digest, PeerId};
 use crate::limits::WANTS_HEARD_MAX;
 use crate::policy::Bounds;
-use crate::rank::RTT_ASSUMED;
 use crate::rng::mix;
 use crate::time::{Now, Utc};
 use crate::view::{Entry, Liveness, View};
@@ -105,7 +105,8 @@ impl Need<'_> {
     /// How many others could bring it too, and how many of them are nearer to those who want it.
     pub(super) fn rivals(&self, now: Now, view: &View) -> (usize, usize) {
         let bundle = self.stock.bundle;
-        let mine = (self.distance(view, None), lot(view.me(), bundle), view.me());
+        let distance = self.distance(view, view.me(), view.at());
+        let mine = (distance, lot(view.me(), bundle), view.me());
         let (mut all, mut nearer) = (0, 0);
         for entry in view.entries() {
             let (record, peer) = (&entry.record, entry.record.advert.peer);
@@ -118,26 +119,29 @@ impl Need<'_> {
                 && self.helps(record, now.utc);
             if could {
                 all += 1;
-                let theirs = (self.distance(view, Some(entry)), lot(peer, bundle), peer);
+                let theirs = self.distance(view, peer, &record.advert.coordinate);
+                // Where one of the two does not know where it is, lots alone decide.
+                let theirs =
+                    (theirs.filter(|_| distance.is_some()).or(distance), lot(peer, bundle), peer);
                 nearer += usize::from(theirs < mine);
             }
         }
         (all, nearer)
     }
 
-    /// The mean round trip from a peer, or this one, to those who want it.
-    fn distance(&self, view: &View, of: Option<&Entry>) -> Duration {
-        let here = of.map_or(view.at(), |entry| &entry.record.advert.coordinate);
-        let me = of.map_or(view.me(), |entry| entry.record.advert.peer);
+    /// The mean round trip from a peer to those who want it and know where they are, if it does.
+    fn distance(&self, view: &View, peer: PeerId, here: &Coordinate) -> Option<Duration> {
         let (mut sum, mut weights) = (Duration::ZERO, 0_u32);
         for (entry, want) in &self.from {
-            let there = &entry.record.advert;
-            let guess = || here.round_trip(&there.coordinate).unwrap_or(RTT_ASSUMED);
-            let rtt = if there.peer == me { Duration::ZERO } else { guess() };
-            sum = sum.saturating_add(rtt.saturating_mul(want.per_minute));
-            weights = weights.saturating_add(want.per_minute);
+            let there = entry.record.advert.peer;
+            let at = if there == view.me() { view.at() } else { &entry.record.advert.coordinate };
+            let rtt = if there == peer { Some(Duration::ZERO) } else { here.round_trip(at) };
+            if let Some(rtt) = rtt {
+                sum = sum.saturating_add(rtt.saturating_mul(want.per_minute));
+                weights = weights.saturating_add(want.per_minute);
+            }
         }
-        sum / weights.max(1)
+        (weights > 0).then(|| sum / weights)
     }
 }
 
