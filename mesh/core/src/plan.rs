@@ -71,6 +71,11 @@ impl Job {
             path: Vec::new(),
         }
     }
+
+    /// Whether one peer may run all of it.
+    pub(crate) fn may_stay_whole(&self) -> bool {
+        matches!(self.policy.split, Split::Auto | Split::Never)
+    }
 }
 
 /// What is done with a job.

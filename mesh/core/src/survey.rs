@@ -73,6 +73,9 @@ impl Survey {
         if job.hops_left == 0 || job.policy.unsupported().is_some() || job.deadline <= now.mono {
             return None;
         }
+        if !job.may_stay_whole() {
+            return None; // A preference is for one peer.
+        }
         let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
         let is_long = |row: Duration| row.saturating_mul(job.rows.max(1)) >= SERVICE_ASKED_MIN;
         if !is_long(permitted.slowest()) {
