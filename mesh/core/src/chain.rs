@@ -6,6 +6,8 @@
 //! (design, section 7). Any peer on the way can ask for the rest of the chain from where it stands:
 //! that is how a chain is repaired.
 
+pub mod survey;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -62,7 +64,24 @@ pub fn chain(
     start: u32,
     tried: &[PeerId],
 ) -> Option<Chain> {
-    let candidates = candidates(now, view, loads, job, tried);
+    let guess = |entry: &Entry, stage: &Stage| Some(work(now, loads, job, entry, stage));
+    cheapest(now, view, loads, job, start, tried, &guess)
+}
+
+/// Wait and service of a stage at a peer; none leaves it out.
+type Work<'a> = dyn Fn(&Entry, &Stage) -> Option<Duration> + 'a;
+
+/// The cheapest chain, where `work` says what each stage takes.
+fn cheapest(
+    now: Now,
+    view: &View,
+    loads: &Loads,
+    job: &Job,
+    start: u32,
+    tried: &[PeerId],
+    work: &Work<'_>,
+) -> Option<Chain> {
+    let candidates = candidates(now, view, loads, job, tried, work);
     let me = view.me();
     let home = job.path.first().copied().unwrap_or(me);
     let peer = |at: usize| candidates[at].entry.record.advert.peer;
@@ -188,6 +207,7 @@ fn candidates<'a>(
     loads: &Loads,
     job: &Job,
     tried: &[PeerId],
+    work: &Work<'_>,
 ) -> Vec<Candidate<'a>> {
     let mut stretches = BTreeMap::<(u32, u32), Vec<(&Entry, &Stage)>>::new();
     for (entry, stage) in view.stages(job.bundle) {
@@ -204,16 +224,21 @@ fn candidates<'a>(
             let peer = entry.record.advert.peer;
             (peer != view.me(), mix(seed ^ word(&peer.0)))
         });
-        for (entry, stage) in holders.into_iter().take(CANDIDATES_MAX) {
-            let load = loads.read(entry.record.advert.peer, stage.bundle, now.mono);
-            let offer = Offer::of(0, entry, stage.bundle).expect("it offers the stage");
-            let cost = cost_here(job, &offer, &load);
-            let doubt = if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO };
-            let work = cost.wait.saturating_add(cost.service).saturating_add(doubt);
-            candidates.push(Candidate { entry, stage, work });
-        }
+        let held = holders.into_iter().take(CANDIDATES_MAX);
+        candidates.extend(held.filter_map(|(entry, stage)| {
+            Some(Candidate { entry, stage, work: work(entry, stage)? })
+        }));
     }
     candidates
+}
+
+/// What a stage is expected to take at a peer: by what was measured, else by what it says itself.
+fn work(now: Now, loads: &Loads, job: &Job, entry: &Entry, stage: &Stage) -> Duration {
+    let load = loads.read(entry.record.advert.peer, stage.bundle, now.mono);
+    let offer = Offer::of(0, entry, stage.bundle).expect("it offers the stage");
+    let cost = cost_here(job, &offer, &load);
+    let doubt = if offer.suspect { SUSPECT_PENALTY } else { Duration::ZERO };
+    cost.wait.saturating_add(cost.service).saturating_add(doubt)
 }
 
 /// Whether a peer may see what the job hands over, now.
