@@ -346,6 +346,7 @@ fn again(refusal: &Refusal) -> Again {
         | Refusal::PolicyUnsatisfiable { .. }
         | Refusal::Unavailable { .. }
         | Refusal::Gap { .. }
+        | Refusal::Loading { .. }
         | Refusal::Malformed { .. }
         | Refusal::Failed { .. } => Again::Budget,
         Refusal::Execution { .. } => Again::Once,
@@ -360,8 +361,8 @@ fn again(refusal: &Refusal) -> Again {
 /// How much an app can do with a refusal that another peer might not have given.
 fn usefulness(refusal: &Refusal) -> u8 {
     match refusal {
-        Refusal::Busy { .. } => 3,      // Try again, and when.
-        Refusal::Execution { .. } => 2, // What ONNX Runtime said.
+        Refusal::Busy { .. } | Refusal::Loading { .. } => 3, // Try again, and when.
+        Refusal::Execution { .. } => 2,                      // What ONNX Runtime said.
         Refusal::Failed { .. } | Refusal::Unavailable { .. } | Refusal::Gap { .. } => 1,
         _ => 0,
     }

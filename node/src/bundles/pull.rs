@@ -40,6 +40,9 @@ pub enum PullError {
         /// What the last one said or did.
         last: String,
     },
+    /// It would not fit this node's devices.
+    #[error("{0}")]
+    NoRoom(String),
     /// This node's own disk.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +72,7 @@ pub(super) async fn pull(
 ) -> Result<Bundle, PullError> {
     let mut puller = Puller::new(node, bundle);
     let manifest = puller.manifest().await?;
+    node.has_room(manifest.bytes()).map_err(PullError::NoRoom)?;
     let store = node.shelf.store().clone();
     let partial = Arc::new(aside(move || store.begin(manifest)).await?);
     let total = partial.manifest().bytes();
