@@ -167,6 +167,7 @@ impl Node {
             extensions: Vec::new(),
         };
         advert.offer_stages(&stages);
+        advert.supply(&self.supply());
         advert
     }
 

@@ -12,6 +12,7 @@ use crate::charter::{Charter, CharterFault, Trust};
 use crate::class::Class;
 use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode};
 use crate::coordinate::Coordinate;
+use crate::holding::Supply;
 use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
 use crate::limits::*;
@@ -173,6 +174,8 @@ pub struct Record {
     pub charter: Result<Charter, CharterFault>,
     /// The stages that it serves.
     pub stages: Vec<Stage>,
+    /// What it has of files, and room for.
+    pub supply: Supply,
     /// What the gate cannot tell it apart from.
     pub(crate) class: Class,
     /// What fingerprints of directories add up.
@@ -283,6 +286,7 @@ impl SignedAdvert {
         }
         advert.timely(now)?;
         let stages = advert.stages()?;
+        let supply = advert.supplied()?;
         let charter = match &advert.charter {
             Some(note) => trust.verify(note, advert.peer),
             None => Err(CharterFault::Absent),
@@ -290,7 +294,7 @@ impl SignedAdvert {
         let class = Class::of(&charter, &advert.devices);
         let Digest(print) = Digest::of(&encode(&(PRINT_CONTEXT, advert.peer, advert.version)));
         let print = u64::from_le_bytes(print[..8].try_into().expect("eight of 32 bytes"));
-        Ok(Arc::new(Record { advert, charter, stages, class, print, signed: self }))
+        Ok(Arc::new(Record { advert, charter, stages, supply, class, print, signed: self }))
     }
 }
 
@@ -341,6 +345,7 @@ pub(crate) mod tests {
         let charter = Err(CharterFault::Absent);
         let class = Class::of(&charter, &advert.devices);
         let signed = SignedAdvert { body: Vec::new(), signature: [0; 64] };
-        Arc::new(Record { advert, charter, stages: Vec::new(), class, print: word, signed })
+        let (stages, supply) = (Vec::new(), Supply::default());
+        Arc::new(Record { advert, charter, stages, supply, class, print: word, signed })
     }
 }

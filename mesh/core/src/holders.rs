@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::class::Class;
 use crate::coordinate::Coordinate;
 use crate::gate::{self, Rule};
+use crate::holding::Kept;
 use crate::id::{Digest, PeerId};
 use crate::limits::VERDICTS_MAX;
 use crate::policy::Policy;
@@ -154,6 +155,13 @@ impl Holders {
                 named.insert((stage.name.as_str(), stage.version.as_str(), stage.whole));
                 if entry.liveness != Liveness::Down {
                     stages.entry(stage.whole).or_default().push((index, number));
+                }
+            }
+            // What is only kept has a name, too: that it is not served yet is not that it is unknown.
+            for holding in &entry.record.supply.holdings {
+                if let Some(Kept { name, version, part }) = &holding.kept {
+                    let whole = part.map_or(holding.bundle, |part| part.whole);
+                    named.insert((name, version, whole));
                 }
             }
             let models = entry.record.advert.models.iter().map(|model| {

@@ -20,6 +20,7 @@ pub mod explain;
 pub mod flight;
 pub mod gate;
 mod holders;
+pub mod holding;
 pub mod id;
 pub mod keys;
 pub mod limits;

@@ -14,6 +14,7 @@ use crate::chain::{self, Chain, chain};
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
 use crate::holders::{Offer, Permitted};
+use crate::holding::Holding;
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{CANDIDATES_DRAWN, CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
 use crate::loads::Loads;
@@ -354,6 +355,38 @@ pub fn candidates(now: Now, view: &View, loads: &Loads, job: &Job) -> Result<Vec
     if peers.is_empty() { Err(refusal(now, view, loads, job, &[])) } else { Ok(peers) }
 }
 
+/// Other peers that may be asked for the files of the job's bundle at this moment, or why none may.
+///
+/// # Errors
+/// What [`plan`] would refuse the job with.
+pub fn keepers(now: Now, view: &View, loads: &Loads, job: &Job) -> Result<Vec<PeerId>, Refusal> {
+    let mut failed = BTreeMap::new();
+    let mut peers = Vec::new();
+    for entry in view.keepers(job.bundle) {
+        let peer = entry.record.advert.peer;
+        if peer == view.me() {
+            continue;
+        }
+        let admitted = gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc);
+        match admitted {
+            Ok(()) if loads.avoided(peer, now.mono) => {
+                *failed.entry(Rule::Unreachable).or_insert(0) += 1
+            }
+            Ok(()) => peers.push(peer),
+            Err(rule) => *failed.entry(rule).or_insert(0) += 1,
+        }
+    }
+    if !peers.is_empty() {
+        Ok(peers)
+    } else if failed.is_empty() {
+        Err(Refusal::UnknownModel { model: job.bundle.to_string(), hint: String::new() })
+    } else if failed.keys().any(|rule| rule.is_of_the_moment()) {
+        Err(Refusal::Unavailable { failed })
+    } else {
+        Err(Refusal::PolicyUnsatisfiable { failed })
+    }
+}
+
 /// What another peer offers the job, if it may be sent there.
 pub(crate) fn admit_there(
     now: Now,
@@ -408,10 +441,24 @@ pub(crate) fn refusal(
     if out_of_hops {
         Refusal::HopLimit
     } else if failed.is_empty() {
-        Refusal::UnknownModel { model: job.bundle.to_string(), hint: String::new() }
+        let kept = view.entries().iter().filter(|entry| keeps(entry, job.bundle)).count();
+        match u32::try_from(kept).unwrap_or(u32::MAX) {
+            0 => Refusal::UnknownModel { model: job.bundle.to_string(), hint: String::new() },
+            // Somebody may take it up.
+            kept => Refusal::Unavailable { failed: [(Rule::NotHeld, kept)].into() },
+        }
     } else if failed.keys().any(|rule| rule.is_of_the_moment()) {
         Refusal::Unavailable { failed }
     } else {
         Refusal::PolicyUnsatisfiable { failed }
     }
+}
+
+/// Whether a live peer has the files of a bundle, or of a part of it, to be fetched.
+fn keeps(entry: &Entry, bundle: Digest) -> bool {
+    let is_it = |holding: &Holding| {
+        let whole = holding.kept.as_ref().and_then(|kept| Some(kept.part?.whole));
+        holding.bundle == bundle || whole == Some(bundle)
+    };
+    entry.liveness != Liveness::Down && entry.record.supply.holdings.iter().any(is_it)
 }

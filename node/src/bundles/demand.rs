@@ -9,6 +9,7 @@ use hansa_core::id::Digest;
 use hansa_core::plan::Refusal;
 use hansa_core::policy::Policy;
 
+use super::listing::Standing;
 use super::{Model, Moment};
 use crate::config::Hold;
 use crate::node::Node;
@@ -66,7 +67,7 @@ impl Node {
         if has_failed || !self.may_run(policy, model.bundle) {
             return refusal;
         }
-        match self.pull_model(model) {
+        match self.pull_as(model, Standing::Demanded) {
             Ok(()) => {
                 metrics::counter!("hansa_models_demanded_total").increment(1);
                 self.is_it_coming(name, version, policy, refusal)

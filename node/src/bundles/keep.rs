@@ -11,9 +11,10 @@ use hansa_core::policy::Policy;
 use hansa_runtime::bundle::Bundle;
 use hansa_runtime::store::StoreError;
 
+use super::listing::Standing;
 use super::pull::{Puller, pull};
 use super::{KeepError, Model, Progress, Pull, PullError, aside, key};
-use crate::config::ModelSource;
+use crate::config::{Hold, ModelSource};
 use crate::limits::*;
 use crate::node::Node;
 
@@ -49,11 +50,27 @@ impl Node {
                 begun.expect("a patient pull is never refused");
             }
         }
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut draining = node.draining.subscribe();
+            tokio::select! {
+                () = Arc::clone(&node).see_to_kept() => {}
+                _ = draining.wait_for(|draining| *draining) => {}
+            }
+        });
     }
 
     /// Begins to pull a model, which is then served. One that is served or on its way already is
     /// no error.
     pub fn pull_model(self: &Arc<Self>, model: Model) -> Result<(), KeepError> {
+        self.pull_as(model, Standing::Wanted)
+    }
+
+    pub(super) fn pull_as(
+        self: &Arc<Self>,
+        model: Model,
+        standing: Standing,
+    ) -> Result<(), KeepError> {
         if self.serves(&model) {
             return Ok(());
         }
@@ -69,7 +86,7 @@ impl Node {
         if self.shelf.store().list().iter().all(|stored| stored.digest != key(model.bundle)) {
             Puller::new(self, model.bundle).holders().map_err(PullError::Refused)?;
         }
-        self.list(&model)?;
+        self.list(&model, standing)?;
         let begun = self.begin_pull(model.clone(), 1, false);
         if begun.is_err() {
             self.unlist(&model);
@@ -90,7 +107,14 @@ impl Node {
         if self.serves(&model) {
             return Ok(model);
         }
-        self.list(&model)?;
+        self.list(&model, Standing::Wanted)?;
+        if self.config.runtime.hold == Hold::Demanded
+            && self.has_room(bundle.manifest.bytes()).is_err()
+        {
+            self.unlist(&model);
+            self.keep(model.clone(), bundle)?;
+            return Ok(model);
+        }
         let hosted = self.host(model.clone(), 1, Arc::new(bundle)).await;
         hosted.map_err(|reason| {
             self.unlist(&model);
@@ -167,6 +191,7 @@ impl Node {
         });
         let mut models: Vec<Model> = hosted.collect();
         models.extend(self.shelf.wanted(&self.config).into_iter().map(|(model, _)| model));
+        models.extend(self.shelf.listed());
         models.extend(self.shelf.pulls().into_iter().map(|(model, _)| model));
         for stored in self.shelf.store().list() {
             let bundle = Digest(stored.digest.0);
@@ -181,7 +206,7 @@ impl Node {
     }
 
     /// Lists a model as one to serve, if neither its name nor its bundle is another's here.
-    fn list(&self, model: &Model) -> Result<(), KeepError> {
+    pub(super) fn list(&self, model: &Model, standing: Standing) -> Result<(), KeepError> {
         let mut listing = self.shelf.listing();
         let (name, version) = (model.name.clone(), model.version.clone());
         let is_own = |config: &&crate::config::ModelConfig| {
@@ -194,8 +219,7 @@ impl Node {
         }
         let engines = self.engines();
         let hosted = engines.iter().map(|(bundle, hosted)| (&hosted.name, &hosted.version, bundle));
-        let listed =
-            listing.models().iter().map(|model| (&model.name, &model.version, &model.bundle));
+        let listed = listing.served().map(|model| (&model.name, &model.version, &model.bundle));
         for (name, version, bundle) in hosted.chain(listed) {
             let is_named = (name, version) == (&model.name, &model.version);
             let (name, version) = (name.clone(), version.clone());
@@ -208,7 +232,7 @@ impl Node {
         if !listing.has_room(self.config.models.len()) {
             return Err(KeepError::TooMany);
         }
-        listing.add(model.clone()).map_err(KeepError::Listing)
+        listing.add(model.clone(), standing).map_err(KeepError::Listing)
     }
 
     fn unlist(&self, model: &Model) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hansa_core::id::{Digest, PeerId};
-use hansa_core::plan::{Job, Refusal, candidates};
+use hansa_core::plan::{Job, Refusal, keepers};
 use hansa_core::policy::Policy;
 use hansa_core::wire::Ask;
 use hansa_runtime::bundle::{Bundle, Manifest};
@@ -106,7 +106,7 @@ impl<'a> Puller<'a> {
     /// Who may be asked now, nearest first.
     pub(super) fn holders(&self) -> Result<Vec<PeerId>, Refusal> {
         let node = self.node;
-        let mut holders = candidates(node.clock.now(), &node.view(), &node.loads(), &self.job())?;
+        let mut holders = keepers(node.clock.now(), &node.view(), &node.loads(), &self.job())?;
         holders.retain(|holder| self.out.get(holder).is_none_or(|lost| *lost < PULL_LOSSES_MAX));
         let loads = node.loads();
         holders.sort_by_key(|holder| loads.rtt(*holder).unwrap_or(Duration::MAX));
