@@ -14,6 +14,7 @@ use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
 use hansa_core::place::Groups;
+use hansa_core::placement::Placement;
 use hansa_core::policy::Bounds;
 use hansa_core::quote::{Load, Quote, Reservations};
 use hansa_core::time::Mono;
@@ -140,6 +141,7 @@ pub struct Node {
     pub(crate) http: OnceLock<SocketAddr>,
     pub(crate) random: SystemRandom,
     pub(crate) gathers: Gathers,
+    pub(crate) placement: Mutex<Placement>,
 }
 
 impl Node {

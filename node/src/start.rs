@@ -10,6 +10,7 @@ use hansa_core::charter::CharterFault;
 use hansa_core::flight::RetryBudget;
 use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
+use hansa_core::placement::Placement;
 use hansa_core::time::Utc;
 use hansa_core::view::View;
 use hansa_net::control::{ControlConfig, ControlEvent, ControlHandle, ControlPlane};
@@ -63,6 +64,7 @@ impl Node {
             charter_note,
             charter,
             serve: config.policy.serve.clone(),
+            placement: Mutex::new(Placement::new(config.policy.serve.clone())),
             send: config.policy.send.clone(),
             groups: config.groups.clone(),
             shelf: Shelf::open(&config)?,
@@ -168,6 +170,7 @@ impl Node {
         };
         advert.offer_stages(&stages);
         advert.supply(&self.supply());
+        advert.tell(self.placement().told());
         advert
     }
 

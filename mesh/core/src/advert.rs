@@ -16,6 +16,7 @@ use crate::holding::Supply;
 use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
 use crate::limits::*;
+use crate::placement::Notice;
 use crate::time::{Now, Utc};
 use crate::wire::Extension;
 
@@ -176,6 +177,8 @@ pub struct Record {
     pub stages: Vec<Stage>,
     /// What it has of files, and room for.
     pub supply: Supply,
+    /// What it tells of demand.
+    pub notice: Notice,
     /// What the gate cannot tell it apart from.
     pub(crate) class: Class,
     /// What fingerprints of directories add up.
@@ -287,6 +290,7 @@ impl SignedAdvert {
         advert.timely(now)?;
         let stages = advert.stages()?;
         let supply = advert.supplied()?;
+        let notice = Notice::of(&advert.extensions)?;
         let charter = match &advert.charter {
             Some(note) => trust.verify(note, advert.peer),
             None => Err(CharterFault::Absent),
@@ -294,7 +298,7 @@ impl SignedAdvert {
         let class = Class::of(&charter, &advert.devices);
         let Digest(print) = Digest::of(&encode(&(PRINT_CONTEXT, advert.peer, advert.version)));
         let print = u64::from_le_bytes(print[..8].try_into().expect("eight of 32 bytes"));
-        Ok(Arc::new(Record { advert, charter, stages, supply, class, print, signed: self }))
+        Ok(Arc::new(Record { advert, charter, stages, supply, notice, class, print, signed: self }))
     }
 }
 
@@ -345,7 +349,7 @@ pub(crate) mod tests {
         let charter = Err(CharterFault::Absent);
         let class = Class::of(&charter, &advert.devices);
         let signed = SignedAdvert { body: Vec::new(), signature: [0; 64] };
-        let (stages, supply) = (Vec::new(), Supply::default());
-        Arc::new(Record { advert, charter, stages, supply, class, print: word, signed })
+        let (stages, supply, notice) = (Vec::new(), Supply::default(), Notice::default());
+        Arc::new(Record { advert, charter, stages, supply, notice, class, print: word, signed })
     }
 }

@@ -27,6 +27,7 @@ pub mod limits;
 pub mod loads;
 pub mod note;
 pub mod place;
+pub mod placement;
 pub mod plan;
 pub mod policy;
 pub mod quote;

@@ -123,10 +123,14 @@ async fn run(
     }
     let deadline = arrived + deadline.unwrap_or(DEADLINE_DEFAULT);
     let later = |refusal| node.fetch_for(&named.model, named.version.as_deref(), &policy, refusal);
-    let resolved = named.resolve(node, &policy).map_err(later)?;
+    let unheld = |refusal| {
+        node.count_unheld(&named.model, named.version.as_deref(), &policy, &refusal);
+        later(refusal)
+    };
+    let resolved = named.resolve(node, &policy).map_err(unheld)?;
     let describing = node.describe(resolved.bundle, &policy);
     let signature = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
-    let signature = signature.await.map_err(|_| Refusal::Deadline)?.map_err(later)?;
+    let signature = signature.await.map_err(|_| Refusal::Deadline)?.map_err(unheld)?;
     let InferRequest { id, inputs, outputs: wanted, binary_default, .. } = request;
     let outputs: Vec<String> = wanted.iter().map(|output| output.name.clone()).collect();
     signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;

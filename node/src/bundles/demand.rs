@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hansa_core::gate;
 use hansa_core::id::Digest;
-use hansa_core::plan::Refusal;
+use hansa_core::plan::{Job, Refusal};
 use hansa_core::policy::Policy;
 
 use super::listing::Standing;
@@ -44,6 +44,21 @@ impl Node {
                 Refusal::Loading { ready_in_ms: ready_in_ms(moment) }
             }
             _ => refusal,
+        }
+    }
+
+    /// A job that was refused before it was one: it counts as demand.
+    pub fn count_unheld(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        policy: &Policy,
+        refusal: &Refusal,
+    ) {
+        if let Ok(Model { bundle, .. }) = self.meant(name, version) {
+            let deadline = self.clock.now().mono;
+            let job = Job::new(self.draw_job(), bundle, policy.clone(), &self.send, deadline);
+            self.count_missed(&job, refusal);
         }
     }
 

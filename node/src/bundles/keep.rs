@@ -28,13 +28,18 @@ impl Node {
             let found = resolve(now, &view, text, version, &policy)?;
             return Ok(Model { name: found.name, version: found.version, bundle: found.bundle });
         };
-        let offered = view.holders(bundle).find_map(|entry| {
+        let offered = view.keepers(bundle).find_map(|entry| {
             let models = entry.record.advert.models.iter();
             let models = models.map(|model| (model.bundle, &model.name, &model.version));
             // A stage goes by the name of its whole.
             let stages = entry.record.stages.iter();
             let stages = stages.map(|stage| (stage.bundle, &stage.name, &stage.version));
-            models.chain(stages).find(|(offered, _, _)| *offered == bundle)
+            let kept = entry.record.supply.holdings.iter();
+            let kept = kept.filter_map(|holding| {
+                let kept = holding.kept.as_ref()?;
+                Some((holding.bundle, &kept.name, &kept.version))
+            });
+            models.chain(stages).chain(kept).find(|(offered, _, _)| *offered == bundle)
         });
         let unknown = || Refusal::UnknownModel { model: text.to_owned(), hint: String::new() };
         let (_, name, version) = offered.ok_or_else(unknown)?;
@@ -55,6 +60,7 @@ impl Node {
             let mut draining = node.draining.subscribe();
             tokio::select! {
                 () = Arc::clone(&node).see_to_kept() => {}
+                () = Arc::clone(&node).place() => {}
                 _ = draining.wait_for(|draining| *draining) => {}
             }
         });
@@ -156,6 +162,7 @@ impl Node {
                 let _ = task.await;
             }
             self.unhost(model.bundle).await;
+            self.shelf.forget(model.bundle);
             self.delete(model.bundle).await?;
         }
         Ok(meant)
@@ -214,7 +221,9 @@ impl Node {
                 && config.version == version
                 && config.source != ModelSource::Bundle(model.bundle)
         };
-        if self.config.models.iter().any(|config| is_own(&config)) {
+        // A stage of what the config names and this node is too small for has the whole's name.
+        let is_kept = self.shelf.keeps(model.bundle);
+        if !is_kept && self.config.models.iter().any(|config| is_own(&config)) {
             return Err(KeepError::NameTaken { name, version });
         }
         let engines = self.engines();
@@ -299,6 +308,7 @@ impl Node {
                 Err(error) => {
                     tracing::warn!(model = name, %bundle, %error, "pull failed");
                     progress.fail(error.to_string(), false);
+                    self.placement().failed(self.clock.now().mono, bundle);
                     // What was served before stays a wish: a missing device may come back.
                     if !is_patient {
                         self.unlist(&model);

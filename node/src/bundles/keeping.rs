@@ -32,6 +32,16 @@ impl Shelf {
         self.postponed.lock().expect("no holder panics").push((model, path));
     }
 
+    /// A bundle is kept no more.
+    pub(super) fn forget(&self, bundle: Digest) {
+        self.lock_kept().retain(|kept| kept.bundle != bundle);
+    }
+
+    /// Whether a bundle is kept for others, served here or not.
+    pub(super) fn keeps(&self, bundle: Digest) -> bool {
+        self.lock_kept().iter().any(|kept| kept.bundle == bundle)
+    }
+
     fn lock_kept(&self) -> std::sync::MutexGuard<'_, Vec<Holding>> {
         self.kept.lock().expect("no holder panics")
     }
@@ -51,6 +61,12 @@ impl Node {
         let holdings = served.chain(kept).take(HOLDINGS_MAX).collect();
         let takes = self.config.runtime.hold == Hold::Demanded;
         Supply { room_mib: if takes { self.room_mib() } else { 0 }, holdings }
+    }
+
+    /// Memory for models, in bytes.
+    pub(super) fn memory_for_models(&self) -> u64 {
+        let held: u64 = self.engines().values().map(|hosted| hosted.bundle.manifest.bytes()).sum();
+        (u64::from(self.room_mib()) << 20) + held
     }
 
     /// What is left for models of what the config gives them; where it gives no figure, half of

@@ -101,6 +101,14 @@ impl Listing {
         self.write(models)
     }
 
+    /// A bundle is served no more and kept for others, and the file is written.
+    pub(super) fn keep_only(&mut self, bundle: Digest) -> io::Result<()> {
+        let mut models = self.models.clone();
+        let mut of = models.iter_mut().filter(|(model, _)| model.bundle == bundle);
+        of.by_ref().for_each(|(_, standing)| *standing = Standing::Kept);
+        self.write(models)
+    }
+
     /// Takes out the models that `gone` names, and writes the file.
     pub(super) fn remove(&mut self, gone: impl Fn(&Model) -> bool) -> io::Result<()> {
         let mut models = self.models.clone();

@@ -15,6 +15,7 @@ mod error;
 mod keep;
 mod keeping;
 mod listing;
+mod placing;
 mod pull;
 mod serve;
 mod work;

@@ -67,14 +67,17 @@ pub struct Answer {
 impl Node {
     /// Keeps a job in the air until it has its one answer. Dropping the future cancels the job
     /// wherever it is.
-    pub async fn infer(self: &Arc<Self>, order: Order) -> Result<Answer, Refusal> {
+    pub async fn infer(self: &Arc<Self>, mut order: Order) -> Result<Answer, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
         let _counted = self.tasks.token(); // The drain waits for it.
         let deadline = self.clock.instant(order.job.deadline).into();
-        let flown = tokio::time::timeout_at(deadline, self.fly(order)).await;
+        let flown = tokio::time::timeout_at(deadline, self.fly(&mut order)).await;
         let outcome = flown.unwrap_or(Err(Refusal::Deadline));
+        if order.job.path.is_empty() {
+            self.count_demand(&order.job, &outcome);
+        }
         match &outcome {
             Ok(answer) => tracing::debug!(by = ?answer.executed_by, "answered"),
             Err(refusal) => tracing::info!(%refusal, "refused"),
@@ -82,9 +85,9 @@ impl Node {
         outcome
     }
 
-    async fn fly(self: &Arc<Self>, mut order: Order) -> Result<Answer, Refusal> {
+    async fn fly(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
         if let Some(shares) = self.scatter(&order.job)? {
-            return self.gather(&order, &shares).await;
+            return self.gather(order, &shares).await;
         }
         let preferred = self.survey(&order.job).await;
         if !preferred.is_empty() {
@@ -96,7 +99,7 @@ impl Node {
         if let Some(chain) = self.survey_chains(&order.job).await {
             flight.prefer_chain(chain);
         }
-        self.keep_up(&order, flight).await
+        self.keep_up(order, flight).await
     }
 
     /// Keeps what is not scattered in the air until it has its answer.
@@ -181,6 +184,7 @@ impl Node {
         metrics::counter!("hansa_executed_total", "model" => hosted.name.clone()).increment(1);
         metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
             .record(response.service);
+        self.count_run(&order.job, bundle, response.service);
         Ok(Answer {
             executed_by: vec![self.me],
             outputs: response.outputs,

@@ -338,6 +338,7 @@ impl Node {
         metrics::counter!("hansa_stages_total", "model" => hosted.name.clone()).increment(1);
         metrics::histogram!("hansa_service_seconds", "model" => hosted.name.clone())
             .record(response.service);
+        self.count_run(&passage.job, bundle, response.service);
         let is_wanted = |tensor: &&Tensor| passage.outputs.contains(&tensor.name);
         let wanted: Vec<Tensor> = response.outputs.iter().filter(is_wanted).cloned().collect();
         tensors.extend(passage.tensors.iter().map(|tensor| (&*tensor.name, tensor.clone())));
