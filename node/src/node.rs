@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use hansa_core::time::Mono;
 use hansa_core::view::View;
 use hansa_net::data::DataPlane;
 use hansa_runtime::bundle::Bundle;
+use hansa_runtime::cut::Cut;
 use hansa_runtime::engine::Engine;
 use hansa_runtime::tensor::Signature;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -231,6 +233,21 @@ impl Node {
         let engine = self.engine.load_full().ok_or("the engines are being restarted; try again")?;
         let host = |reply| EngineMessage::Host { model, instances, bundle, reply };
         ractor::call!(engine, host).map_err(|error| error.to_string())?
+    }
+
+    /// Cuts a model into stages that fit so many bytes each, in the folder `out`.
+    ///
+    /// # Errors
+    /// Why it cannot be cut so, for people.
+    pub async fn cut(
+        &self,
+        bundle: Arc<Bundle>,
+        fit: Vec<u64>,
+        out: PathBuf,
+    ) -> Result<Cut, String> {
+        let engine = self.engine.load_full().ok_or("the engines are being restarted")?;
+        let cut = |reply| EngineMessage::Cut { bundle, fit, out, reply };
+        ractor::call!(engine, cut).map_err(|error| error.to_string())?
     }
 
     /// Serves a bundle no more. Jobs that it runs are answered.

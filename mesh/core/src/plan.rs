@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::advert::Record;
 use crate::chain::{self, Chain, chain};
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
@@ -339,6 +340,15 @@ pub(crate) fn admit_here(
     } else {
         Ok(offer)
     }
+}
+
+/// Whether a job that enters at this peer may run here, were its bundle here.
+pub fn may_run_here(now: Now, view: &View, policy: &Policy, bundle: Digest) -> bool {
+    view.get(view.me()).is_some_and(|entry| {
+        let Record { charter, advert, .. } = &*entry.record;
+        gate::admit_entry(policy, bundle, charter, now.utc).is_ok()
+            && gate::fits(&policy.device, &advert.devices)
+    })
 }
 
 /// Other peers that may be asked about the job's bundle at this moment, or why none may.

@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use hansa_core::gate;
 use hansa_core::id::Digest;
-use hansa_core::plan::{Job, Refusal};
+use hansa_core::plan::{Job, Refusal, may_run_here};
 use hansa_core::policy::Policy;
 
 use super::listing::Standing;
@@ -96,8 +95,7 @@ impl Node {
 
     /// Whether a job of this node's apps may run here, had it the model.
     fn may_run(&self, policy: &Policy, bundle: Digest) -> bool {
-        let admitted = gate::admit_entry(policy, bundle, &self.charter, self.clock.now().utc);
-        admitted.is_ok() && gate::fits(&policy.device, &self.devices())
+        may_run_here(self.clock.now(), &self.view(), policy, bundle)
     }
 }
 

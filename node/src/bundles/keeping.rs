@@ -17,7 +17,6 @@ use hansa_runtime::cut::{Cut, Stage};
 
 use super::listing::Standing;
 use super::{KeepError, Model, Shelf, aside, key};
-use crate::actors::engine::EngineMessage;
 use crate::config::Hold;
 use crate::limits::KEPT_LOOK_EVERY;
 use crate::models;
@@ -216,10 +215,7 @@ impl Node {
         out: &Path,
     ) -> Result<Cut, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let engine = self.engine.load_full().ok_or("the engines are being restarted")?;
-        let to = out.to_owned();
-        let ask = |reply| EngineMessage::Cut { bundle, fit, out: to, reply };
-        let cut = ractor::call!(engine, ask).map_err(|error| text(&error))??;
+        let cut = self.cut(bundle, fit, out.to_owned()).await?;
         for number in 0..cut.stages.len() {
             let (store, dir) = (self.shelf.store().clone(), out.join(format!("stage-{number}")));
             let stage = aside(move || store.add(&dir)).await.map_err(|error| text(&error))?;
