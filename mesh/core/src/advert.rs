@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::charter::{Charter, CharterFault, Trust};
 use crate::class::Class;
-use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode};
+use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode, encoded_len};
 use crate::coordinate::Coordinate;
 use crate::holding::Supply;
 use crate::id::{Digest, PeerId};
@@ -218,6 +218,12 @@ impl Advert {
         } else {
             Err(AdvertFault::OverLimit("stages"))
         }
+    }
+
+    /// Bytes that one more extension may have.
+    pub(crate) fn bytes_left(&self) -> usize {
+        // A tag, a length and a signature come to it.
+        ADVERT_BYTES_MAX.saturating_sub(encoded_len(self) + 80)
     }
 
     /// Signs the advert with the key of the peer that it names.

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::advert::{Advert, AdvertFault, Record, Stage};
-use crate::codec::{Decode, Encode, decode, encode};
+use crate::codec::{Decode, Encode, decode, encode, encoded_len};
 use crate::id::Digest;
 use crate::limits::{HOLDINGS_MAX, NAME_BYTES_MAX};
 use crate::wire::Extension;
@@ -65,11 +65,14 @@ impl From<&Stage> for Part {
 const SUPPLY: u16 = 3;
 
 impl Advert {
-    /// Says what files the peer has, and room for. A peer of an earlier version skips it.
+    /// Says what files the peer has, and room for. The last for which the advert has no place are
+    /// left out. A peer of an earlier version skips all of it.
     pub fn supply(&mut self, supply: &Supply) {
         self.extensions.retain(|extension| extension.tag != SUPPLY);
-        if *supply != Supply::default() {
-            let bytes = encode(supply);
+        let (mut supply, place) = (supply.clone(), self.bytes_left());
+        while encoded_len(&supply) > place && supply.holdings.pop().is_some() {}
+        if supply != Supply::default() && encoded_len(&supply) <= place {
+            let bytes = encode(&supply);
             self.extensions.push(Extension { tag: SUPPLY, critical: false, bytes });
         }
     }
@@ -100,5 +103,51 @@ impl Record {
     /// What the peer has of a bundle's files, if it has them.
     pub fn holding(&self, bundle: Digest) -> Option<&Holding> {
         self.supply.holdings.iter().find(|holding| holding.bundle == bundle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advert::tests::record;
+
+    fn kept(from: u32, to: u32) -> Holding {
+        let part = Some(Part { whole: Digest([2; 32]), from, to, of: 9 });
+        let kept = Some(Kept { name: "deep".into(), version: "1".into(), part });
+        Holding { bundle: Digest([1; 32]), mib: 300, kept }
+    }
+
+    #[test]
+    fn what_a_peer_has_is_told_in_these_bytes() {
+        let mut advert = record(1).advert.clone();
+        assert_eq!(advert.supplied(), Ok(Supply::default()));
+        let supply = Supply { room_mib: 192, holdings: vec![kept(3, 9)] };
+        advert.supply(&supply);
+        assert_eq!(advert.supplied(), Ok(supply));
+        let bytes = &advert.extensions[0].bytes;
+        let golden = [
+            &[192, 1][..],                            // Room, one holding.
+            &[1; 32],                                 // Its bundle,
+            &[251, 44, 1],                            // 300 MiB,
+            &[1, 4, b'd', b'e', b'e', b'p', 1, b'1'], // kept under a name and version,
+            &[1],                                     // a part
+            &[2; 32],                                 // of this,
+            &[3, 9, 9],                               // from, to, of.
+        ];
+        assert_eq!(*bytes, golden.concat());
+        advert.supply(&Supply::default());
+        assert_eq!(advert.extensions, []);
+    }
+
+    #[test]
+    fn more_files_or_odd_stretches_are_not_believed() {
+        let refused = |holdings: Vec<Holding>| {
+            let mut advert = record(1).advert.clone();
+            advert.supply(&Supply { room_mib: 0, holdings });
+            advert.supplied().is_err()
+        };
+        assert!(!refused(vec![kept(0, 9); HOLDINGS_MAX]));
+        assert!(refused(vec![kept(0, 9); HOLDINGS_MAX + 1]));
+        assert!(refused(vec![kept(9, 9)]) && refused(vec![kept(8, 10)]));
     }
 }

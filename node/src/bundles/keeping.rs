@@ -50,14 +50,13 @@ impl Node {
     /// What is here of files, those of what is served first, and room for more: as the advert tells it.
     pub(crate) fn supply(&self) -> Supply {
         let engines = self.engines();
-        let served = engines.iter().map(|(bundle, hosted)| Holding {
-            bundle: *bundle,
-            mib: mib(hosted.bundle.manifest.bytes()),
-            kept: None,
-        });
         let kept = self.shelf.lock_kept().clone();
         let kept = kept.into_iter().filter(|kept| !engines.contains_key(&kept.bundle));
-        let holdings = served.chain(kept).take(HOLDINGS_MAX).collect();
+        let served = engines.iter().map(|(bundle, hosted)| {
+            let mib = mib(hosted.bundle.manifest.bytes());
+            Holding { bundle: *bundle, mib, kept: None }
+        });
+        let holdings = kept.chain(served).take(HOLDINGS_MAX).collect();
         let takes = self.config.runtime.hold == Hold::Demanded;
         Supply { room_mib: if takes { self.room_mib() } else { 0 }, holdings }
     }
