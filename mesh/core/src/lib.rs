@@ -28,6 +28,7 @@ pub mod note;
 pub mod place;
 pub mod plan;
 pub mod policy;
+pub mod price;
 pub mod quote;
 mod rank;
 mod resolve;
