@@ -299,6 +299,7 @@ pub(crate) fn elsewhere(
     }
     let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
     let candidates = looked_at(&permitted, loads, job, tried.len());
+    let limit = job.limit();
     let best = |candidates: &mut dyn Iterator<Item = &Offer>| {
         let mut ranked: Vec<(Order, Cost, u32)> = candidates
             .filter(|offer| offer.is_valid_at(now.utc))
@@ -306,6 +307,7 @@ pub(crate) fn elsewhere(
             .filter_map(|offer| {
                 let load = loads.read(offer.peer, job.bundle, now.mono);
                 let cost = cost_there(job, offer, &load);
+                gate::affords(limit, cost.price).ok()?;
                 let order = order(now, job, offer, true, &cost);
                 (load.avoid_until <= now.mono).then_some((order, cost, offer.entry))
             })
