@@ -109,7 +109,7 @@ pub fn host(
     let stage = Stage::of(&bundle).map_err(|error| error.to_string())?;
     let stage = stage.map(|stage| stage_of(&stage)).transpose()?;
     let held = engines.values().map(|hosted| hosted.bundle.manifest.bytes()).sum::<u64>();
-    fits(device, bundle.manifest.bytes(), held)?;
+    fits(device.memory_limit_mib, bundle.manifest.bytes(), held)?;
     let engine = runtime.engine(&bundle, device, &config).map_err(|error| error.to_string())?;
     let Model { name, version, bundle: digest } = model;
     tracing::info!(model = name, version, bundle = %digest, %device, "model loaded");
@@ -140,11 +140,26 @@ fn stored_bundle(node: &Node, digest: Digest) -> Result<Option<Bundle>, StoreErr
     read
 }
 
-/// Whether a device has room for a model of so many bytes beside those that it holds.
-fn fits(device: &devices::Device, bytes: u64, held: u64) -> Result<(), String> {
-    match device.memory_limit_mib {
+impl Node {
+    /// Whether a model of so many bytes fits beside those that this node runs.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn has_room(&self, bytes: u64) -> Result<(), String> {
+        let limit = match &self.config.runtime.devices {
+            DeviceSpec::List(devices) => devices.first().and_then(|device| device.memory_mib),
+            DeviceSpec::Auto => None,
+        };
+        let held = self.engines().values().map(|hosted| hosted.bundle.manifest.bytes()).sum();
+        fits(limit, bytes, held)
+    }
+}
+
+/// Whether a device that gives models so much memory has room for one more beside what it holds.
+fn fits(limit_mib: Option<u32>, bytes: u64, held: u64) -> Result<(), String> {
+    match limit_mib {
         Some(mib) if held + bytes > u64::from(mib) << 20 => Err(format!(
-            "it takes {} MiB, with the models before it {} MiB, and `memory_mib` of {device} is \
+            "it takes {} MiB, with the models before it {} MiB, and the device's `memory_mib` is \
              {mib}; give it more, or cut the model (`hansa models cut … --fit {mib}MiB,…`)",
             bytes.div_ceil(1 << 20),
             (held + bytes).div_ceil(1 << 20),

@@ -274,7 +274,7 @@ fn every_default_that_exists_is_shown_uncommented() {
             &["listen", "data_listen", "bootstrap", "mdns", "external", "data_external", "shards"],
         ),
         ("api", &["http", "plaintext"]),
-        ("runtime", &["library", "devices", "threads"]),
+        ("runtime", &["library", "devices", "threads", "hold"]),
         ("audit", &["receipts"]),
         ("telemetry", &["log", "format", "metrics"]),
     ] {

@@ -10,6 +10,8 @@
 //! more than the job may, or where the app named a deadline and the cheapest meets it with a margin.
 //! Each stage is told what those before it have charged, so that all together stay within the limit.
 
+pub mod survey;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -97,15 +99,32 @@ pub fn chain(
     start: u32,
     tried: &[PeerId],
 ) -> Option<Chain> {
-    let candidates = candidates(now, view, loads, job, tried);
-    let best = |by: &dyn Fn(&Sum) -> (u64, u64, Duration)| {
+    let guess = |entry: &Entry, stage: &Stage| Some(work(now, loads, job, entry, stage));
+    best(now, view, loads, job, start, tried, &guess)
+}
+
+/// What a stage costs at a peer; none leaves it out.
+type Work<'a> = dyn Fn(&Entry, &Stage) -> Option<Cost> + 'a;
+
+/// The best chain, where `work` says what each stage costs.
+fn best(
+    now: Now,
+    view: &View,
+    loads: &Loads,
+    job: &Job,
+    start: u32,
+    tried: &[PeerId],
+    work: &Work<'_>,
+) -> Option<Chain> {
+    let candidates = candidates(now, view, loads, job, tried, work);
+    let least = |by: &dyn Fn(&Sum) -> (u64, u64, Duration)| {
         shortest(now, view, loads, job, start, &candidates, by)
     };
     let prices = candidates.iter().filter_map(|candidate| candidate.work.price);
     let currencies: BTreeSet<Currency> = prices.map(|price| price.currency).collect();
-    let soonest = best(&|sum| (0, 0, sum.time))?;
+    let soonest = least(&|sum| (0, 0, sum.time))?;
     if let Some(ease) = job.ease(now).filter(|_| currencies.len() == 1) {
-        let cheapest = best(&|sum| (sum.suspects.into(), sum.micros, sum.time))?;
+        let cheapest = least(&|sum| (sum.suspects.into(), sum.micros, sum.time))?;
         let is_reliable = cheapest
             .links
             .iter()
@@ -117,7 +136,7 @@ pub fn chain(
     if is_within(job, &soonest) {
         return Some(soonest);
     }
-    best(&|sum| (sum.micros, sum.suspects.into(), sum.time)).filter(|chain| is_within(job, chain))
+    least(&|sum| (sum.micros, sum.suspects.into(), sum.time)).filter(|chain| is_within(job, chain))
 }
 
 /// Whether the chain is expected to cost no more than the job may.
@@ -282,6 +301,7 @@ fn candidates<'a>(
     loads: &Loads,
     job: &Job,
     tried: &[PeerId],
+    work: &Work<'_>,
 ) -> Vec<Candidate<'a>> {
     let mut stretches = BTreeMap::<(u32, u32), Vec<(&Entry, &Stage)>>::new();
     for (entry, stage) in view.stages(job.bundle) {
@@ -298,11 +318,11 @@ fn candidates<'a>(
             let peer = entry.record.advert.peer;
             (peer != view.me(), mix(seed ^ word(&peer.0)))
         });
-        for (entry, stage) in holders.into_iter().take(CANDIDATES_MAX) {
-            let work = work(now, loads, job, entry, stage);
+        let held = holders.into_iter().take(CANDIDATES_MAX);
+        candidates.extend(held.filter_map(|(entry, stage)| {
             let is_suspect = entry.liveness == Liveness::Suspect;
-            candidates.push(Candidate { entry, stage, work, is_suspect });
-        }
+            Some(Candidate { entry, stage, work: work(entry, stage)?, is_suspect })
+        }));
     }
     candidates
 }

@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use crate::chain::{Chain, Link};
+use crate::chain::{Chain, Link, may_pass};
 use crate::id::PeerId;
 use crate::limits::ATTEMPTS_MAX;
 use crate::loads::Loads;
@@ -112,6 +112,8 @@ pub struct Flight {
     under_way: u8,
     /// Peers to send to before `plan` is asked, next last.
     preferred: Vec<Preference>,
+    /// A chain to send it through before `plan` is asked.
+    chain: Option<Chain>,
     /// When the last peer got it.
     sent: Mono,
     /// When the one attempt under way is late; none once it was hedged.
@@ -137,6 +139,7 @@ impl Flight {
             tried: Vec::new(),
             under_way: 0,
             preferred: Vec::new(),
+            chain: None,
             sent: Mono::default(),
             late_at: None,
             lost: false,
@@ -151,6 +154,12 @@ impl Flight {
     pub fn prefer(&mut self, mut order: Vec<Preference>) {
         order.reverse();
         self.preferred = order;
+    }
+
+    /// A chain to try first: what a [`chain::survey`](crate::chain::survey) found. The gate is asked
+    /// of each peer again.
+    pub fn prefer_chain(&mut self, chain: Chain) {
+        self.chain = Some(chain);
     }
 
     /// The job that is kept in the air.
@@ -252,6 +261,10 @@ impl Flight {
         if let Some(attempt) = self.next_preferred(now, view, loads) {
             return Ok(attempt);
         }
+        let preferred = self.chain.take();
+        if let Some(chain) = preferred.filter(|chain| self.may_pass(now, view, loads, chain)) {
+            return Ok(Attempt::through(chain));
+        }
         match plan(now, view, loads, &self.job, &self.tried) {
             Plan::Local { cost } => {
                 Ok(Attempt { step: Step::RunLocal, peer: view.me(), expected: cost.total() })
@@ -259,12 +272,15 @@ impl Flight {
             Plan::Forward { to, cost } => {
                 Ok(Attempt { step: Step::Send { to }, peer: to, expected: cost.total() })
             }
-            Plan::Stages { chain: Chain { links, cost, .. } } => {
-                let peer = links[0].peer;
-                Ok(Attempt { step: Step::Pass { links }, peer, expected: cost })
-            }
+            Plan::Stages { chain } => Ok(Attempt::through(chain)),
             Plan::Refuse(refusal) => Err(refusal),
         }
+    }
+
+    /// Whether the job may still go through a chain that was found a moment ago.
+    fn may_pass(&self, now: Now, view: &View, loads: &Loads, chain: &Chain) -> bool {
+        let may = |link: &Link| may_pass(now, view, loads, &self.job, link).is_ok();
+        self.job.deadline > now.mono && chain.links.iter().all(may)
     }
 
     /// The next peer of the order that still passes all that `plan` asks of a peer.
@@ -308,6 +324,13 @@ struct Attempt {
     expected: Duration,
 }
 
+impl Attempt {
+    fn through(Chain { links, cost, .. }: Chain) -> Self {
+        let peer = links[0].peer;
+        Self { step: Step::Pass { links }, peer, expected: cost }
+    }
+}
+
 enum Again {
     Never,
     Once,
@@ -325,6 +348,7 @@ fn again(refusal: &Refusal) -> Again {
         | Refusal::PolicyUnsatisfiable { .. }
         | Refusal::Unavailable { .. }
         | Refusal::Gap { .. }
+        | Refusal::Loading { .. }
         | Refusal::Malformed { .. }
         | Refusal::Failed { .. } => Again::Budget,
         Refusal::Execution { .. } => Again::Once,
@@ -339,8 +363,8 @@ fn again(refusal: &Refusal) -> Again {
 /// How much an app can do with a refusal that another peer might not have given.
 fn usefulness(refusal: &Refusal) -> u8 {
     match refusal {
-        Refusal::Busy { .. } => 3,      // Try again, and when.
-        Refusal::Execution { .. } => 2, // What ONNX Runtime said.
+        Refusal::Busy { .. } | Refusal::Loading { .. } => 3, // Try again, and when.
+        Refusal::Execution { .. } => 2,                      // What ONNX Runtime said.
         Refusal::Failed { .. } | Refusal::Unavailable { .. } | Refusal::Gap { .. } => 1,
         _ => 0,
     }

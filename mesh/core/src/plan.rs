@@ -218,6 +218,12 @@ pub enum Refusal {
         /// Why.
         why: Unsplittable,
     },
+    /// The model is on its way to the peer that answers.
+    #[error("the model is being fetched; try again in {ready_in_ms} ms")]
+    Loading {
+        /// When it is expected to be served.
+        ready_in_ms: u32,
+    },
 }
 
 /// A job that runs here within this is not worth a look at other peers.

@@ -70,7 +70,10 @@ pub async fn model_ready(
     Path(named): Path<Named>,
 ) -> Result<StatusCode, ApiError> {
     // Ready means that there is a peer that a job would go to.
-    let bundle = named.resolve(&node, &Policy::default())?.bundle;
+    let policy = Policy::default();
+    let later =
+        |refusal| node.is_it_coming(&named.model, named.version.as_deref(), &policy, refusal);
+    let bundle = named.resolve(&node, &policy).map_err(later)?.bundle;
     if node.hosted(bundle).is_none() {
         let deadline = node.clock.now().mono + DEADLINE_DEFAULT;
         let job = Job::new(node.draw_job(), bundle, Policy::default(), &node.send, deadline);
@@ -121,10 +124,11 @@ async fn run(
     }
     let is_timed = deadline.is_some();
     let deadline = arrived + deadline.unwrap_or(DEADLINE_DEFAULT);
-    let resolved = named.resolve(node, &policy)?;
+    let later = |refusal| node.fetch_for(&named.model, named.version.as_deref(), &policy, refusal);
+    let resolved = named.resolve(node, &policy).map_err(later)?;
     let describing = node.describe(resolved.bundle, &policy);
     let signature = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
-    let signature = signature.await.map_err(|_| Refusal::Deadline)??;
+    let signature = signature.await.map_err(|_| Refusal::Deadline)?.map_err(later)?;
     let InferRequest { id, inputs, outputs: wanted, binary_default, .. } = request;
     let outputs: Vec<String> = wanted.iter().map(|output| output.name.clone()).collect();
     signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;
@@ -136,13 +140,13 @@ async fn run(
         separable,
         is_timed,
         bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
-        ..Job::new(node.draw_job(), resolved.bundle, policy, &node.send, deadline)
+        ..Job::new(node.draw_job(), resolved.bundle, policy.clone(), &node.send, deadline)
     };
     let order = Order { job, inputs, outputs, trace: trace::of(headers, node) };
     let span = tracing::info_span!(
         "infer", job = %order.job.id, model = named.model, trace = %trace::Hex(&order.trace.trace)
     );
-    let mut answer = node.infer(order).instrument(span).await?;
+    let mut answer = node.infer(order).instrument(span).await.map_err(later)?;
     let outputs = std::mem::take(&mut answer.outputs);
     let (name, version) = (named.model.clone(), resolved.version.clone());
     let bytes = v2::json_bytes(&outputs, &wanted, binary_default);

@@ -10,6 +10,7 @@
 //! Whom a bundle may be asked of, `hansa_core::plan::candidates` says, as for any job; who may ask
 //! for it, `hansa_core::gate::receive`. The store of files is `hansa_runtime::store`.
 
+mod demand;
 mod error;
 mod keep;
 mod listing;

@@ -40,6 +40,9 @@ pub enum PullError {
         /// What the last one said or did.
         last: String,
     },
+    /// It would not fit this node's devices.
+    #[error("{0}")]
+    NoRoom(String),
     /// This node's own disk.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +72,7 @@ pub(super) async fn pull(
 ) -> Result<Bundle, PullError> {
     let mut puller = Puller::new(node, bundle);
     let manifest = puller.manifest().await?;
+    node.has_room(manifest.bytes()).map_err(PullError::NoRoom)?;
     let store = node.shelf.store().clone();
     let partial = Arc::new(aside(move || store.begin(manifest)).await?);
     let total = partial.manifest().bytes();
@@ -265,11 +269,16 @@ async fn ask_span(
         let bytes = body.read_exact(bytes).await;
         let bytes = bytes.map_err(|error| Left::Lost(error.to_string()))?;
         let (partial, length) = (Arc::clone(work.partial()), bytes.len() as u64);
-        match aside(move || partial.write(file, chunk, &bytes)).await {
-            Ok(true) => {
-                progress.took(length);
+        // Counted where it is written: who asked may be gone by then.
+        let write = move || {
+            let is_new = partial.write(file, chunk, &bytes)?;
+            if is_new {
                 metrics::counter!("hansa_bundle_bytes_pulled_total").increment(length);
             }
+            Ok(is_new)
+        };
+        match aside(write).await {
+            Ok(true) => progress.took(length),
             Ok(false) => {}
             Err(error @ StoreError::WrongChunk { .. }) => {
                 return Err(Left::Lied(error.to_string()));

@@ -132,6 +132,16 @@ pub struct MeshConfig {
     pub shards: Vec<String>,
 }
 
+/// Which models a node has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// What its operator says.
+    #[default]
+    Configured,
+    /// Also what jobs need and no permitted peer can run.
+    Demanded,
+}
+
 /// How apps reach the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiConfig {
@@ -161,6 +171,8 @@ pub struct RuntimeConfig {
     pub devices: DeviceSpec,
     /// Threads of one model's instance; 0 for the cores divided among the instances.
     pub threads: usize,
+    /// Which models it has.
+    pub hold: Hold,
 }
 
 /// A model that the node serves.
@@ -344,7 +356,12 @@ impl Default for ApiConfig {
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { library: "auto".into(), devices: DeviceSpec::Auto, threads: 0 }
+        Self {
+            library: "auto".into(),
+            devices: DeviceSpec::Auto,
+            threads: 0,
+            hold: Hold::default(),
+        }
     }
 }
 

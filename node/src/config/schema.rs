@@ -198,10 +198,16 @@ fn runtime(section: &mut Section<'_, '_>, folder: &Path) -> RuntimeConfig {
         listed.then_some(DeviceSpec::List(devices))
     };
     let threads = bounded(section, "threads", 0..=THREADS_MAX);
+    let hold = section.parse("hold", |text| match text {
+        "configured" => Ok(Hold::Configured),
+        "demanded" => Ok(Hold::Demanded),
+        _ => Err(format!("`{text}` is neither \"configured\" nor \"demanded\"")),
+    });
     RuntimeConfig {
         library: library.unwrap_or(default.library),
         devices: devices.unwrap_or(default.devices),
         threads: threads.unwrap_or(default.threads),
+        hold: hold.unwrap_or_default(),
     }
 }
 

@@ -228,15 +228,16 @@ impl Node {
         tokio::time::timeout(DESCRIBE_TIMEOUT, asking).await.map_err(late)?
     }
 
-    /// How soon `peer` could run the job.
+    /// How soon `peer` could run `bundle`, the job's own or a stage of it.
     pub(super) async fn ask_quote(
         &self,
         job: &Job,
+        bundle: Digest,
         peer: PeerId,
         rtt: Duration,
     ) -> Result<Quote, AskError> {
         let rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-        let ask = Ask::Quote { bundle: job.bundle, rows: job.rows, rtt_us };
+        let ask = Ask::Quote { bundle, rows: job.rows, rtt_us };
         let header = self.job_header(job, TraceContext::default(), ask);
         let (done, mut body) = self.call(peer, header, Vec::new()).await?;
         let bytes = told(&done, &mut body, QUOTE_BYTES_MAX).await?;
@@ -245,9 +246,8 @@ impl Node {
 
     /// Tells `peer` that a job for which it gave a quote went elsewhere. If it does not hear, its
     /// lease ends soon anyway.
-    pub(super) async fn decline(&self, job: &Job, peer: PeerId) {
-        let header =
-            self.job_header(job, TraceContext::default(), Ask::Decline { bundle: job.bundle });
+    pub(super) async fn decline(&self, job: &Job, bundle: Digest, peer: PeerId) {
+        let header = self.job_header(job, TraceContext::default(), Ask::Decline { bundle });
         let telling = self.call(peer, header, Vec::new());
         if !matches!(tokio::time::timeout(DECLINE_TIMEOUT, telling).await, Ok(Ok(_))) {
             tracing::debug!(%peer, job = %job.id, "the peer did not hear that its quote is declined");

@@ -26,7 +26,6 @@ use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::price::Bill;
-use hansa_core::survey::Preference;
 use hansa_core::time::Mono;
 use hansa_core::wire::TraceContext;
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
@@ -95,17 +94,20 @@ impl Node {
             // Who quoted runs it, or refuses: to plan once more there would be to trust older news.
             order.job.hops_left = order.job.hops_left.min(1);
         }
-        self.keep_up(&order, preferred).await
+        let mut flight = Flight::begin(order.job.clone());
+        flight.prefer(preferred);
+        if let Some(chain) = self.survey_chains(&order.job).await {
+            flight.prefer_chain(chain);
+        }
+        self.keep_up(&order, flight).await
     }
 
-    /// Keeps what is not split in the air until it has its answer; `preferred` are tried first.
+    /// Keeps what is not scattered in the air until it has its answer.
     async fn keep_up(
         self: &Arc<Self>,
         order: &Order,
-        preferred: Vec<Preference>,
+        mut flight: Flight,
     ) -> Result<Answer, Refusal> {
-        let mut flight = Flight::begin(order.job.clone());
-        flight.prefer(preferred);
         let mut under_way = FuturesUnordered::new();
         let mut event = Event::Begin;
         let mut answer = None;

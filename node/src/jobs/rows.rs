@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
+use hansa_core::flight::Flight;
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::scatter::{Share, scatter};
 use hansa_core::survey::Preference;
@@ -47,8 +48,9 @@ impl Node {
                 outputs: order.outputs.clone(),
                 trace: order.trace,
             };
-            let preferred = Preference { peer: share.peer, expected: share.cost.total() };
-            async move { self.keep_up(&shard, vec![preferred]).await }
+            let mut flight = Flight::begin(shard.job.clone());
+            flight.prefer(vec![Preference { peer: share.peer, expected: share.cost.total() }]);
+            async move { self.keep_up(&shard, flight).await }
         });
         let answers = try_join_all(flights).await?;
         let executed_by = answers.iter().flat_map(|answer| answer.executed_by.clone()).collect();

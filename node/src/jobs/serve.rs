@@ -90,7 +90,13 @@ async fn answer_call(
     if matches!(header.ask, Ask::Deliver { .. }) {
         return take_delivery(node, header, from, body).await;
     }
-    let bundle = header.ask.bundle();
+    let asked = header.ask.bundle();
+    let stage = node.hosted(asked).and_then(|hosted| hosted.stage);
+    let bundle = match (&header.ask, stage) {
+        // The policy speaks of the model, of which this is a stage.
+        (Ask::Quote { .. } | Ask::Decline { .. }, Some(stage)) => stage.whole,
+        _ => asked,
+    };
     let sender = node.view().get(from).map(|entry| entry.record.clone());
     let standing = match &sender {
         Some(record) => &record.charter,
@@ -103,18 +109,18 @@ async fn answer_call(
         Ask::Infer { inputs, outputs, .. } => (inputs, outputs),
         Ask::Stage { .. } => return serve_stage(node, header, body).await,
         Ask::Deliver { .. } => unreachable!("taken above"),
-        Ask::Describe { .. } => return describe_own(node, bundle),
+        Ask::Describe { .. } => return describe_own(node, asked),
         Ask::Quote { rows, rtt_us, .. } => {
             let rtt = Duration::from_micros(rtt_us.into());
-            return quote_own(node, bundle, header.job, rtt, rows);
+            return quote_own(node, asked, header.job, rtt, rows);
         }
-        Ask::Manifest { .. } => return Ok(tell(node, bundles::manifest(node, bundle).await?)),
+        Ask::Manifest { .. } => return Ok(tell(node, bundles::manifest(node, asked).await?)),
         Ask::Chunks { file, first, count, .. } => {
             let span = Span { file, first, count };
-            return Ok(tell(node, bundles::chunks(node, bundle, span).await?));
+            return Ok(tell(node, bundles::chunks(node, asked, span).await?));
         }
         Ask::Decline { .. } => {
-            if let Some(hosted) = node.hosted(bundle) {
+            if let Some(hosted) = node.hosted(asked) {
                 hosted.release(header.job);
             }
             return Ok(tell(node, Bytes::new()));

@@ -318,6 +318,7 @@ impl Node {
         let (mine, ahead) = passage.route.split_first().expect("a route has stages");
         let bundle = mine.link.bundle;
         let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
+        hosted.release(passage.job.id);
         let load = hosted.engine.load();
         let mut tensors: BTreeMap<&str, Tensor> =
             passage.tensors.iter().map(|tensor| (&*tensor.name, tensor.clone())).collect();

@@ -8,6 +8,7 @@ use crate::charter::{Charter, CharterFault};
 use crate::gate::Rule;
 use crate::holders::Offer;
 use crate::plan::{admit_here, admit_there};
+use crate::policy::Split;
 use crate::price::Amount;
 use crate::rank::{Cost, Order, cost_here, cost_there, order, price, transfer};
 use crate::view::Entry;
@@ -35,8 +36,9 @@ impl Asker<'_> {
         };
         let of_it = entry.record.stages.iter().filter(|stage| stage.whole == job.bundle);
         let stages: Vec<&Stage> = match verdict {
-            // Who has a stage of it is judged by that.
+            // Who has a stage of it is judged by that, if that is all or what is demanded.
             Err(Rule::NotHeld) => of_it.collect(),
+            _ if job.policy.split == Split::Stages => of_it.collect(),
             _ => Vec::new(),
         };
         let verdict = match &stages[..] {
