@@ -17,6 +17,7 @@ use hansa_core::loads::Loads;
 use hansa_core::place::Groups;
 use hansa_core::placement::Placement;
 use hansa_core::policy::Bounds;
+use hansa_core::price::Rates;
 use hansa_core::quote::{Load, Quote, Reservations};
 use hansa_core::time::Mono;
 use hansa_core::view::View;
@@ -119,6 +120,8 @@ pub struct Node {
     pub serve: Bounds,
     /// Where it sends.
     pub send: Bounds,
+    /// What it asks for its work, if it asks anything.
+    pub rates: Option<Rates>,
     /// Groups of places that requests may name.
     pub groups: Groups,
     /// Clocks.

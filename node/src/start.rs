@@ -11,6 +11,7 @@ use hansa_core::flight::RetryBudget;
 use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
 use hansa_core::placement::Placement;
+use hansa_core::price::Rates;
 use hansa_core::time::Utc;
 use hansa_core::view::View;
 use hansa_net::control::{ControlConfig, ControlEvent, ControlHandle, ControlPlane};
@@ -66,6 +67,7 @@ impl Node {
             serve: config.policy.serve.clone(),
             placement: Mutex::new(Placement::new(config.policy.serve.clone())),
             send: config.policy.send.clone(),
+            rates: Rates::of(config.price.as_ref()),
             groups: config.groups.clone(),
             shelf: Shelf::open(&config)?,
             config,
@@ -165,7 +167,7 @@ impl Node {
             charter: self.charter_note.clone(),
             devices: self.devices().iter().map(models::coarse).collect(),
             models,
-            price: None,
+            price: self.config.price.clone(),
             extensions: Vec::new(),
         };
         advert.offer_stages(&stages);

@@ -17,6 +17,7 @@ use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
 use crate::limits::*;
 use crate::placement::Notice;
+use crate::price::Currency;
 use crate::time::{Now, Utc};
 use crate::wire::Extension;
 
@@ -195,6 +196,12 @@ impl std::fmt::Debug for SignedAdvert {
 /// The extension that holds a peer's stages.
 const STAGES: u16 = 1;
 
+impl Price {
+    fn is_well_formed(&self) -> bool {
+        Currency::of_code(&self.currency).is_some()
+    }
+}
+
 impl Advert {
     /// Says what stages the peer serves. A peer of an earlier version skips them.
     pub fn offer_stages(&mut self, stages: &[Stage]) {
@@ -254,6 +261,7 @@ impl Advert {
             (self.extensions.len() <= EXTENSIONS_MAX, "extensions"),
             (self.name.len() <= NAME_BYTES_MAX, "name"),
             (self.models.iter().all(|model| model.name.len() <= NAME_BYTES_MAX), "model name"),
+            (self.price.iter().all(Price::is_well_formed), "price"),
         ];
         match limits.iter().find(|(within, _)| !within) {
             Some((_, what)) => Err(AdvertFault::OverLimit(what)),

@@ -16,7 +16,8 @@
 //! At its entry, a job whose answer has not begun long after it should have is hedged: once, from
 //! the retry budget, another peer gets it too, if that would have answered by now, and the first
 //! answer counts (Dean, Barroso: The Tail at Scale, 2013). Peers further on do not hedge, or hedges
-//! would multiply.
+//! would multiply. A job under a limit of price is not hedged, since each of the two may ask for all of
+//! it. It is tried again like any other: who gives no answer is not paid.
 
 use std::time::Duration;
 
@@ -131,8 +132,9 @@ impl Flight {
     /// A job that has arrived.
     pub fn begin(job: Job) -> Self {
         Self {
-            // Beyond the entry nobody hedges.
-            hedged: !job.path.is_empty(),
+            // Beyond the entry nobody hedges, and nobody runs a job twice at once under a limit of
+            // price.
+            hedged: !job.path.is_empty() || job.policy.price_micros_max.is_some(),
             job,
             tried: Vec::new(),
             under_way: 0,
@@ -277,7 +279,7 @@ impl Flight {
 
     /// Whether the job may still go through a chain that was found a moment ago.
     fn may_pass(&self, now: Now, view: &View, loads: &Loads, chain: &Chain) -> bool {
-        let may = |link: &Link| may_pass(now, view, loads, &self.job, link.peer).is_ok();
+        let may = |link: &Link| may_pass(now, view, loads, &self.job, link).is_ok();
         self.job.deadline > now.mono && chain.links.iter().all(may)
     }
 
@@ -291,7 +293,7 @@ impl Flight {
         while let Some(Preference { peer, expected }) = self.preferred.pop() {
             let Some(entry) = view.get(peer) else { continue };
             if peer == view.me() {
-                if admit_here(now, entry, job, &self.tried).is_ok() {
+                if admit_here(now, entry, loads, job, &self.tried).is_ok() {
                     return Some(Attempt { step: Step::RunLocal, peer, expected });
                 }
             } else if job.hops_left > 0 && admit_there(now, entry, loads, job, &self.tried).is_ok()
@@ -323,7 +325,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn through(Chain { links, cost }: Chain) -> Self {
+    fn through(Chain { links, cost, .. }: Chain) -> Self {
         let peer = links[0].peer;
         Self { step: Step::Pass { links }, peer, expected: cost }
     }

@@ -30,6 +30,7 @@ pub mod place;
 pub mod placement;
 pub mod plan;
 pub mod policy;
+pub mod price;
 pub mod quote;
 mod rank;
 mod resolve;

@@ -20,8 +20,9 @@ use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{CANDIDATES_DRAWN, CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
 use crate::loads::Loads;
 use crate::policy::{Bounds, Policy, Split};
+use crate::price::{Amount, Bill};
 pub use crate::rank::Cost;
-use crate::rank::{Order, cost_here, cost_there, order};
+use crate::rank::{Order, Thrift, cost_here, cost_there, order, price};
 pub use crate::resolve::{Resolved, resolve};
 use crate::rng::{Rng, mix};
 use crate::scatter::Unsplittable;
@@ -49,6 +50,10 @@ pub struct Job {
     pub separable: bool,
     /// Answer by then.
     pub deadline: Mono,
+    /// Whether the app named the deadline: then sooner than needed is worth nothing.
+    pub is_timed: bool,
+    /// What has been charged for it so far: by the stages before this one.
+    pub spent: Bill,
     /// Hops that it may still make.
     pub hops_left: u8,
     /// Peers that it has passed, entry first; it returns to none of them. Empty at the entry.
@@ -68,10 +73,18 @@ impl Job {
             rows: 1,
             separable: false,
             deadline,
+            is_timed: false,
+            spent: Bill::default(),
             hops_left: policy.hops_max.unwrap_or(HOPS_DEFAULT).min(HOPS_MAX),
             policy,
             path: Vec::new(),
         }
+    }
+
+    /// What it may still cost, if there is a limit.
+    pub fn limit(&self) -> Option<Amount> {
+        let max = self.policy.price_max()?;
+        Some(Amount { micros: max.micros.saturating_sub(self.spent.micros(max.currency)), ..max })
     }
 
     /// Whether one peer may run all of it.
@@ -233,18 +246,15 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
     if job.policy.split == Split::Stages && job.path.is_empty() {
         return in_stages(now, view, loads, job, tried);
     }
-    let here = view.get(view.me()).and_then(|entry| {
-        let offer = admit_here(now, entry, job, tried).ok()?;
-        Some(cost_here(job, &offer, &loads.read(offer.peer, job.bundle, now.mono)))
-    });
+    let here = here(now, view, loads, job, tried).ok();
     match here {
-        Some(cost) if cost.total() <= LOCAL_AT_ONCE => return Plan::Local { cost },
+        Some((order, cost)) if is_at_once(&order, job) => return Plan::Local { cost },
         _ => {}
     }
     match (here, elsewhere(now, view, loads, job, tried)) {
-        (Some(cost), Some((_, there))) if cost.total() <= there.total() => Plan::Local { cost },
-        (_, Some((to, cost))) => Plan::Forward { to, cost },
-        (Some(cost), None) => Plan::Local { cost },
+        (Some((here, cost)), Some((there, _))) if here <= there => Plan::Local { cost },
+        (_, Some((Order { peer: to, .. }, cost))) => Plan::Forward { to, cost },
+        (Some((_, cost)), None) => Plan::Local { cost },
         // Only where nobody holds the whole: every hand-over costs.
         (None, None) if may_split(view, job) => in_stages(now, view, loads, job, tried),
         (None, None) => Plan::Refuse(refusal(now, view, loads, job, tried)),
@@ -264,19 +274,40 @@ fn in_stages(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) 
     }
 }
 
-/// The best other peer, if one is permitted and can be reached.
-fn elsewhere(
+/// What running the job here would cost, or why it may not.
+pub(crate) fn here(
     now: Now,
     view: &View,
     loads: &Loads,
     job: &Job,
     tried: &[PeerId],
-) -> Option<(PeerId, Cost)> {
+) -> Result<(Order, Cost), Rule> {
+    let entry = view.get(view.me()).ok_or(Rule::NotHeld)?;
+    let offer = admit_here(now, entry, loads, job, tried)?;
+    let cost = cost_here(job, &offer, &loads.read(offer.peer, job.bundle, now.mono));
+    Ok((order(now, job, &offer, false, &cost), cost))
+}
+
+/// Whether a job that would run here so is not worth a look at other peers.
+fn is_at_once(order: &Order, job: &Job) -> bool {
+    let is_frugal = !job.is_timed || order.thrift == Thrift::default();
+    order.total <= LOCAL_AT_ONCE && is_frugal
+}
+
+/// The best other peer, if one is permitted and can be reached.
+pub(crate) fn elsewhere(
+    now: Now,
+    view: &View,
+    loads: &Loads,
+    job: &Job,
+    tried: &[PeerId],
+) -> Option<(Order, Cost)> {
     if job.hops_left == 0 {
         return None;
     }
     let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
     let candidates = looked_at(&permitted, loads, job, tried.len());
+    let limit = job.limit();
     let best = |candidates: &mut dyn Iterator<Item = &Offer>| {
         let mut ranked: Vec<(Order, Cost, u32)> = candidates
             .filter(|offer| offer.is_valid_at(now.utc))
@@ -284,17 +315,18 @@ fn elsewhere(
             .filter_map(|offer| {
                 let load = loads.read(offer.peer, job.bundle, now.mono);
                 let cost = cost_there(job, offer, &load);
-                let order = order(job, offer.peer, true, &cost);
+                gate::affords(limit, cost.price).ok()?;
+                let order = order(now, job, offer, true, &cost);
                 (load.avoid_until <= now.mono).then_some((order, cost, offer.entry))
             })
             .collect();
         ranked.sort_unstable_by_key(|(order, _, _)| *order);
         // The gate once more, of the peer itself and at this moment: nothing is returned that it
         // did not pass.
-        ranked.into_iter().find_map(|(_, cost, entry)| {
+        ranked.into_iter().find_map(|(order, cost, entry)| {
             let entry = &view.entries()[entry as usize];
-            let offer = admit_there(now, entry, loads, job, tried).ok()?;
-            Some((offer.peer, cost))
+            admit_there(now, entry, loads, job, tried).ok()?;
+            Some((order, cost))
         })
     };
     // A draw may hit only peers that cannot take the job now; then all are looked at.
@@ -323,6 +355,7 @@ pub(crate) fn looked_at<'a>(
 pub(crate) fn admit_here(
     now: Now,
     entry: &Entry,
+    loads: &Loads,
     job: &Job,
     tried: &[PeerId],
 ) -> Result<Offer, Rule> {
@@ -333,6 +366,8 @@ pub(crate) fn admit_here(
         gate::admit(&job.policy, job.bundle, &record.charter, now.utc)?;
     }
     let offer = can_run(entry, job)?;
+    let load = loads.read(offer.peer, job.bundle, now.mono);
+    gate::affords(job.limit(), price(job, &offer, &load))?;
     if job.path.contains(&offer.peer) {
         Err(Rule::Visited)
     } else if tried.contains(&offer.peer) {
@@ -407,8 +442,9 @@ pub(crate) fn admit_there(
 ) -> Result<Offer, Rule> {
     gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc)?;
     let offer = can_run(entry, job)?;
-    let avoided = loads.read(offer.peer, job.bundle, now.mono).avoid_until > now.mono;
-    if entry.liveness == Liveness::Down || avoided {
+    let load = loads.read(offer.peer, job.bundle, now.mono);
+    gate::affords(job.limit(), price(job, &offer, &load))?;
+    if entry.liveness == Liveness::Down || load.avoid_until > now.mono {
         Err(Rule::Unreachable)
     } else if job.path.contains(&offer.peer) {
         Err(Rule::Visited)
@@ -439,7 +475,7 @@ pub(crate) fn refusal(
     permitted.tally(now.utc, &mut failed, |index, failed| {
         let entry = &view.entries()[index as usize];
         let verdict = if entry.record.advert.peer == view.me() {
-            admit_here(now, entry, job, tried)
+            admit_here(now, entry, loads, job, tried)
         } else {
             admit_there(now, entry, loads, job, tried)
         };

@@ -199,7 +199,7 @@ fn a_chain_is_whole_within_the_law_and_the_cheapest() {
                 let planned = plan(NOW, &view, &loads, &job, &[]);
                 assert!(matches!(planned, Plan::Refuse(_)), "{planned:?}");
             }
-            Some(Chain { links, cost: said }) => {
+            Some(Chain { links, cost: said, .. }) => {
                 found += 1;
                 assert!(all.contains(&links), "{links:?}");
                 assert_eq!(Some(said), best);

@@ -15,11 +15,13 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use hansa_core::advert::Price;
 use hansa_core::charter::{Authority, Trust};
 use hansa_core::id::Digest;
 use hansa_core::note::VerifierKey;
 use hansa_core::place::Groups;
 use hansa_core::policy::Bounds;
+use hansa_core::price::Amount;
 use hansa_runtime::devices::DeviceSpec;
 
 use crate::keyfile::Secret;
@@ -45,6 +47,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// `[[model]]`
     pub models: Vec<ModelConfig>,
+    /// `[price]`: what the node asks for its work; nothing without it.
+    pub price: Option<Price>,
     /// `[policy]`
     pub policy: PolicyConfig,
     /// `[telemetry]`
@@ -200,6 +204,8 @@ pub struct PolicyConfig {
     pub serve: Bounds,
     /// Where it sends jobs, whatever they permit.
     pub send: Bounds,
+    /// Most that an answer to one of its apps may cost, whatever the app permits.
+    pub max_price: Option<Amount>,
 }
 
 /// What the node says of itself.

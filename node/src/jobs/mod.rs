@@ -25,6 +25,7 @@ use futures::{FutureExt, StreamExt};
 use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::{Job, Refusal};
+use hansa_core::price::Bill;
 use hansa_core::time::Mono;
 use hansa_core::wire::TraceContext;
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
@@ -62,6 +63,8 @@ pub struct Answer {
     pub service: Duration,
     /// Jobs of the bundle in flight at the executor.
     pub in_flight: u32,
+    /// What those who ran it charge.
+    pub price: Bill,
 }
 
 impl Node {
@@ -185,13 +188,39 @@ impl Node {
         metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
             .record(response.service);
         self.count_run(&order.job, bundle, response.service);
+        let tensors = [&order.inputs, &response.outputs].into_iter().flatten();
+        let price = self.charge(&order.job, response.service, tensors);
         Ok(Answer {
+            price,
             executed_by: vec![self.me],
             outputs: response.outputs,
             queue: response.queue,
             service: response.service,
             in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
         })
+    }
+
+    /// What this node charges for a device that was busy so long with a job, over these inputs and
+    /// outputs: what it asks, and no more than the job may cost.
+    fn charge<'a>(
+        &self,
+        job: &Job,
+        busy: Duration,
+        tensors: impl Iterator<Item = &'a Tensor>,
+    ) -> Bill {
+        let bytes = tensors.map(|tensor| tensor.data.len() as u64).sum();
+        let amount = self.rates.map(|rates| rates.amount(busy, bytes));
+        let bill = amount.into_iter().collect::<Bill>().held_to(job.limit());
+        count("hansa_charged_micros_total", &bill);
+        bill
+    }
+}
+
+/// Counts money.
+pub(crate) fn count(name: &'static str, bill: &Bill) {
+    for amount in bill.amounts() {
+        let currency = amount.currency.to_string();
+        metrics::counter!(name, "currency" => currency).increment(amount.micros);
     }
 }
 

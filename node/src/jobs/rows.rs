@@ -43,7 +43,7 @@ impl Node {
         metrics::counter!("hansa_rows_shards_total").increment(shares.len() as u64);
         let flights = shares.iter().zip(parts).map(|(share, inputs)| {
             let shard = Order {
-                job: order.job.shard(self.draw_job(), share.rows),
+                job: order.job.shard(self.draw_job(), share.rows, share.limit),
                 inputs,
                 outputs: order.outputs.clone(),
                 trace: order.trace,
@@ -57,11 +57,13 @@ impl Node {
         let longest = |time: fn(&Answer) -> _| answers.iter().map(time).max().unwrap_or_default();
         let (queue, service) = (longest(|answer| answer.queue), longest(|answer| answer.service));
         let in_flight = answers.iter().map(|answer| answer.in_flight).max().unwrap_or_default();
+        let price = answers.iter().flat_map(|answer| answer.price.amounts()).collect();
         let parts: Vec<Vec<Tensor>> = answers.into_iter().map(|answer| answer.outputs).collect();
         let bytes = total(&parts);
         let join = move || join(&parts, &axes.outputs, &counts);
         let outputs = self.aside.run(bytes, join).await;
-        Ok(Answer { executed_by, outputs: outputs.map_err(fault)?, queue, service, in_flight })
+        let outputs = outputs.map_err(fault)?;
+        Ok(Answer { executed_by, outputs, queue, service, in_flight, price })
     }
 }
 

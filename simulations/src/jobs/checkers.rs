@@ -198,11 +198,11 @@ fn suits(policy: &Policy, devices: &[Device]) -> bool {
     (provider.is_none() && memory.is_none()) || devices.iter().any(suits)
 }
 
-/// Nobody splits in a world, so a limit of stages is kept and a demand for them is not.
+/// Nobody splits in a world, so a limit of stages is kept and a demand for them is not. No host asks
+/// a price, so any limit of price is kept.
 fn is_possible(policy: &Policy) -> bool {
     matches!(policy.split, Split::Auto | Split::Never)
         && policy.purpose.is_none()
-        && policy.price_micros_max.is_none()
-        && policy.price_currency.is_none()
+        && policy.price_micros_max.is_some() == policy.price_currency.is_some()
         && !(policy.rtt_evidence || policy.receipt_required || policy.audit_fail_closed)
 }

@@ -9,14 +9,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Chain, Link, Work, cheapest, work};
+use super::{Chain, Link, Work, best, work};
 use crate::advert::Stage;
 use crate::id::{Digest, PeerId};
 use crate::limits::QUOTES_ASKED_MAX;
 use crate::loads::Loads;
 use crate::plan::{Job, Plan, plan};
 use crate::quote::Quote;
-use crate::rank::RTT_ASSUMED;
+use crate::rank::{Cost, RTT_ASSUMED};
 use crate::survey::{PATIENCE_MAX, SERVICE_ASKED_MIN};
 use crate::time::{Mono, Now};
 use crate::view::{Entry, View};
@@ -61,7 +61,7 @@ impl Survey {
         let works = |link: &Link| {
             let entry = view.get(link.peer).expect("a link is of the view");
             let stage = entry.record.stages.iter().find(|stage| stage.bundle == link.bundle);
-            work(now, loads, job, entry, stage.expect("a link is of a stage"))
+            work(now, loads, job, entry, stage.expect("a link is of a stage")).total()
         };
         if chain.links.iter().map(works).sum::<Duration>() < SERVICE_ASKED_MIN {
             return None;
@@ -129,20 +129,29 @@ impl Survey {
     /// The cheapest chain of those that answered, once no open answer could better it or time is
     /// up; else none. `Some(None)`: they make no chain, and `plan` decides.
     pub fn decide(&self, now: Now, view: &View, loads: &Loads, job: &Job) -> Option<Option<Chain>> {
+        // What it takes is what was told, or hoped; what it asks is as before.
+        let takes = |entry: &Entry, stage: &Stage, service: Duration| Cost {
+            service,
+            price: work(now, loads, job, entry, stage).price,
+            ..Cost::default()
+        };
         let answered = |entry: &Entry, stage: &Stage| match self.state(entry, stage)? {
-            State::Quoted(total) => Some(total),
+            State::Quoted(total) => Some(takes(entry, stage, total)),
             State::Open | State::Silent => None,
         };
         // One that has not answered may turn out to be free.
         let hoped = |entry: &Entry, stage: &Stage| match self.state(entry, stage)? {
-            State::Quoted(total) => Some(total),
-            State::Open => Some(Duration::from_micros(stage.service_us.into())),
+            State::Quoted(total) => Some(takes(entry, stage, total)),
+            State::Open => {
+                Some(takes(entry, stage, Duration::from_micros(stage.service_us.into())))
+            }
             State::Silent => None,
         };
-        let best = |work: &Work<'_>| cheapest(now, view, loads, job, 0, &[], work);
+        let best = |work: &Work<'_>| best(now, view, loads, job, 0, &[], work);
         let known = best(&answered);
         let is_open = || match (&known, best(&hoped)) {
-            (Some(known), Some(hoped)) => hoped.cost < known.cost,
+            // Sooner, or cheaper where there is time.
+            (Some(known), Some(hoped)) => hoped.cost < known.cost || hoped.price() != known.price(),
             (known, hoped) => known.is_none() && hoped.is_some(),
         };
         let waits = now.mono < self.until && is_open();
