@@ -18,6 +18,8 @@ pub const PEERS_MAX: usize = 65_536;
 pub const ADVERT_ADDRS_MAX: usize = 8;
 /// Most models that an advert offers.
 pub const ADVERT_MODELS_MAX: usize = 64;
+/// Most bundles whose files an advert lists.
+pub const HOLDINGS_MAX: usize = 32;
 /// Most stages that a chain has.
 pub const STAGES_MAX: usize = 16;
 /// Most devices that an advert names.

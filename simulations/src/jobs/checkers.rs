@@ -255,11 +255,11 @@ fn suits(policy: &Policy, devices: &[Device]) -> bool {
     (provider.is_none() && memory.is_none()) || devices.iter().any(suits)
 }
 
-/// Nobody scatters rows in a world, so a demand for that is not kept.
+/// Nobody scatters rows in a world, so a demand for that is not kept. No host asks a price, so any
+/// limit of price is.
 fn is_possible(policy: &Policy) -> bool {
     policy.split != Split::Rows
         && policy.purpose.is_none()
-        && policy.price_micros_max.is_none()
-        && policy.price_currency.is_none()
+        && policy.price_micros_max.is_some() == policy.price_currency.is_some()
         && !(policy.rtt_evidence || policy.receipt_required || policy.audit_fail_closed)
 }

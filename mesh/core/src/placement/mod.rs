@@ -207,6 +207,11 @@ impl Placement {
         Some(notice)
     }
 
+    /// What [`Placement::notice`] said last.
+    pub fn told(&self) -> &Notice {
+        &self.told
+    }
+
     fn current(&mut self, now: Mono) -> Notice {
         self.pledges.retain(|_, (_, until)| until.is_none_or(|until| until > now));
         let pledge = |(bundle, (per_minute, _)): (&Digest, &(u32, _))| Pledge {

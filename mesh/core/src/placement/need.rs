@@ -56,7 +56,7 @@ pub(super) fn needs<'a>(
     let needs = absent.filter_map(|stock| {
         let mut from = by_bundle.remove(&stock.bundle)?;
         gate::admit(&stock.law, stock.bundle, &me.record.charter, now.utc).ok()?;
-        view.holders(stock.bundle).next()?;
+        view.keepers(stock.bundle).next()?;
         from.sort_by_key(|(_, want)| std::cmp::Reverse(want.per_minute));
         from.truncate(WANTS_HEARD_MAX);
         let wanted = from.iter().map(|(_, want)| u64::from(want.per_minute)).sum();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::advert::{Advert, AdvertFault};
 use crate::codec::{Decode, Encode, decode, encode, encoded_len};
 use crate::id::Digest;
-use crate::limits::{ADVERT_BYTES_MAX, NOTICE_BYTES_MAX, PLEDGES_MAX, WANTS_MAX};
+use crate::limits::{NOTICE_BYTES_MAX, PLEDGES_MAX, WANTS_MAX};
 use crate::policy::{Bounds, DeviceNeeds};
 use crate::wire::Extension;
 
@@ -69,8 +69,7 @@ impl Advert {
     pub fn tell(&mut self, notice: &Notice) {
         let mut notice = notice.clone();
         self.extensions.retain(|extension| extension.tag != NOTICE);
-        // A tag, a length and a signature come to it.
-        let room = ADVERT_BYTES_MAX.saturating_sub(encoded_len(self) + 80).min(NOTICE_BYTES_MAX);
+        let room = self.bytes_left().min(NOTICE_BYTES_MAX);
         while encoded_len(&notice) > room && notice.wants.pop().is_some() {}
         if notice != Notice::default() && encoded_len(&notice) <= room {
             let bytes = encode(&notice);

@@ -94,10 +94,10 @@ impl Play<'_> {
     fn pass(&mut self, mut leg: Leg) {
         let Some(job) = self.job_at(&leg) else { return };
         loop {
-            let peer = leg.route[0].peer;
+            let link = &leg.route[0];
             let (now, view) = (self.now_at(leg.from), self.mesh.view(leg.from));
             let known = if leg.is_last_resort { &Loads::new() } else { &self.loads[leg.from] };
-            let Err(rule) = chain::may_pass(now, &view, known, &job, peer) else { break };
+            let Err(rule) = chain::may_pass(now, &view, known, &job, link) else { break };
             let failed = [(rule, 1)].into();
             let refusal = match rule.is_of_the_moment() {
                 true => Refusal::Unavailable { failed },
