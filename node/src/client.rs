@@ -54,6 +54,8 @@ pub struct Inferred {
     pub executed_by: String,
     /// Where that node stands; empty without a charter.
     pub executed_in: String,
+    /// What it cost, as `0.000120 EUR`; none if it was free.
+    pub price: Option<String>,
     /// The node's own breakdown of the time.
     pub server_timing: String,
 }
@@ -135,6 +137,7 @@ impl Client {
             outputs,
             executed_by: text("hansa-executed-by"),
             executed_in: text("hansa-executed-in"),
+            price: Some(text("hansa-price")).filter(|price| !price.is_empty()),
             server_timing: text("server-timing"),
         })
     }

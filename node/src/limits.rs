@@ -77,6 +77,10 @@ pub const PULL_ASK_TIMEOUT: Duration = Duration::from_secs(60);
 pub const PULL_AGAIN_FIRST: Duration = Duration::from_millis(500);
 /// …twice as long each time, and this at most.
 pub const PULL_AGAIN_MAX: Duration = Duration::from_secs(60);
+/// How often a node looks at what is wanted of it.
+pub const PLACED_EVERY: Duration = Duration::from_secs(1);
+/// How often a node looks whether what it keeps fits somebody.
+pub const KEPT_LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Jobs that wait or run on one model of this node; one more is refused as busy.
 pub const ENGINE_QUEUE_MAX: usize = 1_024;
 /// A client that finds a model busy is told to come back after this, in ms.

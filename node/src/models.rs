@@ -1,12 +1,13 @@
 //! From the config's models and devices to engines and the advert's figures.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use hansa_core::advert::Device;
 use hansa_core::id::Digest;
 use hansa_runtime::bundle::Bundle;
-use hansa_runtime::cut::Stage;
+use hansa_runtime::cut::{Cut, CutError, Stage, Wanted, cut};
 use hansa_runtime::devices::{self, DeviceSpec, Devices};
 use hansa_runtime::engine::EngineConfig;
 use hansa_runtime::library::{Library, LibraryError};
@@ -14,7 +15,7 @@ use hansa_runtime::runtime::Runtime;
 use hansa_runtime::store::StoreError;
 
 use crate::bundles::{Model, key};
-use crate::config::ModelSource;
+use crate::config::{Hold, ModelSource};
 use crate::limits::{ADVERT_LOAD_STEP_PERCENT, ADVERT_MEMORY_STEPS, ENGINE_QUEUE_MAX};
 use crate::node::{Hosted, Node, StageOf};
 use crate::run::StartError;
@@ -25,6 +26,16 @@ pub struct Loaded {
     devices: Devices,
     /// What models run on.
     device: devices::Device,
+}
+
+impl Loaded {
+    /// Cuts a model into stages.
+    ///
+    /// # Errors
+    /// Why it cannot be cut so.
+    pub fn cut(&self, bundle: &Bundle, wanted: &Wanted, out: &Path) -> Result<Cut, CutError> {
+        cut(&self.runtime, bundle, wanted, out)
+    }
 }
 
 /// Nothing, on a node that needed no ONNX Runtime yet.
@@ -62,6 +73,13 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
         let bundle = Arc::new(bundle);
         let (name, version) = (model.name.clone(), model.version.clone());
         let served = Model { name, version, bundle: Digest(bundle.digest.0) };
+        let held = engines.values().map(|hosted: &Hosted| hosted.bundle.manifest.bytes()).sum();
+        let room = fits(loaded.device.memory_limit_mib, bundle.manifest.bytes(), held);
+        if let (Hold::Demanded, Err(reason)) = (config.runtime.hold, room) {
+            tracing::info!(model = served.name, reason, "kept for others, in stages if need be");
+            node.shelf.postpone(served, path.clone());
+            continue;
+        }
         host(node, loaded, &mut engines, &served, model.instances, bundle).map_err(fault)?;
     }
     for (model, instances, bundle) in stored {
@@ -109,7 +127,7 @@ pub fn host(
     let stage = Stage::of(&bundle).map_err(|error| error.to_string())?;
     let stage = stage.map(|stage| stage_of(&stage)).transpose()?;
     let held = engines.values().map(|hosted| hosted.bundle.manifest.bytes()).sum::<u64>();
-    fits(device, bundle.manifest.bytes(), held)?;
+    fits(device.memory_limit_mib, bundle.manifest.bytes(), held)?;
     let engine = runtime.engine(&bundle, device, &config).map_err(|error| error.to_string())?;
     let Model { name, version, bundle: digest } = model;
     tracing::info!(model = name, version, bundle = %digest, %device, "model loaded");
@@ -140,11 +158,30 @@ fn stored_bundle(node: &Node, digest: Digest) -> Result<Option<Bundle>, StoreErr
     read
 }
 
-/// Whether a device has room for a model of so many bytes beside those that it holds.
-fn fits(device: &devices::Device, bytes: u64, held: u64) -> Result<(), String> {
-    match device.memory_limit_mib {
+impl Node {
+    /// Whether a model of so many bytes fits beside those that this node runs.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn has_room(&self, bytes: u64) -> Result<(), String> {
+        let held = self.engines().values().map(|hosted| hosted.bundle.manifest.bytes()).sum();
+        fits(self.memory_limit_mib(), bytes, held)
+    }
+
+    /// What the config gives models of the device that they run on.
+    pub(crate) fn memory_limit_mib(&self) -> Option<u32> {
+        match &self.config.runtime.devices {
+            DeviceSpec::List(devices) => devices.first().and_then(|device| device.memory_mib),
+            DeviceSpec::Auto => None,
+        }
+    }
+}
+
+/// Whether a device that gives models so much memory has room for one more beside what it holds.
+fn fits(limit_mib: Option<u32>, bytes: u64, held: u64) -> Result<(), String> {
+    match limit_mib {
         Some(mib) if held + bytes > u64::from(mib) << 20 => Err(format!(
-            "it takes {} MiB, with the models before it {} MiB, and `memory_mib` of {device} is \
+            "it takes {} MiB, with the models before it {} MiB, and the device's `memory_mib` is \
              {mib}; give it more, or cut the model (`hansa models cut … --fit {mib}MiB,…`)",
             bytes.div_ceil(1 << 20),
             (held + bytes).div_ceil(1 << 20),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -14,12 +15,15 @@ use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
 use hansa_core::place::Groups;
+use hansa_core::placement::Placement;
 use hansa_core::policy::Bounds;
+use hansa_core::price::Rates;
 use hansa_core::quote::{Load, Quote, Reservations};
 use hansa_core::time::Mono;
 use hansa_core::view::View;
 use hansa_net::data::DataPlane;
 use hansa_runtime::bundle::Bundle;
+use hansa_runtime::cut::Cut;
 use hansa_runtime::engine::Engine;
 use hansa_runtime::tensor::Signature;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -116,6 +120,8 @@ pub struct Node {
     pub serve: Bounds,
     /// Where it sends.
     pub send: Bounds,
+    /// What it asks for its work, if it asks anything.
+    pub rates: Option<Rates>,
     /// Groups of places that requests may name.
     pub groups: Groups,
     /// Clocks.
@@ -140,6 +146,7 @@ pub struct Node {
     pub(crate) http: OnceLock<SocketAddr>,
     pub(crate) random: SystemRandom,
     pub(crate) gathers: Gathers,
+    pub(crate) placement: Mutex<Placement>,
 }
 
 impl Node {
@@ -229,6 +236,21 @@ impl Node {
         let engine = self.engine.load_full().ok_or("the engines are being restarted; try again")?;
         let host = |reply| EngineMessage::Host { model, instances, bundle, reply };
         ractor::call!(engine, host).map_err(|error| error.to_string())?
+    }
+
+    /// Cuts a model into stages that fit so many bytes each, in the folder `out`.
+    ///
+    /// # Errors
+    /// Why it cannot be cut so, for people.
+    pub async fn cut(
+        &self,
+        bundle: Arc<Bundle>,
+        fit: Vec<u64>,
+        out: PathBuf,
+    ) -> Result<Cut, String> {
+        let engine = self.engine.load_full().ok_or("the engines are being restarted")?;
+        let cut = |reply| EngineMessage::Cut { bundle, fit, out, reply };
+        ractor::call!(engine, cut).map_err(|error| error.to_string())?
     }
 
     /// Serves a bundle no more. Jobs that it runs are answered.

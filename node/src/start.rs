@@ -10,6 +10,8 @@ use hansa_core::charter::CharterFault;
 use hansa_core::flight::RetryBudget;
 use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
+use hansa_core::placement::Placement;
+use hansa_core::price::Rates;
 use hansa_core::time::Utc;
 use hansa_core::view::View;
 use hansa_net::control::{ControlConfig, ControlEvent, ControlHandle, ControlPlane};
@@ -63,7 +65,9 @@ impl Node {
             charter_note,
             charter,
             serve: config.policy.serve.clone(),
+            placement: Mutex::new(Placement::new(config.policy.serve.clone())),
             send: config.policy.send.clone(),
+            rates: Rates::of(config.price.as_ref()),
             groups: config.groups.clone(),
             shelf: Shelf::open(&config)?,
             config,
@@ -163,10 +167,12 @@ impl Node {
             charter: self.charter_note.clone(),
             devices: self.devices().iter().map(models::coarse).collect(),
             models,
-            price: None,
+            price: self.config.price.clone(),
             extensions: Vec::new(),
         };
         advert.offer_stages(&stages);
+        advert.supply(&self.supply());
+        advert.tell(self.placement().told());
         advert
     }
 

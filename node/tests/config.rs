@@ -128,8 +128,6 @@ fn a_key_of_a_later_version_is_refused_by_name_and_never_ignored() {
         ("api", "grpc = \"127.0.0.1:8001\""),
         ("api", "keys_file = \"keys\""),
         ("api", "admin = \"127.0.0.1:1\""),
-        ("price", "currency = \"EUR\""),
-        ("policy", "max_price = \"1 EUR\""),
         ("audit", "receipts = \"each\""),
         ("audit", "fail_closed = true"),
         ("telemetry", "otlp = \"http://127.0.0.1:4317\""),
@@ -150,6 +148,34 @@ fn a_key_of_a_later_version_is_refused_by_name_and_never_ignored() {
             "{lines}"
         );
     }
+}
+
+#[test]
+fn a_price_is_in_a_currency_that_there_is_and_no_less_than_nothing() {
+    let text = "[price]\ncurrency = \"EUR\"\nper_device_second = 0.001\nper_gb = 2\n\
+                [policy]\nmax_price = \"0.02 CHF\"";
+    let config = parse(text).unwrap();
+    let price = config.price.unwrap();
+    assert_eq!(price.currency, "EUR");
+    assert_eq!((price.per_device_second_micros, price.per_gb_micros), (1_000, 2_000_000));
+    assert_eq!(config.policy.max_price.unwrap().to_string(), "0.020000 CHF");
+    assert_eq!(parse("[price]\ncurrency = \"EUR\"\nper_gb = 0").unwrap().price, None);
+    for (line, reason) in [
+        ("currency = \"eur\"", "currency: `eur` is not a currency"),
+        ("currency = \"EUX\"", "currency: `EUX` is not the code of a currency"),
+        ("per_gb = 0.01", "per_gb: in which currency?"),
+        ("currency = \"EUR\"\nper_gb = -0.01", "per_gb: -0.01 is not a number from 0 to"),
+        ("currency = \"EUR\"\nper_gb = nan", "per_gb: NaN is not a number"),
+        ("currency = \"EUR\"\nper_gb = inf", "per_gb: inf is not a number"),
+        ("currency = \"EUR\"\nper_gb = \"1\"", "per_gb: expected a number, found a text"),
+        ("currency = \"EUR\"\nper_device_second = 1e-7", "more than six decimal places"),
+    ] {
+        let lines = wrong(&format!("[price]\n{line}"));
+        let at = 1 + line.lines().count();
+        assert!(lines.contains(&format!(":{at}: [price] ")), "{lines}");
+        assert!(lines.contains(reason), "{lines}");
+    }
+    assert!(wrong("[policy]\nmax_price = \"1\"").contains("amount and a currency"));
 }
 
 #[test]
@@ -248,7 +274,7 @@ fn every_default_that_exists_is_shown_uncommented() {
             &["listen", "data_listen", "bootstrap", "mdns", "external", "data_external", "shards"],
         ),
         ("api", &["http", "plaintext"]),
-        ("runtime", &["library", "devices", "threads"]),
+        ("runtime", &["library", "devices", "threads", "hold"]),
         ("audit", &["receipts"]),
         ("telemetry", &["log", "format", "metrics"]),
     ] {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hansa_core::rng::{Rng, mix};
 use hansa_core::time::Mono;
 
-use crate::scenario::{ArrivalKind, ArrivalSpec, RegionSpec, Scenario, ScenarioError};
+use crate::scenario::{ArrivalKind, ArrivalSpec, ModelSpec, RegionSpec, Scenario, ScenarioError};
 use crate::traces::{Request, Trace};
 
 /// A job that arrives.
@@ -21,6 +21,8 @@ pub struct Arrival {
     pub at: Mono,
     /// From which region, by its index in the scenario; 0 when there are none.
     pub region: usize,
+    /// What it asks for, by its index in the scenario, if its stream says so.
+    pub model: Option<usize>,
     /// Its tokens, when it comes from a trace: of the input and of the output.
     pub tokens: Option<(u32, u32)>,
     /// Hashes of its input's blocks, when the trace has them.
@@ -47,6 +49,7 @@ struct Stream {
     rate: f64,
     /// Upper bounds of each region's part, ascending to 1.
     weights: Vec<(f64, usize)>,
+    model: Option<usize>,
     /// Of each region, as [`Diurnal`] sees it.
     days: Vec<Diurnal>,
     recorded: Option<Recorded>,
@@ -170,6 +173,8 @@ impl Stream {
         if weights.is_empty() {
             weights.push((1.0, 0));
         }
+        let named = |model: &ModelSpec| Some(&model.name) == spec.model.as_ref();
+        let model = scenario.model.iter().position(named);
         let days = scenario.region.iter().map(|region| Diurnal::of(spec, region)).collect();
         let mean = spec.rate.unwrap_or_else(|| spec.load.unwrap_or(0.0) * capacity);
         let highest = if spec.kind == ArrivalKind::Diurnal { spec.peak } else { 1.0 };
@@ -193,6 +198,7 @@ impl Stream {
             until_s: seconds(spec.until_s.unwrap_or(scenario.seconds)),
             rate: mean * highest,
             weights,
+            model,
             days,
             recorded,
         })
@@ -240,7 +246,8 @@ impl Stream {
     }
 
     fn arrival(&self, region: usize, tokens: Option<(u32, u32)>, blocks: Vec<u64>) -> Arrival {
-        Arrival { at: Mono(0) + Duration::from_secs_f64(self.now_s), region, tokens, blocks }
+        let (at, model) = (Mono(0) + Duration::from_secs_f64(self.now_s), self.model);
+        Arrival { at, region, model, tokens, blocks }
     }
 
     fn draw_region(&mut self) -> usize {

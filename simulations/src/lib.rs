@@ -18,6 +18,7 @@ pub mod compare;
 pub mod connections;
 pub mod course;
 pub mod engine;
+pub mod flow;
 pub mod geography;
 pub mod jobs;
 pub mod ledger;

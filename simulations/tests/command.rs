@@ -144,14 +144,21 @@ fn what_is_wrong_names_file_line_and_fix() {
 fn the_shipped_scenarios_are_listed_and_run_by_name() {
     let text = String::from_utf8(hansa_sim(&["list"]).stdout).unwrap();
     assert!(text.contains("churn\n") && text.contains("region-lost\n"), "{text}");
-    for with_jobs in ["jurisdiction-walls\n", "diurnal-sharing\n", "routing-95\n"] {
+    for with_jobs in ["jurisdiction-walls\n", "demand-shifts\n", "split-chains\n"] {
         assert!(text.contains(with_jobs), "{text}");
     }
-    assert!(!text.contains("split-chains"), "nothing runs it yet");
-    let output = hansa_sim(&["run", "split-chains"]);
+}
+
+#[test]
+fn what_nothing_simulates_yet_is_refused_by_name() {
+    let text = "name = 'x'\nseconds = 20\n[[region]]\nname = 'a'\nat = [0, 0]\nlocation = 'NL'\n\
+                peers = 4\n[[arrivals]]\nkind = 'poisson'\nrate = 1\n[routing]\nretry_budget = 0.1";
+    let (_folder, path) = scenario(text);
+    let output = hansa_sim(&["run", &path]);
     assert_eq!(output.status.code(), Some(65));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("split-chains: nothing simulates models in stages yet"), "{said}");
+    let expected = "x: nothing simulates `routing.retry_budget` beside jobs yet";
+    assert!(said.contains(expected), "{said}");
 }
 
 #[test]

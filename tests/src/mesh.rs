@@ -29,6 +29,8 @@ pub struct Spec {
     pub models: Vec<(&'static str, PathBuf)>,
     /// More lines for its config.
     pub extra: &'static str,
+    /// More lines for its `[runtime]`.
+    pub runtime: &'static str,
     /// Whether it learns of the mesh by mDNS instead of a bootstrap address.
     pub mdns: bool,
     /// Where its planes listen and what they advertise instead; none: any ports, themselves.
@@ -48,7 +50,15 @@ impl Spec {
     /// A node with a charter and no model.
     pub fn new(name: &'static str, location: &'static str, control: &'static str) -> Self {
         let charter = Some((location, control));
-        Self { name, charter, models: Vec::new(), extra: "", mdns: false, behind: None }
+        Self {
+            name,
+            charter,
+            models: Vec::new(),
+            extra: "",
+            runtime: "",
+            mdns: false,
+            behind: None,
+        }
     }
 
     /// The same with a model.
@@ -235,10 +245,10 @@ impl Mesh {
              [mesh]\n{listen}\n\
              mdns = {}\nbootstrap = [{bootstrap}]\n\
              [api]\nhttp = \"127.0.0.1:0\"\n\
-             [runtime]\nthreads = 1\n\
+             [runtime]\nthreads = 1\n{}\n\
              [[authority]]\nname = \"test.example\"\nkey = {:?}\n\
              may_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
-            spec.name, spec.mdns, self.authority,
+            spec.name, spec.mdns, spec.runtime, self.authority,
         );
         for (name, path) in &spec.models {
             text += &format!("[[model]]\nname = {name:?}\nversion = \"1\"\npath = {path:?}\n");

@@ -223,7 +223,7 @@ fn a_demand_or_a_model_that_is_not_understood_is_refused() {
         ("Hansa-Deadline-Ms", "0", "bad_constraint", ["from 1", ""]),
         ("Hansa-Split", "rows", "unsplittable", ["one row", "split"]),
         ("Hansa-Split", "halves", "bad_constraint", ["halves", "rows"]),
-        ("Hansa-Max-Price", "0.02 EUR", "unsupported_constraint", ["max_price", "refused"]),
+        ("Hansa-Max-Price", "0.02 EUX", "bad_constraint", ["EUX", "currency"]),
         ("Hansa-Max-Price", "cheap", "bad_constraint", ["cheap", "EUR"]),
         ("Hansa-Data-Class", "!health", "bad_constraint", ["denied", ""]),
         ("traceparent", "nonsense", "", ["", ""]),

@@ -315,11 +315,7 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
     let version = JobHeader { version: 2, ..peer.job(bundle) }.encode();
     let other_law = JobHeader { policy_hash: Digest([1; 32]), ..peer.job(bundle) }.encode();
     let path = JobHeader { path: vec![PeerId([5; 32])], ..peer.job(bundle) }.encode();
-    let price = Policy {
-        price_micros_max: Some(1),
-        price_currency: Some("EUR".into()),
-        ..Policy::default()
-    };
+    let price = Policy { price_micros_max: Some(1), ..Policy::default() };
     let priced =
         JobHeader { policy_hash: price.hash(), policy: price, ..peer.job(bundle) }.encode();
     let missing = peer.job(Digest([9; 32])).encode();
@@ -339,7 +335,7 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
         ("version 2", version, &tensor, "the peer speaks wire version 2, this one speaks 1"),
         ("a policy read otherwise", other_law, &tensor, "the policy does not hash"),
         ("another's path", path, &tensor, "not the last of its path"),
-        ("a price", priced, &tensor, "max_price"),
+        ("a price in no currency", priced, &tensor, "the policy is over its limit"),
         ("an unknown bundle", missing, &tensor, "no peer offers the model"),
         ("another name", with(|meta| meta.name = "byte".into()), &tensor, "`byte`"),
         ("another type", with(|meta| meta.dtype = 1), &tensor, "FP32"),

@@ -219,6 +219,44 @@ fn a_holder_that_dies_mid_transfer_is_replaced_by_the_other() {
     assert_eq!(Bundle::open(&copy).expect("a bundle").digest, digest);
 }
 
+#[test]
+fn a_node_that_may_fetches_what_a_job_needs_and_says_when_to_come_back() {
+    let mut mesh = Mesh::new();
+    let (folder, _) = heavy(&mesh.folder().join("heavy"), 64);
+    mesh.start(&Spec::new("berlin", "DE", "DE").with("heavy", &folder));
+    let demanded = "hold = \"demanded\"";
+    mesh.start(&Spec { runtime: demanded, ..Spec::new("austin", "US", "US") });
+    mesh.start(&Spec::new("boston", "US", "US"));
+    let tight = "hold = \"demanded\"\n\
+                 devices = [{ provider = \"cpu\", id = 0, memory_mib = 8 }]";
+    mesh.start(&Spec { runtime: tight, ..Spec::new("dallas", "US", "US") });
+    mesh.await_all(Duration::from_secs(10));
+    let austin = mesh.node("austin");
+    // Whoever permits berlin is served by berlin, and nothing is fetched.
+    let anywhere = json!({"inputs": [{
+        "name": "bytes", "datatype": "INT32", "shape": [1, 2048], "data": vec![0; 2048],
+    }]});
+    let answer = austin.infer("heavy", &anywhere, &[]);
+    assert_eq!((answer.0, header(&answer, "hansa-executed-by")), (200, "berlin"));
+    assert_eq!(austin.get("/mesh/v1/models"), json!({ "models": [] }));
+    assert_eq!(run_at(mesh.node("boston"), "heavy").0, 403, "its operator wants no other models");
+    let refused = run_at(austin, "heavy");
+    let told = body(&refused);
+    assert_eq!((refused.0, &told["code"]), (503, &json!("loading")), "{told}");
+    assert!(header(&refused, "retry-after").parse::<u32>().expect("seconds") > 0);
+    // Others are served meanwhile.
+    assert_eq!(header(&austin.infer("heavy", &anywhere, &[]), "hansa-executed-by"), "berlin");
+    await_state(austin, "heavy", "serving");
+    assert_runs(austin, "heavy");
+    // What does not fit is not fetched.
+    let dallas = mesh.node("dallas");
+    assert_eq!(run_at(dallas, "heavy").0, 503);
+    let failed = await_state(dallas, "heavy", "failed");
+    assert!(failed["error"].as_str().expect("a reason").contains("memory_mib"), "{failed}");
+    assert_eq!(dallas.metric("hansa_bundle_bytes_pulled"), 0);
+    assert_eq!(run_at(dallas, "heavy").0, 403);
+}
+
 /// Turns over a byte of every MiB of the file, as a disk that rots would.
 fn rot(file: &Path) {
     let bytes = std::fs::metadata(file).expect("a file").len();

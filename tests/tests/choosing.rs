@@ -111,11 +111,18 @@ fn a_job_at_a_slow_peer_is_hedged_and_answered_by_another() {
     assert!(storm(&[austin], 8, 2).iter().all(|answer| answer.0 == 200));
     let hedges = "hansa_hedges_total";
     let before = counter(austin, hedges);
-    let answers = slowed(mesh.node("paris"), || {
-        (0..4).flat_map(|_| storm(&[austin], 4, 3)).collect::<Vec<Answer>>()
-    });
-    assert!(answers.iter().all(|answer| answer.0 == 200));
-    let (hedged, berlin) = (counter(austin, hedges) - before, run_by(&answers, "berlin"));
+    // Where the machine itself is slow, so is what is expected of paris: then it is tried again.
+    let (mut hedged, mut berlin, mut answers) = (0, 0, Vec::new());
+    for _ in 0..5 {
+        answers = slowed(mesh.node("paris"), || {
+            (0..4).flat_map(|_| storm(&[austin], 4, 3)).collect::<Vec<Answer>>()
+        });
+        assert!(answers.iter().all(|answer| answer.0 == 200));
+        (hedged, berlin) = (counter(austin, hedges) - before, run_by(&answers, "berlin"));
+        if hedged > 0 {
+            break;
+        }
+    }
     // Or paris was found out before it got one.
     let well = hedged > 0 || berlin == answers.len();
     assert!(well, "no job was hedged; berlin ran {berlin} of {}", answers.len());

@@ -10,11 +10,14 @@ use serde::Serialize;
 
 use crate::charter::{Charter, CharterFault, Trust};
 use crate::class::Class;
-use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode};
+use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode, encoded_len};
 use crate::coordinate::Coordinate;
+use crate::holding::Supply;
 use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
 use crate::limits::*;
+use crate::placement::Notice;
+use crate::price::Currency;
 use crate::time::{Now, Utc};
 use crate::wire::Extension;
 
@@ -173,6 +176,10 @@ pub struct Record {
     pub charter: Result<Charter, CharterFault>,
     /// The stages that it serves.
     pub stages: Vec<Stage>,
+    /// What it has of files, and room for.
+    pub supply: Supply,
+    /// What it tells of demand.
+    pub notice: Notice,
     /// What the gate cannot tell it apart from.
     pub(crate) class: Class,
     /// What fingerprints of directories add up.
@@ -188,6 +195,12 @@ impl std::fmt::Debug for SignedAdvert {
 
 /// The extension that holds a peer's stages.
 const STAGES: u16 = 1;
+
+impl Price {
+    fn is_well_formed(&self) -> bool {
+        Currency::of_code(&self.currency).is_some()
+    }
+}
 
 impl Advert {
     /// Says what stages the peer serves. A peer of an earlier version skips them.
@@ -212,6 +225,12 @@ impl Advert {
         } else {
             Err(AdvertFault::OverLimit("stages"))
         }
+    }
+
+    /// Bytes that one more extension may have.
+    pub(crate) fn bytes_left(&self) -> usize {
+        // A tag, a length and a signature come to it.
+        ADVERT_BYTES_MAX.saturating_sub(encoded_len(self) + 80)
     }
 
     /// Signs the advert with the key of the peer that it names.
@@ -242,6 +261,7 @@ impl Advert {
             (self.extensions.len() <= EXTENSIONS_MAX, "extensions"),
             (self.name.len() <= NAME_BYTES_MAX, "name"),
             (self.models.iter().all(|model| model.name.len() <= NAME_BYTES_MAX), "model name"),
+            (self.price.iter().all(Price::is_well_formed), "price"),
         ];
         match limits.iter().find(|(within, _)| !within) {
             Some((_, what)) => Err(AdvertFault::OverLimit(what)),
@@ -283,6 +303,8 @@ impl SignedAdvert {
         }
         advert.timely(now)?;
         let stages = advert.stages()?;
+        let supply = advert.supplied()?;
+        let notice = Notice::of(&advert.extensions)?;
         let charter = match &advert.charter {
             Some(note) => trust.verify(note, advert.peer),
             None => Err(CharterFault::Absent),
@@ -290,7 +312,7 @@ impl SignedAdvert {
         let class = Class::of(&charter, &advert.devices);
         let Digest(print) = Digest::of(&encode(&(PRINT_CONTEXT, advert.peer, advert.version)));
         let print = u64::from_le_bytes(print[..8].try_into().expect("eight of 32 bytes"));
-        Ok(Arc::new(Record { advert, charter, stages, class, print, signed: self }))
+        Ok(Arc::new(Record { advert, charter, stages, supply, notice, class, print, signed: self }))
     }
 }
 
@@ -341,6 +363,7 @@ pub(crate) mod tests {
         let charter = Err(CharterFault::Absent);
         let class = Class::of(&charter, &advert.devices);
         let signed = SignedAdvert { body: Vec::new(), signature: [0; 64] };
-        Arc::new(Record { advert, charter, stages: Vec::new(), class, print: word, signed })
+        let (stages, supply, notice) = (Vec::new(), Supply::default(), Notice::default());
+        Arc::new(Record { advert, charter, stages, supply, notice, class, print: word, signed })
     }
 }

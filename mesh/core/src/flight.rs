@@ -16,11 +16,12 @@
 //! At its entry, a job whose answer has not begun long after it should have is hedged: once, from
 //! the retry budget, another peer gets it too, if that would have answered by now, and the first
 //! answer counts (Dean, Barroso: The Tail at Scale, 2013). Peers further on do not hedge, or hedges
-//! would multiply.
+//! would multiply. A job under a limit of price is not hedged, since each of the two may ask for all of
+//! it. It is tried again like any other: who gives no answer is not paid.
 
 use std::time::Duration;
 
-use crate::chain::{Chain, Link};
+use crate::chain::{Chain, Link, may_pass};
 use crate::id::PeerId;
 use crate::limits::ATTEMPTS_MAX;
 use crate::loads::Loads;
@@ -111,6 +112,8 @@ pub struct Flight {
     under_way: u8,
     /// Peers to send to before `plan` is asked, next last.
     preferred: Vec<Preference>,
+    /// A chain to send it through before `plan` is asked.
+    chain: Option<Chain>,
     /// When the last peer got it.
     sent: Mono,
     /// When the one attempt under way is late; none once it was hedged.
@@ -129,12 +132,14 @@ impl Flight {
     /// A job that has arrived.
     pub fn begin(job: Job) -> Self {
         Self {
-            // Beyond the entry nobody hedges.
-            hedged: !job.path.is_empty(),
+            // Beyond the entry nobody hedges, and nobody runs a job twice at once under a limit of
+            // price.
+            hedged: !job.path.is_empty() || job.policy.price_micros_max.is_some(),
             job,
             tried: Vec::new(),
             under_way: 0,
             preferred: Vec::new(),
+            chain: None,
             sent: Mono::default(),
             late_at: None,
             lost: false,
@@ -149,6 +154,12 @@ impl Flight {
     pub fn prefer(&mut self, mut order: Vec<Preference>) {
         order.reverse();
         self.preferred = order;
+    }
+
+    /// A chain to try first: what a [`chain::survey`](crate::chain::survey) found. The gate is asked
+    /// of each peer again.
+    pub fn prefer_chain(&mut self, chain: Chain) {
+        self.chain = Some(chain);
     }
 
     /// The job that is kept in the air.
@@ -250,6 +261,10 @@ impl Flight {
         if let Some(attempt) = self.next_preferred(now, view, loads) {
             return Ok(attempt);
         }
+        let preferred = self.chain.take();
+        if let Some(chain) = preferred.filter(|chain| self.may_pass(now, view, loads, chain)) {
+            return Ok(Attempt::through(chain));
+        }
         match plan(now, view, loads, &self.job, &self.tried) {
             Plan::Local { cost } => {
                 Ok(Attempt { step: Step::RunLocal, peer: view.me(), expected: cost.total() })
@@ -257,24 +272,28 @@ impl Flight {
             Plan::Forward { to, cost } => {
                 Ok(Attempt { step: Step::Send { to }, peer: to, expected: cost.total() })
             }
-            Plan::Stages { chain: Chain { links, cost } } => {
-                let peer = links[0].peer;
-                Ok(Attempt { step: Step::Pass { links }, peer, expected: cost })
-            }
+            Plan::Stages { chain } => Ok(Attempt::through(chain)),
             Plan::Refuse(refusal) => Err(refusal),
         }
+    }
+
+    /// Whether the job may still go through a chain that was found a moment ago.
+    fn may_pass(&self, now: Now, view: &View, loads: &Loads, chain: &Chain) -> bool {
+        let may = |link: &Link| may_pass(now, view, loads, &self.job, link).is_ok();
+        self.job.deadline > now.mono && chain.links.iter().all(may)
     }
 
     /// The next peer of the order that still passes all that `plan` asks of a peer.
     fn next_preferred(&mut self, now: Now, view: &View, loads: &Loads) -> Option<Attempt> {
         let job = &self.job;
-        if job.policy.unsupported().is_some() || job.deadline <= now.mono {
+        let is_refused = job.policy.unsupported().is_some() || job.deadline <= now.mono;
+        if is_refused || !job.may_stay_whole() {
             return None;
         }
         while let Some(Preference { peer, expected }) = self.preferred.pop() {
             let Some(entry) = view.get(peer) else { continue };
             if peer == view.me() {
-                if admit_here(now, entry, job, &self.tried).is_ok() {
+                if admit_here(now, entry, loads, job, &self.tried).is_ok() {
                     return Some(Attempt { step: Step::RunLocal, peer, expected });
                 }
             } else if job.hops_left > 0 && admit_there(now, entry, loads, job, &self.tried).is_ok()
@@ -305,6 +324,13 @@ struct Attempt {
     expected: Duration,
 }
 
+impl Attempt {
+    fn through(Chain { links, cost, .. }: Chain) -> Self {
+        let peer = links[0].peer;
+        Self { step: Step::Pass { links }, peer, expected: cost }
+    }
+}
+
 enum Again {
     Never,
     Once,
@@ -322,6 +348,7 @@ fn again(refusal: &Refusal) -> Again {
         | Refusal::PolicyUnsatisfiable { .. }
         | Refusal::Unavailable { .. }
         | Refusal::Gap { .. }
+        | Refusal::Loading { .. }
         | Refusal::Malformed { .. }
         | Refusal::Failed { .. } => Again::Budget,
         Refusal::Execution { .. } => Again::Once,
@@ -336,8 +363,8 @@ fn again(refusal: &Refusal) -> Again {
 /// How much an app can do with a refusal that another peer might not have given.
 fn usefulness(refusal: &Refusal) -> u8 {
     match refusal {
-        Refusal::Busy { .. } => 3,      // Try again, and when.
-        Refusal::Execution { .. } => 2, // What ONNX Runtime said.
+        Refusal::Busy { .. } | Refusal::Loading { .. } => 3, // Try again, and when.
+        Refusal::Execution { .. } => 2,                      // What ONNX Runtime said.
         Refusal::Failed { .. } | Refusal::Unavailable { .. } | Refusal::Gap { .. } => 1,
         _ => 0,
     }

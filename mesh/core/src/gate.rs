@@ -9,6 +9,7 @@ use crate::codec::{Decode, Encode};
 use crate::id::Digest;
 use crate::plan::Refusal;
 use crate::policy::{Bounds, DeviceNeeds, Policy};
+use crate::price::Amount;
 use crate::time::Utc;
 
 /// Whether a peer of this standing may see the data of a job under `policy` that runs `bundle`.
@@ -126,6 +127,18 @@ pub fn fits(needs: &DeviceNeeds, devices: &[Device]) -> bool {
     *needs == DeviceNeeds::default() || devices.iter().any(fits)
 }
 
+/// Whether a peer that asks `price` is within what a job may still cost. One that asks nothing always
+/// is; one that asks in another currency never: the two cannot be compared.
+pub fn affords(limit: Option<Amount>, price: Option<Amount>) -> Result<(), Rule> {
+    match (limit, price) {
+        (Some(limit), Some(price)) => {
+            let is_within = price.currency == limit.currency && price.micros <= limit.micros;
+            if is_within { Ok(()) } else { Err(Rule::Price) }
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The rule that keeps a peer out. The first that fails is named, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -160,6 +173,8 @@ pub enum Rule {
     Visited,
     /// It was tried for this job and failed.
     Tried,
+    /// What it would ask is over what the job may cost, or in another currency.
+    Price,
 }
 
 impl Rule {
@@ -187,6 +202,7 @@ impl std::fmt::Display for Rule {
             Rule::Unreachable => "it does not answer",
             Rule::Visited => "the job has passed it already",
             Rule::Tried => "it failed this job already",
+            Rule::Price => "it asks more than the job may cost",
         })
     }
 }

@@ -13,9 +13,11 @@ use std::time::Duration;
 use crate::class::Class;
 use crate::coordinate::Coordinate;
 use crate::gate::{self, Rule};
+use crate::holding::Kept;
 use crate::id::{Digest, PeerId};
 use crate::limits::VERDICTS_MAX;
 use crate::policy::Policy;
+use crate::price::Rates;
 use crate::rng::Rng;
 use crate::time::Utc;
 use crate::view::{Entry, Liveness};
@@ -36,6 +38,10 @@ pub(crate) struct Offer {
     pub(crate) slots: u16,
     /// Advertised service time of a row, in µs.
     pub(crate) service_us: u32,
+    /// What it asks.
+    pub(crate) rates: Option<Rates>,
+    /// Memory of its largest accelerator, in MiB; 0 where there is none.
+    pub(crate) accelerator_mib: u32,
     /// What coordinates suggest of the round trip to it.
     pub(crate) rtt: Option<Duration>,
     /// When its charter is valid; never without one.
@@ -51,12 +57,15 @@ impl Offer {
         let (_, slots, service_us) =
             of_model.chain(of_stage).find(|(offered, _, _)| *offered == bundle)?;
         let charter = record.charter.as_ref();
+        let accelerators = record.advert.devices.iter().filter(|device| device.provider != "cpu");
         Some(Self {
             entry: index,
             peer: record.advert.peer,
             suspect: entry.liveness == Liveness::Suspect,
             slots: slots.max(1),
             service_us,
+            rates: Rates::of(record.advert.price.as_ref()),
+            accelerator_mib: accelerators.map(|held| held.memory_total_mib).max().unwrap_or(0),
             rtt: None,
             valid: charter.map_or_else(|_| (Utc(0), Utc(0)), |c| (c.not_before, c.not_after)),
         })
@@ -154,6 +163,13 @@ impl Holders {
                 named.insert((stage.name.as_str(), stage.version.as_str(), stage.whole));
                 if entry.liveness != Liveness::Down {
                     stages.entry(stage.whole).or_default().push((index, number));
+                }
+            }
+            // What is only kept has a name, too: that it is not served yet is not that it is unknown.
+            for holding in &entry.record.supply.holdings {
+                if let Some(Kept { name, version, part }) = &holding.kept {
+                    let whole = part.map_or(holding.bundle, |part| part.whole);
+                    named.insert((name, version, whole));
                 }
             }
             let models = entry.record.advert.models.iter().map(|model| {
@@ -404,7 +420,17 @@ mod tests {
         let offer = |entry: u32, slots| {
             let peer = PeerId([u8::try_from(entry).unwrap(); 32]);
             let valid = (Utc(0), Utc(1));
-            Offer { entry, peer, suspect: false, slots, service_us: 1_000_000, rtt: None, valid }
+            Offer {
+                entry,
+                peer,
+                suspect: false,
+                slots,
+                service_us: 1_000_000,
+                rates: None,
+                accelerator_mib: 0,
+                rtt: None,
+                valid,
+            }
         };
         let [a, b, c] = ["a", "b", "c"].map(Class::named);
         let offers =

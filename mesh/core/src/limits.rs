@@ -18,6 +18,8 @@ pub const PEERS_MAX: usize = 65_536;
 pub const ADVERT_ADDRS_MAX: usize = 8;
 /// Most models that an advert offers.
 pub const ADVERT_MODELS_MAX: usize = 64;
+/// Most bundles whose files an advert lists.
+pub const HOLDINGS_MAX: usize = 32;
 /// Most stages that a chain has.
 pub const STAGES_MAX: usize = 16;
 /// Most devices that an advert names.
@@ -92,6 +94,24 @@ pub const SHARDS_PER_BATCH_MAX: usize = 8;
 pub const QUOTES_ASKED_MAX: usize = 8;
 /// Most chunks of a bundle, of 1 MiB each, that are asked for at once.
 pub const CHUNKS_ASKED_MAX: u32 = 4;
+/// Most bundles for which a peer says that demand is unmet.
+pub const WANTS_MAX: usize = 8;
+/// Most bundles that a peer says it is about to serve.
+pub const PLEDGES_MAX: usize = 4;
+/// Largest encoding of what an advert tells of demand, in bytes.
+pub const NOTICE_BYTES_MAX: usize = 1_024;
+/// Most wants for one bundle that a peer looks at: the largest.
+pub const WANTS_HEARD_MAX: usize = 64;
+/// Most pairs of bundle and law whose demand an entry counts.
+pub const DEMANDS_MAX: usize = 256;
+/// Most bundles whose use a peer counts.
+pub const USES_MAX: usize = 256;
+/// Most laws that a holder remembers of the jobs for one bundle.
+pub const LAWS_MAX: usize = 32;
+/// Most bundles that a peer begins to hold in a minute by its own decision…
+pub const MOVES_A_MINUTE_MAX: usize = 4;
+/// …and most bytes, unless it is one bundle.
+pub const HELD_BYTES_A_MINUTE_MAX: u64 = 64 << 30;
 /// Largest receipt, in bytes: below what an entry of a log can be, 64 KiB.
 pub const RECEIPT_BYTES_MAX: usize = 32 * 1024;
 /// Most parts (shares, stages, retries, hedges) that one receipt lists.

@@ -200,6 +200,11 @@ impl Loads {
         self.peers.get(&peer)?.rtt_min
     }
 
+    /// The round trip that half of the measured peers do not exceed.
+    pub fn rtt_median(&self) -> Option<Duration> {
+        self.near.iter().nth(self.near.len() / 2).map(|(rtt, _)| *rtt)
+    }
+
     /// Peers by measured round trip, nearest first.
     pub fn nearest(&self) -> impl Iterator<Item = PeerId> {
         self.near.iter().map(|(_, peer)| *peer)
@@ -298,6 +303,7 @@ mod tests {
         loads.measured_rtt(PEER, Duration::from_millis(30));
         loads.measured_rtt(other, Duration::from_millis(20));
         assert_eq!(loads.nearest().collect::<Vec<_>>(), [other, PEER]);
+        assert_eq!(loads.rtt_median(), Some(Duration::from_millis(30)));
         (0..40).for_each(|_| loads.measured_rtt(PEER, Duration::from_millis(1)));
         assert_eq!(loads.nearest().collect::<Vec<_>>(), [PEER, other]);
         assert_eq!(loads.rtt_min(PEER), Some(Duration::from_millis(1)));

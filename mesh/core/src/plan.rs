@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::advert::Record;
 use crate::chain::{self, Chain, chain};
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
 use crate::holders::{Offer, Permitted};
+use crate::holding::Holding;
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{CANDIDATES_DRAWN, CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
 use crate::loads::Loads;
 use crate::policy::{Bounds, Policy, Split};
+use crate::price::{Amount, Bill};
 pub use crate::rank::Cost;
-use crate::rank::{Order, cost_here, cost_there, order};
+use crate::rank::{Order, Thrift, cost_here, cost_there, order, price};
 pub use crate::resolve::{Resolved, resolve};
 use crate::rng::{Rng, mix};
 use crate::scatter::Unsplittable;
@@ -47,6 +50,10 @@ pub struct Job {
     pub separable: bool,
     /// Answer by then.
     pub deadline: Mono,
+    /// Whether the app named the deadline: then sooner than needed is worth nothing.
+    pub is_timed: bool,
+    /// What has been charged for it so far: by the stages before this one.
+    pub spent: Bill,
     /// Hops that it may still make.
     pub hops_left: u8,
     /// Peers that it has passed, entry first; it returns to none of them. Empty at the entry.
@@ -66,10 +73,23 @@ impl Job {
             rows: 1,
             separable: false,
             deadline,
+            is_timed: false,
+            spent: Bill::default(),
             hops_left: policy.hops_max.unwrap_or(HOPS_DEFAULT).min(HOPS_MAX),
             policy,
             path: Vec::new(),
         }
+    }
+
+    /// What it may still cost, if there is a limit.
+    pub fn limit(&self) -> Option<Amount> {
+        let max = self.policy.price_max()?;
+        Some(Amount { micros: max.micros.saturating_sub(self.spent.micros(max.currency)), ..max })
+    }
+
+    /// Whether one peer may run all of it.
+    pub(crate) fn may_stay_whole(&self) -> bool {
+        matches!(self.policy.split, Split::Auto | Split::Never)
     }
 }
 
@@ -200,6 +220,12 @@ pub enum Refusal {
         /// Why.
         why: Unsplittable,
     },
+    /// The model is on its way to the peer that answers.
+    #[error("the model is being fetched; try again in {ready_in_ms} ms")]
+    Loading {
+        /// When it is expected to be served.
+        ready_in_ms: u32,
+    },
 }
 
 /// A job that runs here within this is not worth a look at other peers.
@@ -220,18 +246,15 @@ pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -
     if job.policy.split == Split::Stages && job.path.is_empty() {
         return in_stages(now, view, loads, job, tried);
     }
-    let here = view.get(view.me()).and_then(|entry| {
-        let offer = admit_here(now, entry, job, tried).ok()?;
-        Some(cost_here(job, &offer, &loads.read(offer.peer, job.bundle, now.mono)))
-    });
+    let here = here(now, view, loads, job, tried).ok();
     match here {
-        Some(cost) if cost.total() <= LOCAL_AT_ONCE => return Plan::Local { cost },
+        Some((order, cost)) if is_at_once(&order, job) => return Plan::Local { cost },
         _ => {}
     }
     match (here, elsewhere(now, view, loads, job, tried)) {
-        (Some(cost), Some((_, there))) if cost.total() <= there.total() => Plan::Local { cost },
-        (_, Some((to, cost))) => Plan::Forward { to, cost },
-        (Some(cost), None) => Plan::Local { cost },
+        (Some((here, cost)), Some((there, _))) if here <= there => Plan::Local { cost },
+        (_, Some((Order { peer: to, .. }, cost))) => Plan::Forward { to, cost },
+        (Some((_, cost)), None) => Plan::Local { cost },
         // Only where nobody holds the whole: every hand-over costs.
         (None, None) if may_split(view, job) => in_stages(now, view, loads, job, tried),
         (None, None) => Plan::Refuse(refusal(now, view, loads, job, tried)),
@@ -251,19 +274,40 @@ fn in_stages(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) 
     }
 }
 
-/// The best other peer, if one is permitted and can be reached.
-fn elsewhere(
+/// What running the job here would cost, or why it may not.
+pub(crate) fn here(
     now: Now,
     view: &View,
     loads: &Loads,
     job: &Job,
     tried: &[PeerId],
-) -> Option<(PeerId, Cost)> {
+) -> Result<(Order, Cost), Rule> {
+    let entry = view.get(view.me()).ok_or(Rule::NotHeld)?;
+    let offer = admit_here(now, entry, loads, job, tried)?;
+    let cost = cost_here(job, &offer, &loads.read(offer.peer, job.bundle, now.mono));
+    Ok((order(now, job, &offer, false, &cost), cost))
+}
+
+/// Whether a job that would run here so is not worth a look at other peers.
+fn is_at_once(order: &Order, job: &Job) -> bool {
+    let is_frugal = !job.is_timed || order.thrift == Thrift::default();
+    order.total <= LOCAL_AT_ONCE && is_frugal
+}
+
+/// The best other peer, if one is permitted and can be reached.
+pub(crate) fn elsewhere(
+    now: Now,
+    view: &View,
+    loads: &Loads,
+    job: &Job,
+    tried: &[PeerId],
+) -> Option<(Order, Cost)> {
     if job.hops_left == 0 {
         return None;
     }
     let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
     let candidates = looked_at(&permitted, loads, job, tried.len());
+    let limit = job.limit();
     let best = |candidates: &mut dyn Iterator<Item = &Offer>| {
         let mut ranked: Vec<(Order, Cost, u32)> = candidates
             .filter(|offer| offer.is_valid_at(now.utc))
@@ -271,17 +315,18 @@ fn elsewhere(
             .filter_map(|offer| {
                 let load = loads.read(offer.peer, job.bundle, now.mono);
                 let cost = cost_there(job, offer, &load);
-                let order = order(job, offer.peer, true, &cost);
+                gate::affords(limit, cost.price).ok()?;
+                let order = order(now, job, offer, true, &cost);
                 (load.avoid_until <= now.mono).then_some((order, cost, offer.entry))
             })
             .collect();
         ranked.sort_unstable_by_key(|(order, _, _)| *order);
         // The gate once more, of the peer itself and at this moment: nothing is returned that it
         // did not pass.
-        ranked.into_iter().find_map(|(_, cost, entry)| {
+        ranked.into_iter().find_map(|(order, cost, entry)| {
             let entry = &view.entries()[entry as usize];
-            let offer = admit_there(now, entry, loads, job, tried).ok()?;
-            Some((offer.peer, cost))
+            admit_there(now, entry, loads, job, tried).ok()?;
+            Some((order, cost))
         })
     };
     // A draw may hit only peers that cannot take the job now; then all are looked at.
@@ -310,6 +355,7 @@ pub(crate) fn looked_at<'a>(
 pub(crate) fn admit_here(
     now: Now,
     entry: &Entry,
+    loads: &Loads,
     job: &Job,
     tried: &[PeerId],
 ) -> Result<Offer, Rule> {
@@ -320,6 +366,8 @@ pub(crate) fn admit_here(
         gate::admit(&job.policy, job.bundle, &record.charter, now.utc)?;
     }
     let offer = can_run(entry, job)?;
+    let load = loads.read(offer.peer, job.bundle, now.mono);
+    gate::affords(job.limit(), price(job, &offer, &load))?;
     if job.path.contains(&offer.peer) {
         Err(Rule::Visited)
     } else if tried.contains(&offer.peer) {
@@ -327,6 +375,15 @@ pub(crate) fn admit_here(
     } else {
         Ok(offer)
     }
+}
+
+/// Whether a job that enters at this peer may run here, were its bundle here.
+pub fn may_run_here(now: Now, view: &View, policy: &Policy, bundle: Digest) -> bool {
+    view.get(view.me()).is_some_and(|entry| {
+        let Record { charter, advert, .. } = &*entry.record;
+        gate::admit_entry(policy, bundle, charter, now.utc).is_ok()
+            && gate::fits(&policy.device, &advert.devices)
+    })
 }
 
 /// Other peers that may be asked about the job's bundle at this moment, or why none may.
@@ -343,6 +400,38 @@ pub fn candidates(now: Now, view: &View, loads: &Loads, job: &Job) -> Result<Vec
     if peers.is_empty() { Err(refusal(now, view, loads, job, &[])) } else { Ok(peers) }
 }
 
+/// Other peers that may be asked for the files of the job's bundle at this moment, or why none may.
+///
+/// # Errors
+/// What [`plan`] would refuse the job with.
+pub fn keepers(now: Now, view: &View, loads: &Loads, job: &Job) -> Result<Vec<PeerId>, Refusal> {
+    let mut failed = BTreeMap::new();
+    let mut peers = Vec::new();
+    for entry in view.keepers(job.bundle) {
+        let peer = entry.record.advert.peer;
+        if peer == view.me() {
+            continue;
+        }
+        let admitted = gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc);
+        match admitted {
+            Ok(()) if loads.avoided(peer, now.mono) => {
+                *failed.entry(Rule::Unreachable).or_insert(0) += 1
+            }
+            Ok(()) => peers.push(peer),
+            Err(rule) => *failed.entry(rule).or_insert(0) += 1,
+        }
+    }
+    if !peers.is_empty() {
+        Ok(peers)
+    } else if failed.is_empty() {
+        Err(Refusal::UnknownModel { model: job.bundle.to_string(), hint: String::new() })
+    } else if failed.keys().any(|rule| rule.is_of_the_moment()) {
+        Err(Refusal::Unavailable { failed })
+    } else {
+        Err(Refusal::PolicyUnsatisfiable { failed })
+    }
+}
+
 /// What another peer offers the job, if it may be sent there.
 pub(crate) fn admit_there(
     now: Now,
@@ -353,8 +442,9 @@ pub(crate) fn admit_there(
 ) -> Result<Offer, Rule> {
     gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc)?;
     let offer = can_run(entry, job)?;
-    let avoided = loads.read(offer.peer, job.bundle, now.mono).avoid_until > now.mono;
-    if entry.liveness == Liveness::Down || avoided {
+    let load = loads.read(offer.peer, job.bundle, now.mono);
+    gate::affords(job.limit(), price(job, &offer, &load))?;
+    if entry.liveness == Liveness::Down || load.avoid_until > now.mono {
         Err(Rule::Unreachable)
     } else if job.path.contains(&offer.peer) {
         Err(Rule::Visited)
@@ -385,7 +475,7 @@ pub(crate) fn refusal(
     permitted.tally(now.utc, &mut failed, |index, failed| {
         let entry = &view.entries()[index as usize];
         let verdict = if entry.record.advert.peer == view.me() {
-            admit_here(now, entry, job, tried)
+            admit_here(now, entry, loads, job, tried)
         } else {
             admit_there(now, entry, loads, job, tried)
         };
@@ -397,10 +487,24 @@ pub(crate) fn refusal(
     if out_of_hops {
         Refusal::HopLimit
     } else if failed.is_empty() {
-        Refusal::UnknownModel { model: job.bundle.to_string(), hint: String::new() }
+        let kept = view.entries().iter().filter(|entry| keeps(entry, job.bundle)).count();
+        match u32::try_from(kept).unwrap_or(u32::MAX) {
+            0 => Refusal::UnknownModel { model: job.bundle.to_string(), hint: String::new() },
+            // Somebody may take it up.
+            kept => Refusal::Unavailable { failed: [(Rule::NotHeld, kept)].into() },
+        }
     } else if failed.keys().any(|rule| rule.is_of_the_moment()) {
         Refusal::Unavailable { failed }
     } else {
         Refusal::PolicyUnsatisfiable { failed }
     }
+}
+
+/// Whether a live peer has the files of a bundle, or of a part of it, to be fetched.
+fn keeps(entry: &Entry, bundle: Digest) -> bool {
+    let is_it = |holding: &Holding| {
+        let whole = holding.kept.as_ref().and_then(|kept| Some(kept.part?.whole));
+        holding.bundle == bundle || whole == Some(bundle)
+    };
+    entry.liveness != Liveness::Down && entry.record.supply.holdings.iter().any(is_it)
 }

@@ -13,6 +13,7 @@ use crate::codec::{Decode, Encode, encode};
 use crate::id::Digest;
 use crate::limits::{DEADLINE_MAX, HOPS_MAX, NARROWED_VALUES_MAX, POLICY_VALUES_MAX};
 use crate::place::{Groups, Place};
+use crate::price::{Amount, Currency};
 
 /// Values that are allowed and denied. Nothing passes an empty `allow`; `None` allows all that
 /// `deny` does not name.
@@ -60,6 +61,18 @@ pub enum Split {
     Rows,
     /// The layers must be spread.
     Stages,
+}
+
+impl Split {
+    /// The word for it in requests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Never => "never",
+            Self::Rows => "rows",
+            Self::Stages => "stages",
+        }
+    }
 }
 
 /// What a device must be to run a job.
@@ -181,7 +194,7 @@ impl Policy {
     pub fn unsupported(&self) -> Option<&'static str> {
         let clauses = [
             (self.purpose.is_some(), "purpose"),
-            (self.price_micros_max.is_some() || self.price_currency.is_some(), "max_price"),
+            (!self.has_whole_price(), "max_price"),
             (self.rtt_evidence, "rtt_evidence"),
             (self.receipt_required, "receipt_required"),
             (self.audit_fail_closed, "audit_fail_closed"),
@@ -192,6 +205,30 @@ impl Policy {
     /// The policy under `bounds` as well.
     pub fn narrow(&self, bounds: &Bounds) -> Self {
         Self { bounds: self.bounds.narrow(bounds), ..self.clone() }
+    }
+
+    /// Most that the answer may cost, if there is a limit.
+    pub fn price_max(&self) -> Option<Amount> {
+        let currency = Currency::of_code(self.price_currency.as_ref()?)?;
+        Some(Amount { currency, micros: self.price_micros_max? })
+    }
+
+    /// The policy under a limit of price as well. Two limits in different currencies leave only
+    /// peers that ask nothing: amounts in the one cannot be held to the other.
+    pub fn limit_price(&mut self, max: Amount) {
+        let max = match self.price_max() {
+            Some(known) if known.currency != max.currency => Amount { micros: 0, ..known },
+            Some(known) => Amount { micros: known.micros.min(max.micros), ..known },
+            None => max,
+        };
+        self.price_micros_max = Some(max.micros);
+        self.price_currency = Some(max.currency.to_string());
+    }
+
+    /// Whether a limit of price, if there is one, has both its amount and its currency.
+    fn has_whole_price(&self) -> bool {
+        let is_named = self.price_micros_max.is_some() || self.price_currency.is_some();
+        !is_named || self.price_max().is_some()
     }
 
     /// Whether a policy off the wire is within its limits and names only places that exist.
@@ -209,6 +246,7 @@ impl Policy {
             && self.bundles.values() <= POLICY_VALUES_MAX
             && places.iter().all(listed)
             && self.hops_max.is_none_or(|hops| hops <= HOPS_MAX)
+            && self.has_whole_price()
     }
 
     /// The SHA-256 of the canonical bytes. Two policies are the same law exactly when these agree.
@@ -306,22 +344,15 @@ impl Demand {
                 self.deadline = Some(Duration::from_millis(ms.ok_or_else(expected)?));
             }
             "max_price" => {
-                let (micros, currency) = price(value).ok_or_else(|| {
-                    fault(format!("`{value}` is not an amount and a currency, such as `0.02 EUR`"))
-                })?;
-                self.policy.price_micros_max = Some(micros);
-                self.policy.price_currency = Some(currency);
+                let max = value.parse::<Amount>().map_err(|error| fault(error.to_string()))?;
+                self.policy.price_micros_max = Some(max.micros);
+                self.policy.price_currency = Some(max.currency.to_string());
             }
             "split" => {
-                self.policy.split = match value {
-                    "auto" => Split::Auto,
-                    "never" => Split::Never,
-                    "rows" => Split::Rows,
-                    "stages" => Split::Stages,
-                    _ => {
-                        return Err(fault(format!("`{value}` is not auto, never, rows or stages")));
-                    }
-                }
+                let all = [Split::Auto, Split::Never, Split::Rows, Split::Stages];
+                let named = all.into_iter().find(|split| split.name() == value);
+                let unknown = || fault(format!("`{value}` is not auto, never, rows or stages"));
+                self.policy.split = named.ok_or_else(unknown)?;
             }
             _ => {
                 if value != "none" {
@@ -357,20 +388,6 @@ fn clause<T: Ord>(
         return Err(ConstraintError::Value { key: key.to_owned(), reason });
     }
     Ok(clause)
-}
-
-/// `0.02 EUR` in millionths.
-fn price(text: &str) -> Option<(u64, String)> {
-    let (amount, currency) = text.split_once(' ')?;
-    let is_code = currency.len() == 3 && currency.bytes().all(|b| b.is_ascii_uppercase());
-    let (whole, part) = amount.split_once('.').unwrap_or((amount, ""));
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    if !is_code || whole.is_empty() || part.len() > 6 || !digits(whole) || !digits(part) {
-        return None;
-    }
-    let part: u64 = format!("{part:0<6}").parse().ok()?;
-    let whole: u64 = whole.parse().ok()?;
-    Some((whole.checked_mul(1_000_000)?.checked_add(part)?, currency.to_owned()))
 }
 
 #[cfg(test)]
@@ -416,10 +433,28 @@ mod tests {
     }
 
     #[test]
-    fn a_price_is_understood_and_then_refused_by_name() {
+    fn a_limit_of_price_is_an_amount_and_a_currency() {
         let policy = demand("max_price", "0.02 EUR").unwrap().policy;
-        assert_eq!(policy.price_micros_max, Some(20_000));
-        assert_eq!(policy.unsupported(), Some("max_price"));
-        assert_eq!(demand("retention", "none").unwrap().policy.unsupported(), None);
+        assert_eq!(policy.price_max().unwrap().to_string(), "0.020000 EUR");
+        assert_eq!(policy.unsupported(), None);
+        let half = Policy { price_currency: None, ..policy };
+        assert_eq!((half.unsupported(), half.is_well_formed()), (Some("max_price"), false));
+        let fault = demand("max_price", "0.02 EUX").unwrap_err().to_string();
+        assert!(fault.contains("`EUX` is not the code"), "{fault}");
+    }
+
+    #[test]
+    fn of_two_limits_of_price_the_lower_holds() {
+        let under = |first: &str, second: &str| {
+            let mut policy = demand("max_price", first).unwrap().policy;
+            policy.limit_price(second.parse().unwrap());
+            policy.price_max().unwrap().to_string()
+        };
+        assert_eq!(under("2 EUR", "1 EUR"), "1.000000 EUR");
+        assert_eq!(under("1 EUR", "2 EUR"), "1.000000 EUR");
+        assert_eq!(under("1 EUR", "2 USD"), "0.000000 EUR");
+        let mut open = Policy::default();
+        open.limit_price("3 CHF".parse().unwrap());
+        assert_eq!(open.price_max().unwrap().to_string(), "3.000000 CHF");
     }
 }

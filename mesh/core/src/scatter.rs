@@ -6,19 +6,26 @@
 //! sooner than the best single peer: small batches and far peers are not worth it. Who may have a
 //! share, the gate says, as for any job; a share is then a job of its own, kept in the air by a
 //! [`Flight`](crate::flight::Flight).
+//!
+//! Under a limit of price each share has its part of it: what it is expected to cost, and of the rest
+//! in proportion to its rows. So whatever happens to the shares, together they stay within it. Who
+//! would ask more than the limit for the whole batch gets no share.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::codec::{Decode, Encode};
+use crate::gate::Rule;
 use crate::holders::Offer;
 use crate::id::{JobId, PeerId};
 use crate::limits::{CANDIDATES_MAX, SHARDS_PER_BATCH_MAX};
 use crate::loads::Loads;
 use crate::plan::{Job, Refusal, admit_here, admit_there, looked_at, refusal};
 use crate::policy::Split;
-use crate::rank::{Cost, Order, SUSPECT_PENALTY, cost_here, cost_there, order};
+use crate::price::{Amount, Bill};
+use crate::rank::{Cost, Order, SUSPECT_PENALTY, Thrift, cost_here, cost_there, order};
 use crate::time::Now;
 use crate::view::View;
 
@@ -37,6 +44,8 @@ pub struct Share {
     pub rows: u32,
     /// What they are expected to cost.
     pub cost: Cost,
+    /// What they may cost, if the job has a limit.
+    pub limit: Option<Amount>,
 }
 
 /// A batch in shares.
@@ -78,10 +87,11 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(job: &Job, peer: PeerId, is_hop: bool, is_suspect: bool, cost: Cost) -> Self {
-        let penalty = if is_suspect { SUSPECT_PENALTY } else { Duration::ZERO };
-        let order = order(job, peer, is_hop, &cost);
-        Self { peer, order, cost, fixed: cost.rtt.saturating_add(penalty) }
+    fn new(now: Now, job: &Job, offer: &Offer, is_hop: bool, cost: Cost) -> Self {
+        let is_doubted = is_hop && offer.suspect;
+        let penalty = if is_doubted { SUSPECT_PENALTY } else { Duration::ZERO };
+        let order = order(now, job, offer, is_hop, &cost);
+        Self { peer: offer.peer, order, cost, fixed: cost.rtt.saturating_add(penalty) }
     }
 
     /// When `part` of `rows` rows are done.
@@ -113,7 +123,47 @@ impl Candidate {
             transfer: of(self.cost.transfer),
             wait: of(self.cost.wait.saturating_sub(penalty)).saturating_add(penalty),
             service: of(self.cost.service),
+            price: self.cost.price.map(|whole| {
+                let micros = u128::from(whole.micros) * u128::from(part);
+                let micros = micros.div_ceil(u128::from(rows.max(1)));
+                Amount { micros: u64::try_from(micros).expect("not more than the whole"), ..whole }
+            }),
         }
+    }
+}
+
+impl Scatter {
+    /// What all shares are expected to cost.
+    pub fn price(&self) -> Bill {
+        self.shares.iter().filter_map(|share| share.cost.price).collect()
+    }
+
+    /// Whether all shares together spare what the one peer that could do without them spares.
+    fn takes_no_more_than(&self, one: Thrift, thrifts: &BTreeMap<PeerId, Thrift>) -> bool {
+        let (price, accelerator_mib) = one;
+        // Of each share a millionth that is begun counts.
+        let begun = self.shares.len() as u64;
+        let is_within = |bill: Amount| {
+            price.is_some_and(|price| {
+                price.currency == bill.currency && bill.micros <= price.micros + begun
+            })
+        };
+        let accelerators = self.shares.iter().map(|share| thrifts[&share.peer].1);
+        self.price().amounts().all(is_within) && accelerators.max() <= Some(accelerator_mib)
+    }
+
+    /// Gives each share its part of what the job may cost, if they cost no more together.
+    fn divide(&mut self, limit: Option<Amount>, rows: u32) -> Result<(), Rule> {
+        let Some(limit) = limit else { return Ok(()) };
+        let price = self.price().micros(limit.currency);
+        let rest = limit.micros.checked_sub(price).ok_or(Rule::Price)?;
+        for share in &mut self.shares {
+            let part = u128::from(rest) * u128::from(share.rows) / u128::from(rows.max(1));
+            let part = u64::try_from(part).expect("not more than the rest");
+            let own = share.cost.price.map_or(0, |price| price.micros);
+            share.limit = Some(Amount { micros: own + part, ..limit });
+        }
+        Ok(())
     }
 }
 
@@ -150,11 +200,22 @@ pub fn scatter(
         [] if is_forced => Err(refusal(now, view, loads, job, &[])),
         [] | [_] => cannot(Unsplittable::OnePeer),
         [best, ..] => {
-            let alone = best.cost.total();
-            let scatter = spread(candidates, job.rows, is_forced, alone);
+            let (alone, order) = (best.cost.total(), best.order);
+            let thrifts = candidates.iter().map(|peer| (peer.peer, peer.order.thrift));
+            let thrifts: BTreeMap<PeerId, Thrift> = thrifts.collect();
+            let mut scatter = spread(candidates, job.rows, is_forced, alone);
+            if let Err(rule) = scatter.divide(job.limit(), job.rows) {
+                let failed = [(rule, u32::try_from(thrifts.len()).expect("a few"))].into();
+                let refusal = Refusal::PolicyUnsatisfiable { failed };
+                return if is_forced { Err(refusal) } else { Ok(None) };
+            }
             let worth = alone.saturating_mul(WORTH_PERCENT) / 100;
-            let is_worth_it = scatter.shares.len() > 1 && scatter.expected < worth;
-            Ok((is_forced || is_worth_it).then_some(scatter))
+            let is_sooner = scatter.shares.len() > 1 && scatter.expected < worth;
+            // Where one meets the deadline with a margin, haste is worth no money and no accelerator.
+            let is_frugal = !job.is_timed
+                || order.may_be_late
+                || scatter.takes_no_more_than(order.thrift, &thrifts);
+            Ok((is_forced || (is_sooner && is_frugal)).then_some(scatter))
         }
     }
 }
@@ -163,9 +224,9 @@ pub fn scatter(
 fn candidates(now: Now, view: &View, loads: &Loads, job: &Job, is_forced: bool) -> Vec<Candidate> {
     let read = |peer| loads.read(peer, job.bundle, now.mono);
     let here = view.get(view.me()).and_then(|entry| {
-        let offer = admit_here(now, entry, job, &[]).ok()?;
+        let offer = admit_here(now, entry, loads, job, &[]).ok()?;
         let cost = cost_here(job, &offer, &read(offer.peer));
-        Some(Candidate::new(job, offer.peer, false, false, cost))
+        Some(Candidate::new(now, job, &offer, false, cost))
     });
     let mut found: Vec<Candidate> = here.into_iter().collect();
     let is_little = |here: &Candidate| here.cost.total() < SHARE_WORK_MIN * 2;
@@ -179,7 +240,7 @@ fn candidates(now: Now, view: &View, loads: &Loads, job: &Job, is_forced: bool) 
         };
         let candidate = |offer: &Offer| {
             let cost = cost_there(job, offer, &read(offer.peer));
-            Candidate::new(job, offer.peer, true, offer.suspect, cost)
+            Candidate::new(now, job, offer, true, cost)
         };
         offers.filter(admitted).map(candidate).collect()
     };
@@ -223,6 +284,7 @@ fn spread(mut peers: Vec<Candidate>, rows: u32, is_forced: bool, alone: Duration
         peer: peer.peer,
         rows: *part,
         cost: peer.cost(*part, rows),
+        limit: None,
     };
     let shares = peers.iter().zip(&parts).map(share).collect();
     Scatter { shares, expected: Duration::from_nanos(last), alone }
@@ -251,12 +313,14 @@ fn fill(peers: &[Candidate], rows: u32, alone: Duration) -> Vec<u32> {
 }
 
 impl Job {
-    /// The job of so many of its rows: under the same law, never split again, and run by the peer
-    /// that it is sent to.
-    pub fn shard(&self, id: JobId, rows: u32) -> Self {
+    /// The job of so many of its rows: under the same law, with its part of what the whole may cost, never split
+    /// again, and run by the peer that it is sent to.
+    pub fn shard(&self, id: JobId, rows: u32, limit: Option<Amount>) -> Self {
         let mut shard = self.clone();
-        shard.policy.split = Split::Never;
-        shard.onward.split = Split::Never;
+        for policy in [&mut shard.policy, &mut shard.onward] {
+            policy.split = Split::Never;
+            policy.price_micros_max = limit.map(|limit| limit.micros);
+        }
         shard.onward_law = shard.onward.hash();
         let bytes = u128::from(self.bytes) * u128::from(rows) / u128::from(self.rows.max(1));
         shard.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);

@@ -1,7 +1,8 @@
 //! Asking before sending: a [`Survey`] asks a few permitted peers how soon they could run a job and
 //! puts them in order. For jobs that run so long that a round trip is cheap beside a bad choice.
 //!
-//! It decides as soon as no answer still under way could beat the best so far, or when time is up.
+//! It decides as soon as no answer still under way could beat the best so far, or when time is up. The
+//! best is the soonest, or, where the deadline leaves time to spare, the cheapest (`rank`).
 //! Only sizes travel with a question, no byte of the job. The order is advice:
 //! [`Flight`](crate::flight::Flight) asks the gate again before each send and falls back to `plan`.
 
@@ -12,8 +13,9 @@ use crate::id::PeerId;
 use crate::limits::QUOTES_ASKED_MAX;
 use crate::loads::Loads;
 use crate::plan::{Job, admit_here, admit_there};
+use crate::policy::Split;
 use crate::quote::Quote;
-use crate::rank::{SUSPECT_PENALTY, round_trip, transfer};
+use crate::rank::{SUSPECT_PENALTY, Thrift, price, round_trip, transfer};
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::View;
@@ -40,6 +42,8 @@ struct Candidate {
     rtt: Duration,
     /// To move the inputs there, and a penalty if it is suspect.
     beside: Duration,
+    is_suspect: bool,
+    thrift: Thrift,
     state: State,
 }
 
@@ -55,8 +59,14 @@ enum State {
 pub struct Survey {
     began: Mono,
     until: Mono,
+    /// Within what time from the start an answer meets the named deadline with a margin.
+    ease: Option<Duration>,
     asked: Vec<Candidate>,
 }
+
+/// By what answers are ordered, as [`Order`](crate::rank::Order) is: whether it may be late, what is
+/// spared, expected time.
+type Place = (bool, Thrift, Duration);
 
 impl Survey {
     /// Chooses whom to ask about `job`: at most `most` peers, half of them near, all drawn by
@@ -70,8 +80,17 @@ impl Survey {
         own: impl FnOnce() -> Option<Quote>,
         most: usize,
     ) -> Option<Self> {
-        if job.hops_left == 0 || job.policy.unsupported().is_some() || job.deadline <= now.mono {
+        // Whoever is asked would run all of it.
+        let is_split = matches!(job.policy.split, Split::Rows | Split::Stages);
+        if is_split
+            || job.hops_left == 0
+            || job.policy.unsupported().is_some()
+            || job.deadline <= now.mono
+        {
             return None;
+        }
+        if !job.may_stay_whole() {
+            return None; // A preference is for one peer.
         }
         let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
         let is_long = |row: Duration| row.saturating_mul(job.rows.max(1)) >= SERVICE_ASKED_MIN;
@@ -94,24 +113,33 @@ impl Survey {
                 peer: offer.peer,
                 rtt: round_trip(offer, &load),
                 beside: transfer(job, &load).saturating_add(penalty),
+                is_suspect: offer.suspect,
+                thrift: (price(job, offer, &load), offer.accelerator_mib),
                 state: State::Asked,
             }
         };
         let mut asked: Vec<Candidate> = drawn.iter().map(candidate).collect();
-        let here = view.get(view.me()).filter(|entry| admit_here(now, entry, job, &[]).is_ok());
+        let here = view.get(view.me());
+        let here = here.and_then(|entry| admit_here(now, entry, loads, job, &[]).ok());
         if asked.len() + usize::from(here.is_some()) < 2 {
             return None;
         }
-        if let Some(quote) = here.and_then(|_| own()) {
-            let state = State::Quoted(quote.total());
-            let (rtt, beside) = (Duration::ZERO, Duration::ZERO);
-            asked.push(Candidate { peer: view.me(), rtt, beside, state });
+        if let Some((offer, quote)) = here.and_then(|offer| Some((offer, own()?))) {
+            let load = loads.read(offer.peer, job.bundle, now.mono);
+            asked.push(Candidate {
+                peer: offer.peer,
+                rtt: Duration::ZERO,
+                beside: Duration::ZERO,
+                is_suspect: false,
+                thrift: (price(job, &offer, &load), offer.accelerator_mib),
+                state: State::Quoted(quote.total()),
+            });
         }
         let slowest = asked.iter().map(|candidate| candidate.rtt).max().unwrap_or_default();
         // An eighth more than the round trip: what jitter adds on most paths.
         let patience = (slowest + slowest / 8 + Duration::from_millis(5)).min(PATIENCE_MAX);
         let until = (now.mono + patience).min(job.deadline);
-        Some(Self { began: now.mono, until, asked })
+        Some(Self { began: now.mono, until, ease: job.ease(now), asked })
     }
 
     /// Whom to ask, and the round trip to tell them. Each keeps a place until the host tells it
@@ -144,30 +172,38 @@ impl Survey {
         self.until
     }
 
-    /// Who quoted, soonest first, once nobody could still be sooner or time is up; else none. Empty
-    /// if nobody answered: then `plan` decides.
+    /// Where an answer that takes so long puts its peer.
+    fn place(&self, known: &Candidate, expected: Duration) -> Place {
+        let Some(ease) = self.ease else { return (false, Thrift::default(), expected) };
+        let is_at_ease = !known.is_suspect && expected <= ease;
+        (!is_at_ease, if is_at_ease { known.thrift } else { Thrift::default() }, expected)
+    }
+
+    /// Who quoted, best first, once nobody could still be better or time is up; else none. Empty if
+    /// nobody answered: then `plan` decides.
     pub fn decide(&self, now: Mono) -> Option<Vec<Preference>> {
-        let mut quoted: Vec<(Duration, Duration, PeerId)> = self
+        let mut quoted: Vec<(Place, Duration, PeerId)> = self
             .asked
             .iter()
             .filter_map(|known| match known.state {
                 State::Quoted(total) => {
                     let all = total.saturating_add(known.rtt).saturating_add(known.beside);
-                    Some((all, known.rtt, known.peer))
+                    Some((self.place(known, all), known.rtt, known.peer))
                 }
                 State::Asked | State::Silent => None,
             })
             .collect();
         quoted.sort_unstable();
-        let best = quoted.first().map(|(total, _, _)| *total);
+        let best = quoted.first().map(|(place, _, _)| *place);
         // One that has not answered costs at least the rest of its answer's way and one round trip.
         let could_beat = |known: &Candidate| {
             let rest = (self.began + known.rtt).since(now);
             let least = rest.saturating_add(known.rtt).saturating_add(known.beside);
-            matches!(known.state, State::Asked) && best.is_none_or(|best| least < best)
+            let could = best.is_none_or(|best| self.place(known, least) < best);
+            matches!(known.state, State::Asked) && could
         };
         let waits = now < self.until && self.asked.iter().any(could_beat);
-        let preference = |(expected, _, peer)| Preference { peer, expected };
+        let preference = |((_, _, expected), _, peer)| Preference { peer, expected };
         (!waits).then(|| quoted.into_iter().map(preference).collect())
     }
 }
@@ -225,9 +261,11 @@ mod tests {
             peer: PeerId([n; 32]),
             rtt: ms(*rtt),
             beside: Duration::ZERO,
+            is_suspect: false,
+            thrift: Thrift::default(),
             state: State::Asked,
         });
-        Survey { began: Mono(0), until: Mono(0) + ms(300), asked: asked.collect() }
+        Survey { began: Mono(0), until: Mono(0) + ms(300), ease: None, asked: asked.collect() }
     }
 
     fn peers(survey: &Survey, now: Mono) -> Option<Vec<PeerId>> {
@@ -257,6 +295,25 @@ mod tests {
         assert_eq!(peers(&survey, at(300)), Some(vec![PeerId([1; 32])]));
         survey.quoted(PeerId([2; 32]), quote(100));
         assert_eq!(peers(&survey, at(100)), Some(vec![PeerId([2; 32]), PeerId([1; 32])]));
+    }
+
+    #[test]
+    fn with_time_to_spare_the_cheapest_is_waited_for_and_taken() {
+        let at = |ms| Mono(0) + Duration::from_millis(ms);
+        let mut survey = survey(&[8, 100, 120]);
+        for (candidate, price) in survey.asked.iter_mut().zip(["3 EUR", "1 EUR", "2 EUR"]) {
+            candidate.thrift.0 = Some(price.parse().unwrap());
+        }
+        survey.quoted(PeerId([1; 32]), quote(0));
+        assert_eq!(peers(&survey, at(8)), Some(vec![PeerId([1; 32])]));
+        survey.ease = Some(Duration::from_millis(500));
+        assert_eq!(survey.decide(at(8)), None);
+        survey.quoted(PeerId([2; 32]), quote(300));
+        // The third asks more than the second, so it is not waited for.
+        assert_eq!(peers(&survey, at(100)), Some(vec![PeerId([2; 32]), PeerId([1; 32])]));
+        survey.quoted(PeerId([3; 32]), quote(600));
+        let order = [2, 1, 3].map(|n| PeerId([n; 32])).to_vec();
+        assert_eq!(peers(&survey, at(120)), Some(order));
     }
 
     #[test]

@@ -90,6 +90,18 @@ impl View {
         self.index().of(bundle).iter().map(|offer| &self.entries[offer.entry as usize])
     }
 
+    /// Live peers that have the files of a bundle, this peer among them, whether they serve it or
+    /// not.
+    pub fn keepers(&self, bundle: Digest) -> impl Iterator<Item = &Entry> {
+        let is_alive = |entry: &&Entry| entry.liveness != Liveness::Down;
+        let serve: Vec<PeerId> =
+            self.holders(bundle).map(|entry| entry.record.advert.peer).collect();
+        self.entries.iter().filter(is_alive).filter(move |entry| {
+            let record = &entry.record;
+            serve.contains(&record.advert.peer) || record.holding(bundle).is_some()
+        })
+    }
+
     /// The stages of a model that live peers hold, with their holders, this peer among them.
     pub fn stages(&self, whole: Digest) -> impl Iterator<Item = (&Entry, &Stage)> {
         self.index().stages(whole).iter().map(|(entry, stage)| {

@@ -10,8 +10,9 @@ use crate::chain::Link;
 use crate::codec::{CodecError, Decode, Encode, decode, encode};
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::*;
-use crate::plan::Refusal;
+use crate::plan::{Job, Refusal};
 use crate::policy::Policy;
+use crate::price::Bill;
 
 /// The version that this build speaks, on both planes.
 pub const WIRE_VERSION: u16 = 1;
@@ -27,7 +28,31 @@ pub struct Extension {
     pub bytes: Vec<u8>,
 }
 
+/// On a job: its app named the deadline.
+const NAMED_DEADLINE: u16 = 1;
+/// On a job: the [`Bill`] of the stages before.
+const SPENT: u16 = 2;
+/// On an answer: its [`Bill`].
+const PRICE: u16 = 1;
+
 impl Extension {
+    fn optional(tag: u16, bytes: Vec<u8>) -> Self {
+        Self { tag, critical: false, bytes }
+    }
+
+    /// Nothing, for what is free: most jobs of most meshes.
+    fn of_bill(tag: u16, bill: &Bill) -> Option<Self> {
+        (!bill.is_free()).then(|| Self::optional(tag, encode(bill)))
+    }
+
+    fn bill(extensions: &[Self], tag: u16) -> Result<Bill, HeaderFault> {
+        let Some(held) = extensions.iter().find(|extension| extension.tag == tag) else {
+            return Ok(Bill::default());
+        };
+        let bill: Bill = decode(&held.bytes)?;
+        if bill.is_well_formed() { Ok(bill) } else { Err(HeaderFault::OverLimit("the price")) }
+    }
+
     /// The first extension that this version must not skip. It knows none yet.
     pub fn first_unknown_critical(extensions: &[Self]) -> Option<u16> {
         extensions.iter().find(|extension| extension.critical).map(|extension| extension.tag)
@@ -277,7 +302,24 @@ impl JobHeader {
         if header.policy.hash() != header.policy_hash {
             return Err(HeaderFault::PolicyHash);
         }
+        Extension::bill(&header.extensions, SPENT)?;
         Ok(header)
+    }
+
+    /// What travels of `job` in extensions: peers of an earlier version can do without.
+    pub fn extensions_of(job: &Job) -> Vec<Extension> {
+        let named = job.is_timed.then(|| Extension::optional(NAMED_DEADLINE, Vec::new()));
+        named.into_iter().chain(Extension::of_bill(SPENT, &job.spent)).collect()
+    }
+
+    /// Whether the app named the deadline.
+    pub fn names_deadline(&self) -> bool {
+        self.extensions.iter().any(|extension| extension.tag == NAMED_DEADLINE)
+    }
+
+    /// What the stages before have charged.
+    pub fn spent(&self) -> Bill {
+        Extension::bill(&self.extensions, SPENT).unwrap_or_default() // It was looked at when decoded.
     }
 
     /// The time left.
@@ -287,6 +329,17 @@ impl JobHeader {
 }
 
 impl AnswerHeader {
+    /// The header with what the answer costs. Peers of an earlier version skip that.
+    pub fn charging(mut self, bill: &Bill) -> Self {
+        self.extensions.extend(Extension::of_bill(PRICE, bill));
+        self
+    }
+
+    /// What the answer costs.
+    pub fn price(&self) -> Bill {
+        Extension::bill(&self.extensions, PRICE).unwrap_or_default() // It was looked at when decoded.
+    }
+
     /// The bytes of the wire.
     pub fn encode(&self) -> Vec<u8> {
         encode(self)
@@ -300,6 +353,7 @@ impl AnswerHeader {
         if let Ok(done) = &header.outcome {
             check_tensors(&done.outputs)?;
         }
+        Extension::bill(&header.extensions, PRICE)?;
         Ok(header)
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hansa_core::advert::{Advert, Stage, Version};
+use hansa_core::chain::survey::Survey;
 use hansa_core::chain::{Chain, Link, chain};
 use hansa_core::charter::{Authority, Charter, Trust};
 use hansa_core::gate::Rule;
@@ -16,6 +17,7 @@ use hansa_core::loads::Loads;
 use hansa_core::note::SignerKey;
 use hansa_core::plan::{Job, Plan, Refusal, plan};
 use hansa_core::policy::{Bounds, Policy, Split};
+use hansa_core::quote::Quote;
 use hansa_core::rng::Rng;
 use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::view::{Entry, Liveness, View};
@@ -127,10 +129,15 @@ fn mesh(rng: &mut Rng) -> (View, Loads) {
     (View::new(me, entries), loads)
 }
 
-/// What the law of costs says of a chain: half a round trip from peer to peer and back home (20 ms
-/// where nobody measured), and the service of each stage.
+/// What the law of costs says of a chain: half a round trip from peer to peer and back home (where
+/// nobody measured, the median of what was, or 20 ms), and the service of each stage.
 fn cost(view: &View, loads: &Loads, links: &[Link]) -> Duration {
     let me = me(view);
+    let peers = view.entries().iter().map(|entry| entry.record.advert.peer);
+    let mut measured: Vec<Duration> = peers.filter_map(|peer| loads.rtt(peer)).collect();
+    measured.sort_unstable();
+    let unknown = measured.get(measured.len() / 2).copied();
+    let unknown = unknown.unwrap_or(Duration::from_millis(20));
     let way = |a: PeerId, b: PeerId| {
         let known = if a == me {
             loads.rtt(b)
@@ -139,7 +146,7 @@ fn cost(view: &View, loads: &Loads, links: &[Link]) -> Duration {
         } else {
             None
         };
-        if a == b { Duration::ZERO } else { known.unwrap_or(Duration::from_millis(20)) / 2 }
+        if a == b { Duration::ZERO } else { known.unwrap_or(unknown) / 2 }
     };
     let mut at = me;
     let mut total = Duration::ZERO;
@@ -197,7 +204,7 @@ fn a_chain_is_whole_within_the_law_and_the_cheapest() {
                 let planned = plan(NOW, &view, &loads, &job, &[]);
                 assert!(matches!(planned, Plan::Refuse(_)), "{planned:?}");
             }
-            Some(Chain { links, cost: said }) => {
+            Some(Chain { links, cost: said, .. }) => {
                 found += 1;
                 assert!(all.contains(&links), "{links:?}");
                 assert_eq!(Some(said), best);
@@ -259,4 +266,84 @@ fn stages_are_taken_where_nobody_holds_the_whole_and_never_against_the_apps_will
     let half = View::new(view.me(), entries[..2].to_vec());
     let gap = plan(NOW, &half, &loads, &job(Policy::default(), &mut rng), &[]);
     assert_eq!(gap, Plan::Refuse(Refusal::Gap { at: 20, of: 40 }));
+}
+
+fn waits(ms: u32) -> Quote {
+    Quote { wait_us: ms * 1_000, service_us: 60_000, ..Quote::default() }
+}
+
+/// This peer, and two for each of two stages that take 60 ms.
+fn doubled() -> View {
+    let (a, b) = (stage(0, 20, 60_000), stage(20, 40, 60_000));
+    let entries: Vec<Entry> = [vec![], vec![a.clone()], vec![a], vec![b.clone()], vec![b]]
+        .iter()
+        .zip(1..)
+        .map(|(stages, index)| entry(index, "DE", Liveness::Alive, stages))
+        .collect();
+    View::new(entries[0].record.advert.peer, entries)
+}
+
+#[test]
+fn a_long_job_takes_the_chain_of_those_that_say_they_are_free() {
+    let (view, loads) = (doubled(), Loads::new());
+    let job = job(Policy::default(), &mut Rng::new(seed()));
+    let begun = Survey::begin(NOW, &view, &loads, &job, |_| None).expect("it is long");
+    let asked: Vec<_> = begun.questions().collect();
+    assert_eq!(asked.len(), 4, "both of each stage");
+    // Whichever of each stage is free, that one is taken.
+    for free in 0..4_usize {
+        let mut survey = begun.clone();
+        for (number, (peer, bundle, _)) in asked.iter().enumerate() {
+            let of_stage = if *bundle == asked[0].1 { free & 1 } else { free >> 1 };
+            let before = asked[..number].iter().filter(|(_, other, _)| other == bundle).count();
+            survey.quoted(*peer, *bundle, waits(if before == of_stage { 0 } else { 500 }));
+        }
+        let chosen = survey.decide(NOW, &view, &loads, &job).expect("all have answered").unwrap();
+        let said = Duration::from_millis(120) + 3 * Duration::from_millis(10);
+        assert_eq!((chosen.links.len(), chosen.cost), (2, said));
+    }
+}
+
+#[test]
+fn no_answer_is_waited_for_that_could_not_better_the_chain() {
+    let (view, loads) = (doubled(), Loads::new());
+    let job = job(Policy::default(), &mut Rng::new(seed()));
+    let mut survey = Survey::begin(NOW, &view, &loads, &job, |_| None).unwrap();
+    let asked: Vec<_> = survey.questions().collect();
+    let (first, last) = (asked[0], *asked.iter().find(|other| other.1 != asked[0].1).unwrap());
+    survey.quoted(first.0, first.1, waits(0));
+    assert_eq!(survey.decide(NOW, &view, &loads, &job), None);
+    survey.quoted(last.0, last.1, waits(0));
+    let chosen = survey.decide(NOW, &view, &loads, &job).expect("nobody can be sooner").unwrap();
+    assert_eq!(chosen.links.len(), 2);
+    // Silence ends it too: at the latest when its time is up.
+    let mut survey = Survey::begin(NOW, &view, &loads, &job, |_| None).unwrap();
+    survey.silent(first.0, first.1);
+    let late = Now { mono: survey.until(), ..NOW };
+    assert_eq!(survey.decide(late, &view, &loads, &job), Some(None));
+}
+
+#[test]
+fn nobody_is_asked_about_a_short_job_or_where_there_is_one_chain_only() {
+    let loads = Loads::new();
+    let job = job(Policy::default(), &mut Rng::new(seed()));
+    let view = doubled();
+    let alone = View::new(view.me(), [0, 1, 3].map(|at| lone(&view, at)).to_vec());
+    assert!(Survey::begin(NOW, &alone, &loads, &job, |_| None).is_none());
+    let quick = [stage(0, 20, 900), stage(20, 40, 900)];
+    let entries: Vec<Entry> = (1..=5)
+        .map(|index| {
+            let stages =
+                if index == 1 { vec![] } else { vec![quick[usize::from(index) % 2].clone()] };
+            entry(index, "DE", Liveness::Alive, &stages)
+        })
+        .collect();
+    let view = View::new(entries[0].record.advert.peer, entries);
+    assert!(Survey::begin(NOW, &view, &loads, &job, |_| None).is_none());
+}
+
+/// The entry of the peer that [`doubled`] made as number `at`.
+fn lone(view: &View, at: u8) -> Entry {
+    let peer = SigningKey::from_seed(&[at + 1; 32]).peer_id();
+    view.get(peer).unwrap().clone()
 }

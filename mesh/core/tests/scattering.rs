@@ -167,7 +167,7 @@ fn law(view: &View, loads: &Loads, job: &Job, peer: PeerId, rows: u32) -> Durati
         .filter(|other| *other != peer)
         .collect();
     let bytes = job.bytes * u64::from(rows) / u64::from(job.rows);
-    let part = Job { rows, bytes, ..job.shard(job.id, rows) };
+    let part = Job { rows, bytes, ..job.shard(job.id, rows, None) };
     match plan(NOW, view, loads, &part, &others) {
         Plan::Local { cost } | Plan::Forward { cost, .. } => cost.total(),
         other => panic!("a share's peer can run it: {other:?}"),
@@ -296,7 +296,7 @@ fn what_forbids_a_split_is_kept() {
     assert_eq!(planned, Plan::Refuse(Refusal::Unsupported { clause: "split".into() }));
     let stays = Job { hops_left: 0, ..job(1, Split::Rows, 400) };
     assert_eq!(at(&stays), refused(Unsplittable::OnePeer));
-    let shard = job(1, Split::Rows, 400).shard(JobId([9; 16]), 100);
+    let shard = job(1, Split::Rows, 400).shard(JobId([9; 16]), 100, None);
     assert_eq!((shard.policy.split, shard.onward.split), (Split::Never, Split::Never));
     assert_eq!((shard.onward_law, shard.bytes), (shard.onward.hash(), 100 * 8_192));
     assert_eq!(at(&shard), Ok(None));

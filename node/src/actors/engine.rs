@@ -1,10 +1,12 @@
 //! Owns the devices and the engines on them: loads what the config names and what the node pulled,
 //! keeps the advert's device figures fresh. Jobs go to an engine's own bounded queue, not through this mailbox.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use hansa_core::id::Digest;
 use hansa_runtime::bundle::Bundle;
+use hansa_runtime::cut::{Cut, Wanted};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::bundles::Model;
@@ -35,6 +37,17 @@ pub enum EngineMessage {
         bundle: Arc<Bundle>,
         /// Why it is not served.
         reply: RpcReplyPort<Result<(), String>>,
+    },
+    /// Cut a model into stages.
+    Cut {
+        /// Its files.
+        bundle: Arc<Bundle>,
+        /// What each stage may take, in bytes.
+        fit: Vec<u64>,
+        /// A folder for the stages.
+        out: PathBuf,
+        /// Why it is not cut.
+        reply: RpcReplyPort<Result<Cut, String>>,
     },
     /// Serve a bundle no more.
     Unhost {
@@ -84,6 +97,13 @@ impl Actor for Engines {
                 let loading = move || host(&node, &owned, &model, instances, bundle);
                 let _ = reply.send(tokio::task::spawn_blocking(loading).await?);
             }
+            EngineMessage::Cut { bundle, fit, out, reply } => {
+                let (node, owned) = (node.clone(), state.owned.clone());
+                // It takes seconds: others are not to wait for it.
+                tokio::task::spawn_blocking(move || {
+                    let _ = reply.send(cut_up(&node, &owned, &bundle, fit, &out));
+                });
+            }
             EngineMessage::Unhost { bundle, reply } => {
                 let mut engines = (*node.engines()).clone();
                 if engines.remove(&bundle).is_some() {
@@ -110,6 +130,21 @@ impl EnginesState {
     fn owned(&self) -> MutexGuard<'_, models::Owned> {
         self.owned.lock().expect("no holder panics")
     }
+}
+
+fn cut_up(
+    node: &Node,
+    owned: &Mutex<models::Owned>,
+    bundle: &Bundle,
+    fit: Vec<u64>,
+    out: &Path,
+) -> Result<Cut, String> {
+    let mut owned = owned.lock().expect("no holder panics");
+    if owned.is_none() {
+        *owned = Some(models::open(node).map_err(|error| error.to_string())?);
+    }
+    let loaded = owned.as_ref().expect("it was opened");
+    loaded.cut(bundle, &Wanted::Fit(fit), out).map_err(|error| error.to_string())
 }
 
 /// Loads one more model, and ONNX Runtime if nothing needed it before. It blocks.

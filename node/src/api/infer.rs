@@ -37,6 +37,7 @@ use crate::node::Node;
 
 const EXECUTED_BY: HeaderName = HeaderName::from_static("hansa-executed-by");
 const EXECUTED_IN: HeaderName = HeaderName::from_static("hansa-executed-in");
+const PRICE: HeaderName = HeaderName::from_static("hansa-price");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Most that is set aside for a body by its declared length alone.
 const BODY_BYTES_TRUSTED: usize = 8 << 20;
@@ -69,7 +70,10 @@ pub async fn model_ready(
     Path(named): Path<Named>,
 ) -> Result<StatusCode, ApiError> {
     // Ready means that there is a peer that a job would go to.
-    let bundle = named.resolve(&node, &Policy::default())?.bundle;
+    let policy = Policy::default();
+    let later =
+        |refusal| node.is_it_coming(&named.model, named.version.as_deref(), &policy, refusal);
+    let bundle = named.resolve(&node, &policy).map_err(later)?.bundle;
     if node.hosted(bundle).is_none() {
         let deadline = node.clock.now().mono + DEADLINE_DEFAULT;
         let job = Job::new(node.draw_job(), bundle, Policy::default(), &node.send, deadline);
@@ -113,16 +117,22 @@ async fn run(
     let bytes = json_length.unwrap_or(body.len());
     let request = node.aside.run(bytes, move || parse(body)).await?;
     named.check(request.model.as_deref())?;
-    let Demand { policy, deadline } = v2::demand(headers, &request.parameters, &node.groups)?;
+    let Demand { policy, deadline } = demand(node, headers, &request.parameters)?;
     // Before anybody is asked anything: a law that cannot be kept is refused.
     if let Some(clause) = policy.unsupported() {
         return Err(Refusal::Unsupported { clause: clause.to_owned() }.into());
     }
+    let is_timed = deadline.is_some();
     let deadline = arrived + deadline.unwrap_or(DEADLINE_DEFAULT);
-    let resolved = named.resolve(node, &policy)?;
+    let later = |refusal| node.fetch_for(&named.model, named.version.as_deref(), &policy, refusal);
+    let unheld = |refusal| {
+        node.count_unheld(&named.model, named.version.as_deref(), &policy, &refusal);
+        later(refusal)
+    };
+    let resolved = named.resolve(node, &policy).map_err(unheld)?;
     let describing = node.describe(resolved.bundle, &policy);
     let signature = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
-    let signature = signature.await.map_err(|_| Refusal::Deadline)??;
+    let signature = signature.await.map_err(|_| Refusal::Deadline)?.map_err(unheld)?;
     let InferRequest { id, inputs, outputs: wanted, binary_default, .. } = request;
     let outputs: Vec<String> = wanted.iter().map(|output| output.name.clone()).collect();
     signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;
@@ -132,14 +142,15 @@ async fn run(
     let job = Job {
         rows,
         separable,
+        is_timed,
         bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
-        ..Job::new(node.draw_job(), resolved.bundle, policy, &node.send, deadline)
+        ..Job::new(node.draw_job(), resolved.bundle, policy.clone(), &node.send, deadline)
     };
     let order = Order { job, inputs, outputs, trace: trace::of(headers, node) };
     let span = tracing::info_span!(
         "infer", job = %order.job.id, model = named.model, trace = %trace::Hex(&order.trace.trace)
     );
-    let mut answer = node.infer(order).instrument(span).await?;
+    let mut answer = node.infer(order).instrument(span).await.map_err(later)?;
     let outputs = std::mem::take(&mut answer.outputs);
     let (name, version) = (named.model.clone(), resolved.version.clone());
     let bytes = v2::json_bytes(&outputs, &wanted, binary_default);
@@ -181,7 +192,7 @@ impl Named {
         let rows: u32 = number(query.remove("rows"), "rows")?.unwrap_or(1);
         let parameters: BTreeMap<String, Value> =
             query.into_iter().map(|(key, value)| (key, value.into())).collect();
-        let demand = v2::demand(&HeaderMap::new(), &parameters, &node.groups)?;
+        let demand = demand(node, &HeaderMap::new(), &parameters)?;
         let bundle = named.resolve(node, &demand.policy)?.bundle;
         // Where nobody may describe the model, nobody may run it either: the plan says why.
         let signature = node.describe(bundle, &demand.policy).await.ok();
@@ -189,11 +200,25 @@ impl Named {
         let now = node.clock.now();
         let deadline = now.mono + demand.deadline.unwrap_or(DEADLINE_DEFAULT);
         let fresh = Job::new(node.draw_job(), bundle, demand.policy, &node.send, deadline);
-        let job = Job { bytes, rows, separable, ..fresh };
+        let is_timed = demand.deadline.is_some();
+        let job = Job { bytes, rows, separable, is_timed, ..fresh };
         let view = node.view();
         let loads = node.loads().clone(); // A full scan is not for under the lock.
         Ok(explain(now, &view, &loads, &job))
     }
+}
+
+/// What a request demands, under this node's own limit of price.
+fn demand(
+    node: &Node,
+    headers: &HeaderMap,
+    parameters: &BTreeMap<String, Value>,
+) -> Result<Demand, ApiError> {
+    let mut demand = v2::demand(headers, parameters, &node.groups)?;
+    if let Some(max) = node.config.policy.max_price {
+        demand.policy.limit_price(max);
+    }
+    Ok(demand)
 }
 
 fn number<T: std::str::FromStr>(text: Option<String>, key: &str) -> Result<Option<T>, ApiError> {
@@ -262,12 +287,18 @@ fn respond(rendered: Rendered) -> Response {
     response
 }
 
-/// Says who ran the job, where, and what took how long.
+/// Says who ran the job, where, at what price, and what took how long.
 fn tell(node: &Node, answer: &Answer, total: Duration, headers: &mut HeaderMap) {
     let (names, locations) = whereabouts(node, &answer.executed_by);
     headers.insert(EXECUTED_BY, names);
     if let Some(locations) = locations {
         headers.insert(EXECUTED_IN, locations);
+    }
+    // What is free says nothing.
+    if !answer.price.is_free() {
+        let price = answer.price.to_string();
+        headers.insert(PRICE, price.try_into().expect("amounts are a header"));
+        crate::jobs::count("hansa_paid_micros_total", &answer.price);
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timing = format!(

@@ -202,6 +202,7 @@ impl From<KeepError> for ApiError {
             KeepError::TooMany => (StatusCode::CONFLICT, "too_many"),
             KeepError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_model"),
             KeepError::Configured { .. } => (StatusCode::CONFLICT, "configured"),
+            KeepError::Pull(PullError::NoRoom(_)) => (StatusCode::INSUFFICIENT_STORAGE, "no_room"),
             KeepError::Pull(_) => (StatusCode::BAD_GATEWAY, "failed"),
             KeepError::Store(StoreError::TooLarge { .. } | StoreError::Full { .. }) => {
                 (StatusCode::INSUFFICIENT_STORAGE, "store_full")

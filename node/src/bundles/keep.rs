@@ -11,9 +11,10 @@ use hansa_core::policy::Policy;
 use hansa_runtime::bundle::Bundle;
 use hansa_runtime::store::StoreError;
 
+use super::listing::Standing;
 use super::pull::{Puller, pull};
 use super::{KeepError, Model, Progress, Pull, PullError, aside, key};
-use crate::config::ModelSource;
+use crate::config::{Hold, ModelSource};
 use crate::limits::*;
 use crate::node::Node;
 
@@ -27,13 +28,18 @@ impl Node {
             let found = resolve(now, &view, text, version, &policy)?;
             return Ok(Model { name: found.name, version: found.version, bundle: found.bundle });
         };
-        let offered = view.holders(bundle).find_map(|entry| {
+        let offered = view.keepers(bundle).find_map(|entry| {
             let models = entry.record.advert.models.iter();
             let models = models.map(|model| (model.bundle, &model.name, &model.version));
             // A stage goes by the name of its whole.
             let stages = entry.record.stages.iter();
             let stages = stages.map(|stage| (stage.bundle, &stage.name, &stage.version));
-            models.chain(stages).find(|(offered, _, _)| *offered == bundle)
+            let kept = entry.record.supply.holdings.iter();
+            let kept = kept.filter_map(|holding| {
+                let kept = holding.kept.as_ref()?;
+                Some((holding.bundle, &kept.name, &kept.version))
+            });
+            models.chain(stages).chain(kept).find(|(offered, _, _)| *offered == bundle)
         });
         let unknown = || Refusal::UnknownModel { model: text.to_owned(), hint: String::new() };
         let (_, name, version) = offered.ok_or_else(unknown)?;
@@ -49,11 +55,28 @@ impl Node {
                 begun.expect("a patient pull is never refused");
             }
         }
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut draining = node.draining.subscribe();
+            tokio::select! {
+                () = Arc::clone(&node).see_to_kept() => {}
+                () = Arc::clone(&node).place() => {}
+                _ = draining.wait_for(|draining| *draining) => {}
+            }
+        });
     }
 
     /// Begins to pull a model, which is then served. One that is served or on its way already is
     /// no error.
     pub fn pull_model(self: &Arc<Self>, model: Model) -> Result<(), KeepError> {
+        self.pull_as(model, Standing::Wanted)
+    }
+
+    pub(super) fn pull_as(
+        self: &Arc<Self>,
+        model: Model,
+        standing: Standing,
+    ) -> Result<(), KeepError> {
         if self.serves(&model) {
             return Ok(());
         }
@@ -69,7 +92,7 @@ impl Node {
         if self.shelf.store().list().iter().all(|stored| stored.digest != key(model.bundle)) {
             Puller::new(self, model.bundle).holders().map_err(PullError::Refused)?;
         }
-        self.list(&model)?;
+        self.list(&model, standing)?;
         let begun = self.begin_pull(model.clone(), 1, false);
         if begun.is_err() {
             self.unlist(&model);
@@ -90,7 +113,14 @@ impl Node {
         if self.serves(&model) {
             return Ok(model);
         }
-        self.list(&model)?;
+        self.list(&model, Standing::Wanted)?;
+        if self.config.runtime.hold == Hold::Demanded
+            && self.has_room(bundle.manifest.bytes()).is_err()
+        {
+            self.unlist(&model);
+            self.keep(model.clone(), bundle)?;
+            return Ok(model);
+        }
         let hosted = self.host(model.clone(), 1, Arc::new(bundle)).await;
         hosted.map_err(|reason| {
             self.unlist(&model);
@@ -132,6 +162,7 @@ impl Node {
                 let _ = task.await;
             }
             self.unhost(model.bundle).await;
+            self.shelf.forget(model.bundle);
             self.delete(model.bundle).await?;
         }
         Ok(meant)
@@ -167,6 +198,7 @@ impl Node {
         });
         let mut models: Vec<Model> = hosted.collect();
         models.extend(self.shelf.wanted(&self.config).into_iter().map(|(model, _)| model));
+        models.extend(self.shelf.listed());
         models.extend(self.shelf.pulls().into_iter().map(|(model, _)| model));
         for stored in self.shelf.store().list() {
             let bundle = Digest(stored.digest.0);
@@ -181,7 +213,7 @@ impl Node {
     }
 
     /// Lists a model as one to serve, if neither its name nor its bundle is another's here.
-    fn list(&self, model: &Model) -> Result<(), KeepError> {
+    pub(super) fn list(&self, model: &Model, standing: Standing) -> Result<(), KeepError> {
         let mut listing = self.shelf.listing();
         let (name, version) = (model.name.clone(), model.version.clone());
         let is_own = |config: &&crate::config::ModelConfig| {
@@ -189,13 +221,14 @@ impl Node {
                 && config.version == version
                 && config.source != ModelSource::Bundle(model.bundle)
         };
-        if self.config.models.iter().any(|config| is_own(&config)) {
+        // A stage of what the config names and this node is too small for has the whole's name.
+        let is_kept = self.shelf.keeps(model.bundle);
+        if !is_kept && self.config.models.iter().any(|config| is_own(&config)) {
             return Err(KeepError::NameTaken { name, version });
         }
         let engines = self.engines();
         let hosted = engines.iter().map(|(bundle, hosted)| (&hosted.name, &hosted.version, bundle));
-        let listed =
-            listing.models().iter().map(|model| (&model.name, &model.version, &model.bundle));
+        let listed = listing.served().map(|model| (&model.name, &model.version, &model.bundle));
         for (name, version, bundle) in hosted.chain(listed) {
             let is_named = (name, version) == (&model.name, &model.version);
             let (name, version) = (name.clone(), version.clone());
@@ -208,7 +241,7 @@ impl Node {
         if !listing.has_room(self.config.models.len()) {
             return Err(KeepError::TooMany);
         }
-        listing.add(model.clone()).map_err(KeepError::Listing)
+        listing.add(model.clone(), standing).map_err(KeepError::Listing)
     }
 
     fn unlist(&self, model: &Model) {
@@ -275,6 +308,7 @@ impl Node {
                 Err(error) => {
                     tracing::warn!(model = name, %bundle, %error, "pull failed");
                     progress.fail(error.to_string(), false);
+                    self.placement().failed(self.clock.now().mono, bundle);
                     // What was served before stays a wish: a missing device may come back.
                     if !is_patient {
                         self.unlist(&model);

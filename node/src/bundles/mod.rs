@@ -7,22 +7,26 @@
 //!                 └─► listing (models.json), actors::engine
 //! ```
 //!
-//! Whom a bundle may be asked of, `hansa_core::plan::candidates` says, as for any job; who may ask
+//! Whom a bundle may be asked of, `hansa_core::plan::keepers` says, by the same gate as for any job; who may ask
 //! for it, `hansa_core::gate::receive`. The store of files is `hansa_runtime::store`.
 
+mod demand;
 mod error;
 mod keep;
+mod keeping;
 mod listing;
+mod placing;
 mod pull;
 mod serve;
 mod work;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use hansa_core::holding::Holding;
 use hansa_core::id::Digest;
 use hansa_runtime::bundle::BundleDigest;
 use hansa_runtime::store::{Store, StoreError};
@@ -53,6 +57,10 @@ pub struct Shelf {
     store: Arc<Store>,
     listing: Mutex<Listing>,
     pulls: Mutex<BTreeMap<Digest, Pull>>,
+    /// Models of the config that lie at a path and do not fit this node: kept once it runs.
+    postponed: Mutex<Vec<(Model, PathBuf)>>,
+    /// What is kept, as the advert tells it.
+    kept: Mutex<Vec<Holding>>,
     /// Chunks that are read and not yet sent, over all peers.
     reads: Arc<Semaphore>,
 }
@@ -159,6 +167,8 @@ impl Shelf {
             store,
             listing: Mutex::new(Listing::read(folder)?),
             pulls: Mutex::default(),
+            postponed: Mutex::default(),
+            kept: Mutex::default(),
             reads: Arc::new(Semaphore::new(CHUNK_READS_MAX)),
         })
     }
@@ -177,13 +187,14 @@ impl Shelf {
             }
             ModelSource::Path(_) => None,
         });
-        let listed: Vec<Model> = self.listing().models().to_vec();
+        let listed: Vec<Model> = self.listing().served().cloned().collect();
         configured.chain(listed.into_iter().map(|model| (model, 1))).collect()
     }
 
-    /// What was pulled or added under a name.
+    /// What was pulled, added or is kept under a name.
     pub fn listed(&self) -> Vec<Model> {
-        self.listing().models().to_vec()
+        let listing = self.listing();
+        listing.served().chain(listing.kept()).cloned().collect()
     }
 
     /// Every pull that is under way or has failed, as it is now.

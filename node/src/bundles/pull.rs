@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hansa_core::id::{Digest, PeerId};
-use hansa_core::plan::{Job, Refusal, candidates};
+use hansa_core::plan::{Job, Refusal, keepers};
 use hansa_core::policy::Policy;
 use hansa_core::wire::Ask;
 use hansa_runtime::bundle::{Bundle, Manifest};
@@ -40,6 +40,9 @@ pub enum PullError {
         /// What the last one said or did.
         last: String,
     },
+    /// It would not fit this node's devices.
+    #[error("{0}")]
+    NoRoom(String),
     /// This node's own disk.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +72,7 @@ pub(super) async fn pull(
 ) -> Result<Bundle, PullError> {
     let mut puller = Puller::new(node, bundle);
     let manifest = puller.manifest().await?;
+    node.has_room(manifest.bytes()).map_err(PullError::NoRoom)?;
     let store = node.shelf.store().clone();
     let partial = Arc::new(aside(move || store.begin(manifest)).await?);
     let total = partial.manifest().bytes();
@@ -102,7 +106,7 @@ impl<'a> Puller<'a> {
     /// Who may be asked now, nearest first.
     pub(super) fn holders(&self) -> Result<Vec<PeerId>, Refusal> {
         let node = self.node;
-        let mut holders = candidates(node.clock.now(), &node.view(), &node.loads(), &self.job())?;
+        let mut holders = keepers(node.clock.now(), &node.view(), &node.loads(), &self.job())?;
         holders.retain(|holder| self.out.get(holder).is_none_or(|lost| *lost < PULL_LOSSES_MAX));
         let loads = node.loads();
         holders.sort_by_key(|holder| loads.rtt(*holder).unwrap_or(Duration::MAX));
@@ -265,11 +269,16 @@ async fn ask_span(
         let bytes = body.read_exact(bytes).await;
         let bytes = bytes.map_err(|error| Left::Lost(error.to_string()))?;
         let (partial, length) = (Arc::clone(work.partial()), bytes.len() as u64);
-        match aside(move || partial.write(file, chunk, &bytes)).await {
-            Ok(true) => {
-                progress.took(length);
+        // Counted where it is written: who asked may be gone by then.
+        let write = move || {
+            let is_new = partial.write(file, chunk, &bytes)?;
+            if is_new {
                 metrics::counter!("hansa_bundle_bytes_pulled_total").increment(length);
             }
+            Ok(is_new)
+        };
+        match aside(write).await {
+            Ok(true) => progress.took(length),
             Ok(false) => {}
             Err(error @ StoreError::WrongChunk { .. }) => {
                 return Err(Left::Lied(error.to_string()));

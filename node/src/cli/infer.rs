@@ -34,6 +34,7 @@ impl PolicyArgs {
             ("Operators", self.operators.clone()),
             ("Data-Class", self.data_class.clone()),
             ("Deadline-Ms", self.deadline_ms.map(|ms| ms.to_string())),
+            ("Max-Price", self.max_price.clone()),
             ("Split", self.split.clone()),
         ];
         pairs.into_iter().filter_map(|(name, value)| Some((name, value?)))
@@ -80,6 +81,7 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
             "model": args.model,
             "executed_by": done.executed_by,
             "executed_in": done.executed_in,
+            "price": done.price,
             "server_timing": done.server_timing,
             "outputs": outputs,
         }));
@@ -92,7 +94,11 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
             ));
         }
         let place = if done.executed_in.is_empty() { "no charter" } else { &done.executed_in };
-        out::line(&format!("executed by {} ({place}); {}", done.executed_by, done.server_timing));
+        let price = done.price.as_ref().map(|price| format!(" for {price}")).unwrap_or_default();
+        out::line(&format!(
+            "executed by {} ({place}){price}; {}",
+            done.executed_by, done.server_timing
+        ));
     }
     Ok(())
 }

@@ -148,6 +148,9 @@ pub struct PolicyArgs {
     /// Answer within this time
     #[arg(long, value_name = "MS")]
     pub deadline_ms: Option<u64>,
+    /// Most that the answer may cost: `0.02 EUR`
+    #[arg(long, value_name = "AMOUNT")]
+    pub max_price: Option<String>,
     /// How the job may be split: auto, never, rows, stages
     #[arg(long, value_name = "HOW")]
     pub split: Option<String>,

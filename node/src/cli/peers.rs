@@ -18,8 +18,10 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
 
 fn table(seen: &Value) -> String {
     let peers = seen["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let titles =
-        ["name", "state", "location", "control", "operator", "rtt", "devices", "models", "peer"];
+    let titles = [
+        "name", "state", "location", "control", "operator", "rtt", "devices", "price", "models",
+        "peer",
+    ];
     out::table(&titles, peers.iter().map(row))
 }
 
@@ -42,6 +44,7 @@ fn row(peer: &Value) -> Vec<String> {
         text(&charter["operator"]),
         rtt,
         list(&peer["devices"], device),
+        price(&peer["price"]),
         models(peer),
         format!("…{}", &id[id.len().saturating_sub(6)..]),
     ]
@@ -61,6 +64,17 @@ fn models(peer: &Value) -> String {
         (models, stages) if models == "–" => stages,
         (models, stages) => format!("{models}\n{stages}"),
     }
+}
+
+/// What it asks, in whole units of its currency.
+fn price(price: &Value) -> String {
+    let Some(currency) = price["currency"].as_str() else { return "–".into() };
+    let rate = |key: &str, per: &str| {
+        let micros = price[key].as_f64().filter(|micros| *micros > 0.0)?;
+        Some(format!("{} {currency}/{per}", micros / 1e6))
+    };
+    let rates = [rate("per_device_second_micros", "s"), rate("per_gb_micros", "GB")];
+    rates.into_iter().flatten().collect::<Vec<String>>().join("\n")
 }
 
 fn device(device: &Value) -> String {

@@ -1,5 +1,5 @@
-//! `hansa plan`: what a node would do with a job, and why: every peer ranked with its cost terms, or
-//! gated out with the reason.
+//! `hansa plan`: what a node would do with a job, and why: what each form of running it would cost,
+//! every peer ranked with its cost terms and price, or gated out with the reason.
 
 use serde_json::Value;
 
@@ -23,18 +23,33 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The plan for people: the decision, the ranked peers, the others with their reasons.
+/// The plan for people: the decision, the forms, the ranked peers, those that hold a stage, the others
+/// with their reasons.
 pub fn table(plan: &Value) -> String {
-    let peers = plan["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let list = |key: &str| plan[key].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (forms, peers) = (list("forms"), list("peers"));
     let mut ranked: Vec<&Value> = peers.iter().filter(|peer| peer["rank"].is_u64()).collect();
     ranked.sort_by_key(|peer| peer["rank"].as_u64());
     let out: Vec<&Value> = peers.iter().filter(|peer| peer["gated_out"].is_object()).collect();
+    let is_part = |peer: &&Value| peer["stages"].is_array() && peer["cost_us"].is_object();
+    let staged: Vec<&Value> = peers.iter().filter(is_part).collect();
     let mut parts = vec![decision(plan)];
+    let terms = TERMS.map(|term| format!("{term} ms"));
+    let titled = |first: &[&'static str], last: &[&'static str]| {
+        let terms = terms.iter().map(String::as_str);
+        first.iter().copied().chain(terms).chain(last.iter().copied()).collect::<Vec<&str>>()
+    };
+    if !forms.is_empty() {
+        let titles = titled(&["form", "chosen"], &["price", "by, or why not"]);
+        parts.push(out::table(&titles, forms.iter().map(form_row)));
+    }
     if !ranked.is_empty() {
-        let terms = TERMS.map(|term| format!("{term} ms"));
-        let mut titles = vec!["rank", "peer", "location", "control"];
-        titles.extend(terms.iter().map(String::as_str));
+        let titles = titled(&["rank", "peer", "location", "control"], &["price"]);
         parts.push(out::table(&titles, ranked.into_iter().map(ranked_row)));
+    }
+    if !staged.is_empty() {
+        let titles = titled(&["holds nodes", "peer", "location", "control"], &["price"]);
+        parts.push(out::table(&titles, staged.into_iter().map(staged_row)));
     }
     if !out.is_empty() {
         let titles = ["gated out", "location", "control", "rule", "why"];
@@ -75,15 +90,52 @@ fn decision(plan: &Value) -> String {
     format!("{model} ({bundle}) {what}")
 }
 
+fn form_row(form: &Value) -> Vec<String> {
+    let names = form["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let by = names.iter().map(text).collect::<Vec<_>>().join(", ");
+    let note = match form["why_not"].as_str() {
+        Some(why) if by.is_empty() => why.to_owned(),
+        Some(why) => format!("{by} ({why})"),
+        None => by,
+    };
+    let chosen = if form["chosen"] == true { "yes" } else { "no" };
+    let mut row = vec![text(&form["form"]), chosen.to_owned()];
+    row.extend(costs(form));
+    row.push(note);
+    row
+}
+
 fn ranked_row(peer: &Value) -> Vec<String> {
-    let cost = |term: &&str| match peer["cost_us"][*term].as_f64() {
+    let mut row = vec![peer["rank"].to_string()];
+    row.extend(["name", "location", "control"].map(|key| text(&peer[key])));
+    row.extend(costs(peer));
+    row
+}
+
+fn staged_row(peer: &Value) -> Vec<String> {
+    let stages = peer["stages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let held = |stage: &Value| format!("{}–{} of {}", stage["from"], stage["to"], stage["of"]);
+    let mut row = vec![stages.iter().map(held).collect::<Vec<_>>().join("\n")];
+    row.extend(["name", "location", "control"].map(|key| text(&peer[key])));
+    row.extend(costs(peer));
+    row
+}
+
+/// The terms of a cost, and the price.
+fn costs(of: &Value) -> Vec<String> {
+    let cost = |term: &&str| match of["cost_us"][*term].as_f64() {
         Some(us) => format!("{:.2}", us / 1_000.0),
         None => "–".into(),
     };
-    let mut row = vec![peer["rank"].to_string()];
-    row.extend(["name", "location", "control"].map(|key| text(&peer[key])));
-    row.extend(TERMS.iter().map(cost));
-    row
+    let price = |(currency, micros): (&String, &Value)| {
+        format!("{:.6} {currency}", micros.as_f64().unwrap_or_default() / 1e6)
+    };
+    let prices = of["price_micros"].as_object().into_iter().flatten().map(price);
+    let prices: Vec<String> = prices.collect();
+    let is_free = prices.is_empty() && of["cost_us"].is_object();
+    let free = if is_free { "free" } else { "–" };
+    let price = if prices.is_empty() { free.to_owned() } else { prices.join(", ") };
+    TERMS.iter().map(cost).chain([price]).collect()
 }
 
 fn gated_row(peer: &Value) -> Vec<String> {
@@ -122,9 +174,18 @@ mod tests {
     #[test]
     fn ranked_peers_come_first_and_the_others_say_why_not() {
         let cost = json!({"rtt": 900, "transfer": 40, "wait": 0, "service": 2500, "total": 3440});
+        let stage = json!([{"from": 0, "to": 9, "of": 12}]);
         let shown = table(&json!({
             "model": "magika", "bundle": "sha256:ab", "plan": {"kind": "forward", "to": "berlin"},
+            "forms": [
+                {"form": "local", "chosen": false, "price_micros": {}, "peers": [],
+                 "why_not": "it does not hold the bundle"},
+                {"form": "forward", "chosen": true, "peers": ["berlin"], "cost_us": cost,
+                 "price_micros": {"EUR": 120}},
+            ],
             "peers": [
+                {"name": "oslo", "location": "NO", "control": "NO", "cost_us": cost,
+                 "stages": stage, "price_micros": {}},
                 {"name": "virginia", "location": "US", "control": "US",
                  "gated_out": {"rule": "location", "detail": "US is not allowed"}},
                 {"name": "paris", "location": "FR", "control": "FR", "rank": 2, "cost_us": cost},
@@ -138,5 +199,9 @@ mod tests {
         assert!(line("berlin  ") < line("paris") && line("paris") < line("virginia"), "{shown}");
         assert!(lines[line("berlin  ")].contains("3.44"), "{shown}");
         assert!(lines[line("virginia")].contains("US is not allowed"), "{shown}");
+        assert!(lines[line("forward")].contains("0.000120 EUR  berlin"), "{shown}");
+        assert!(lines[line("local")].contains("does not hold"), "{shown}");
+        assert!(lines[line("oslo")].contains("0–9 of 12"), "{shown}");
+        assert!(lines[line("oslo")].contains("free"), "{shown}");
     }
 }

@@ -15,11 +15,13 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use hansa_core::advert::Price;
 use hansa_core::charter::{Authority, Trust};
 use hansa_core::id::Digest;
 use hansa_core::note::VerifierKey;
 use hansa_core::place::Groups;
 use hansa_core::policy::Bounds;
+use hansa_core::price::Amount;
 use hansa_runtime::devices::DeviceSpec;
 
 use crate::keyfile::Secret;
@@ -45,6 +47,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// `[[model]]`
     pub models: Vec<ModelConfig>,
+    /// `[price]`: what the node asks for its work; nothing without it.
+    pub price: Option<Price>,
     /// `[policy]`
     pub policy: PolicyConfig,
     /// `[telemetry]`
@@ -128,6 +132,16 @@ pub struct MeshConfig {
     pub shards: Vec<String>,
 }
 
+/// Which models a node has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// What its operator says.
+    #[default]
+    Configured,
+    /// Also what jobs need and no permitted peer can run.
+    Demanded,
+}
+
 /// How apps reach the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiConfig {
@@ -157,6 +171,8 @@ pub struct RuntimeConfig {
     pub devices: DeviceSpec,
     /// Threads of one model's instance; 0 for the cores divided among the instances.
     pub threads: usize,
+    /// Which models it has.
+    pub hold: Hold,
 }
 
 /// A model that the node serves.
@@ -188,6 +204,8 @@ pub struct PolicyConfig {
     pub serve: Bounds,
     /// Where it sends jobs, whatever they permit.
     pub send: Bounds,
+    /// Most that an answer to one of its apps may cost, whatever the app permits.
+    pub max_price: Option<Amount>,
 }
 
 /// What the node says of itself.
@@ -338,7 +356,12 @@ impl Default for ApiConfig {
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { library: "auto".into(), devices: DeviceSpec::Auto, threads: 0 }
+        Self {
+            library: "auto".into(),
+            devices: DeviceSpec::Auto,
+            threads: 0,
+            hold: Hold::default(),
+        }
     }
 }
 

@@ -56,6 +56,14 @@ impl Value for bool {
     }
 }
 
+impl Value for f64 {
+    const EXPECTED: &'static str = "a number";
+    fn read(item: &Item) -> Option<Result<Self, String>> {
+        let whole = item.as_integer().map(|whole| whole as f64);
+        item.as_float().or(whole).map(Ok)
+    }
+}
+
 impl Value for u32 {
     const EXPECTED: &'static str = "a whole number";
     fn read(item: &Item) -> Option<Result<Self, String>> {

@@ -9,6 +9,7 @@ use hansa_core::limits::{NAME_BYTES_MAX, SHARDS_MAX};
 use hansa_core::note::VerifierKey;
 use hansa_core::place::{Groups, Place};
 use hansa_core::policy::{Bounds, Clause, Demand};
+use hansa_core::price::Currency;
 use hansa_runtime::devices::{DeviceSpec, Provider, Wanted};
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +19,9 @@ use crate::keyfile::Secret;
 
 /// Most threads of one instance.
 const THREADS_MAX: u32 = 1_024;
+
+/// Most that a second of a device or a gigabyte may be said to cost, in whole units.
+const RATE_MAX: f64 = 1e6;
 
 /// What the store of bundles may take unless the config says otherwise, in GiB.
 const BUNDLES_GIB: u32 = 100;
@@ -38,6 +42,7 @@ pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path) -> Config {
         api: root.table("api", |section| api(section, folder)),
         runtime: root.table("runtime", |section| runtime(section, folder)),
         models: models::read(root, folder),
+        price: root.table("price", price),
         policy: root.table("policy", |section| policy(section, &groups)),
         telemetry: telemetry(root),
         groups,
@@ -193,10 +198,16 @@ fn runtime(section: &mut Section<'_, '_>, folder: &Path) -> RuntimeConfig {
         listed.then_some(DeviceSpec::List(devices))
     };
     let threads = bounded(section, "threads", 0..=THREADS_MAX);
+    let hold = section.parse("hold", |text| match text {
+        "configured" => Ok(Hold::Configured),
+        "demanded" => Ok(Hold::Demanded),
+        _ => Err(format!("`{text}` is neither \"configured\" nor \"demanded\"")),
+    });
     RuntimeConfig {
         library: library.unwrap_or(default.library),
         devices: devices.unwrap_or(default.devices),
         threads: threads.unwrap_or(default.threads),
+        hold: hold.unwrap_or_default(),
     }
 }
 
@@ -215,9 +226,43 @@ fn device(section: &mut Section<'_, '_>) -> Option<Wanted> {
     Some(Wanted { provider: provider?, id, memory_mib })
 }
 
+/// Rates are in whole units of the currency, as people say them.
+fn price(section: &mut Section<'_, '_>) -> Option<Price> {
+    let currency = section
+        .parse("currency", |text| text.parse::<Currency>().map_err(|error| error.to_string()));
+    let rates = ["per_device_second", "per_gb"];
+    let [per_device_second_micros, per_gb_micros] = rates.map(|key| rate(section, key));
+    if let Some(key) = rates.into_iter().find(|key| section.has(key))
+        && !section.has("currency")
+    {
+        section.refuse(key, "in which currency? add currency = \"EUR\"".into());
+    }
+    let currency = currency?.to_string();
+    Some(Price { currency, per_device_second_micros, per_gb_micros })
+        .filter(|price| price.per_device_second_micros > 0 || price.per_gb_micros > 0)
+}
+
+/// A rate in millionths; 0 where it is absent or wrong.
+fn rate(section: &mut Section<'_, '_>, key: &'static str) -> u64 {
+    let Some(rate) = section.get::<f64>(key) else { return 0 };
+    let micros = rate * 1e6;
+    let whole = format!("{:.0}", micros.round()).parse();
+    let reason = if !(0.0..=RATE_MAX).contains(&rate) {
+        // Not a number is in no range.
+        format!("{rate} is not a number from 0 to {RATE_MAX}; leave it out to ask nothing")
+    } else if (micros - micros.round()).abs() > 1e-3 {
+        format!("{rate} has more than six decimal places, the finest that is counted")
+    } else {
+        return whole.expect("a whole number within the range");
+    };
+    section.refuse(key, reason);
+    0
+}
+
 fn policy(section: &mut Section<'_, '_>, groups: &Groups) -> PolicyConfig {
-    section.unsupported("max_price");
     PolicyConfig {
+        max_price: section
+            .parse("max_price", |text| text.parse::<Amount>().map_err(|error| error.to_string())),
         serve: section.table("serve", |section| bounds(section, groups)),
         send: section.table("send", |section| bounds(section, groups)),
     }
@@ -250,11 +295,6 @@ fn bounds(section: &mut Section<'_, '_>, groups: &Groups) -> Bounds {
 }
 
 fn telemetry(root: &mut Section<'_, '_>) -> TelemetryConfig {
-    root.table("price", |section| {
-        for key in ["currency", "per_device_second", "per_gb"] {
-            section.unsupported(key);
-        }
-    });
     root.table("audit", |section| {
         section.only("receipts", &"off".to_owned());
         for key in ["dir", "retention_days", "fail_closed"] {

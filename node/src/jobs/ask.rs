@@ -12,6 +12,7 @@ use hansa_core::limits::HEADER_BYTES_MAX;
 use hansa_core::loads::Report;
 use hansa_core::plan::{Job, Refusal, candidates};
 use hansa_core::policy::Policy;
+use hansa_core::price::Bill;
 use hansa_core::quote::Quote;
 use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, TraceContext, WIRE_VERSION};
 use hansa_net::data::{Body, CallError};
@@ -46,7 +47,7 @@ impl Node {
         let header = self.job_header(&order.job, order.trace, ask);
         let sent = self.clock.now().mono;
         let _counted = Outstanding::count(self, to, order.job.bundle);
-        let (done, mut body) = self.call(to, header, body).await?;
+        let (done, price, mut body) = self.exchange(to, header, body).await?;
         let mut outputs = Vec::with_capacity(done.outputs.len());
         for meta in &done.outputs {
             outputs.push(receive(meta, &mut body).await.map_err(AskError::Lost)?);
@@ -67,6 +68,8 @@ impl Node {
             queue: Duration::from_micros(done.queue_us),
             service: Duration::from_micros(done.service_us),
             in_flight: done.in_flight,
+            // A peer may claim anything; no more is owed than was agreed.
+            price: price.held_to(order.job.limit()),
         })
     }
 
@@ -88,17 +91,28 @@ impl Node {
             policy: job.onward.clone(),
             trace,
             ask,
-            extensions: Vec::new(),
+            extensions: JobHeader::extensions_of(job),
         }
     }
 
-    /// One call of the data plane, to its answer's header.
+    /// One call of the data plane, to its answer's header; of what costs nothing.
     pub(super) async fn call(
         &self,
         to: PeerId,
         header: JobHeader,
         body: Vec<Bytes>,
     ) -> Result<(Done, Body), AskError> {
+        let (done, _, body) = self.exchange(to, header, body).await?;
+        Ok((done, body))
+    }
+
+    /// One call of the data plane, to its answer's header and what it costs.
+    async fn exchange(
+        &self,
+        to: PeerId,
+        header: JobHeader,
+        body: Vec<Bytes>,
+    ) -> Result<(Done, Bill, Body), AskError> {
         let lost = |error: CallError| match error {
             // It lives, and says that it has no place or goes.
             CallError::Refused(code) if code == u64::from(code::BUSY) => {
@@ -129,8 +143,9 @@ impl Node {
         }
         let header = AnswerHeader::decode(&answer.header)
             .map_err(|fault| AskError::Lost(format!("its answer is not understood: {fault}")))?;
+        let price = header.price();
         match header.outcome {
-            Ok(done) => Ok((done, answer.body)),
+            Ok(done) => Ok((done, price, answer.body)),
             Err(refusal) => Err(AskError::Refused(refusal)),
         }
     }
@@ -213,15 +228,16 @@ impl Node {
         tokio::time::timeout(DESCRIBE_TIMEOUT, asking).await.map_err(late)?
     }
 
-    /// How soon `peer` could run the job.
+    /// How soon `peer` could run `bundle`, the job's own or a stage of it.
     pub(super) async fn ask_quote(
         &self,
         job: &Job,
+        bundle: Digest,
         peer: PeerId,
         rtt: Duration,
     ) -> Result<Quote, AskError> {
         let rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
-        let ask = Ask::Quote { bundle: job.bundle, rows: job.rows, rtt_us };
+        let ask = Ask::Quote { bundle, rows: job.rows, rtt_us };
         let header = self.job_header(job, TraceContext::default(), ask);
         let (done, mut body) = self.call(peer, header, Vec::new()).await?;
         let bytes = told(&done, &mut body, QUOTE_BYTES_MAX).await?;
@@ -230,9 +246,8 @@ impl Node {
 
     /// Tells `peer` that a job for which it gave a quote went elsewhere. If it does not hear, its
     /// lease ends soon anyway.
-    pub(super) async fn decline(&self, job: &Job, peer: PeerId) {
-        let header =
-            self.job_header(job, TraceContext::default(), Ask::Decline { bundle: job.bundle });
+    pub(super) async fn decline(&self, job: &Job, bundle: Digest, peer: PeerId) {
+        let header = self.job_header(job, TraceContext::default(), Ask::Decline { bundle });
         let telling = self.call(peer, header, Vec::new());
         if !matches!(tokio::time::timeout(DECLINE_TIMEOUT, telling).await, Ok(Ok(_))) {
             tracing::debug!(%peer, job = %job.id, "the peer did not hear that its quote is declined");

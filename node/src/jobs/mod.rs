@@ -25,7 +25,7 @@ use futures::{FutureExt, StreamExt};
 use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::{Job, Refusal};
-use hansa_core::survey::Preference;
+use hansa_core::price::Bill;
 use hansa_core::time::Mono;
 use hansa_core::wire::TraceContext;
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
@@ -63,19 +63,24 @@ pub struct Answer {
     pub service: Duration,
     /// Jobs of the bundle in flight at the executor.
     pub in_flight: u32,
+    /// What those who ran it charge.
+    pub price: Bill,
 }
 
 impl Node {
     /// Keeps a job in the air until it has its one answer. Dropping the future cancels the job
     /// wherever it is.
-    pub async fn infer(self: &Arc<Self>, order: Order) -> Result<Answer, Refusal> {
+    pub async fn infer(self: &Arc<Self>, mut order: Order) -> Result<Answer, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
         let _counted = self.tasks.token(); // The drain waits for it.
         let deadline = self.clock.instant(order.job.deadline).into();
-        let flown = tokio::time::timeout_at(deadline, self.fly(order)).await;
+        let flown = tokio::time::timeout_at(deadline, self.fly(&mut order)).await;
         let outcome = flown.unwrap_or(Err(Refusal::Deadline));
+        if order.job.path.is_empty() {
+            self.count_demand(&order.job, &outcome);
+        }
         match &outcome {
             Ok(answer) => tracing::debug!(by = ?answer.executed_by, "answered"),
             Err(refusal) => tracing::info!(%refusal, "refused"),
@@ -83,26 +88,29 @@ impl Node {
         outcome
     }
 
-    async fn fly(self: &Arc<Self>, mut order: Order) -> Result<Answer, Refusal> {
+    async fn fly(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
         if let Some(shares) = self.scatter(&order.job)? {
-            return self.gather(&order, &shares).await;
+            return self.gather(order, &shares).await;
         }
         let preferred = self.survey(&order.job).await;
         if !preferred.is_empty() {
             // Who quoted runs it, or refuses: to plan once more there would be to trust older news.
             order.job.hops_left = order.job.hops_left.min(1);
         }
-        self.keep_up(&order, preferred).await
+        let mut flight = Flight::begin(order.job.clone());
+        flight.prefer(preferred);
+        if let Some(chain) = self.survey_chains(&order.job).await {
+            flight.prefer_chain(chain);
+        }
+        self.keep_up(order, flight).await
     }
 
-    /// Keeps what is not split in the air until it has its answer; `preferred` are tried first.
+    /// Keeps what is not scattered in the air until it has its answer.
     async fn keep_up(
         self: &Arc<Self>,
         order: &Order,
-        preferred: Vec<Preference>,
+        mut flight: Flight,
     ) -> Result<Answer, Refusal> {
-        let mut flight = Flight::begin(order.job.clone());
-        flight.prefer(preferred);
         let mut under_way = FuturesUnordered::new();
         let mut event = Event::Begin;
         let mut answer = None;
@@ -179,13 +187,40 @@ impl Node {
         metrics::counter!("hansa_executed_total", "model" => hosted.name.clone()).increment(1);
         metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
             .record(response.service);
+        self.count_run(&order.job, bundle, response.service);
+        let tensors = [&order.inputs, &response.outputs].into_iter().flatten();
+        let price = self.charge(&order.job, response.service, tensors);
         Ok(Answer {
+            price,
             executed_by: vec![self.me],
             outputs: response.outputs,
             queue: response.queue,
             service: response.service,
             in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
         })
+    }
+
+    /// What this node charges for a device that was busy so long with a job, over these inputs and
+    /// outputs: what it asks, and no more than the job may cost.
+    fn charge<'a>(
+        &self,
+        job: &Job,
+        busy: Duration,
+        tensors: impl Iterator<Item = &'a Tensor>,
+    ) -> Bill {
+        let bytes = tensors.map(|tensor| tensor.data.len() as u64).sum();
+        let amount = self.rates.map(|rates| rates.amount(busy, bytes));
+        let bill = amount.into_iter().collect::<Bill>().held_to(job.limit());
+        count("hansa_charged_micros_total", &bill);
+        bill
+    }
+}
+
+/// Counts money.
+pub(crate) fn count(name: &'static str, bill: &Bill) {
+    for amount in bill.amounts() {
+        let currency = amount.currency.to_string();
+        metrics::counter!(name, "currency" => currency).increment(amount.micros);
     }
 }
 

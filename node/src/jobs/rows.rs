@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
+use hansa_core::flight::Flight;
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::scatter::{Share, scatter};
 use hansa_core::survey::Preference;
@@ -42,24 +43,27 @@ impl Node {
         metrics::counter!("hansa_rows_shards_total").increment(shares.len() as u64);
         let flights = shares.iter().zip(parts).map(|(share, inputs)| {
             let shard = Order {
-                job: order.job.shard(self.draw_job(), share.rows),
+                job: order.job.shard(self.draw_job(), share.rows, share.limit),
                 inputs,
                 outputs: order.outputs.clone(),
                 trace: order.trace,
             };
-            let preferred = Preference { peer: share.peer, expected: share.cost.total() };
-            async move { self.keep_up(&shard, vec![preferred]).await }
+            let mut flight = Flight::begin(shard.job.clone());
+            flight.prefer(vec![Preference { peer: share.peer, expected: share.cost.total() }]);
+            async move { self.keep_up(&shard, flight).await }
         });
         let answers = try_join_all(flights).await?;
         let executed_by = answers.iter().flat_map(|answer| answer.executed_by.clone()).collect();
         let longest = |time: fn(&Answer) -> _| answers.iter().map(time).max().unwrap_or_default();
         let (queue, service) = (longest(|answer| answer.queue), longest(|answer| answer.service));
         let in_flight = answers.iter().map(|answer| answer.in_flight).max().unwrap_or_default();
+        let price = answers.iter().flat_map(|answer| answer.price.amounts()).collect();
         let parts: Vec<Vec<Tensor>> = answers.into_iter().map(|answer| answer.outputs).collect();
         let bytes = total(&parts);
         let join = move || join(&parts, &axes.outputs, &counts);
         let outputs = self.aside.run(bytes, join).await;
-        Ok(Answer { executed_by, outputs: outputs.map_err(fault)?, queue, service, in_flight })
+        let outputs = outputs.map_err(fault)?;
+        Ok(Answer { executed_by, outputs, queue, service, in_flight, price })
     }
 }
 

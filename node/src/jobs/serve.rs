@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hansa_core::chain;
 use hansa_core::charter::CharterFault;
 use hansa_core::codec::encode;
-use hansa_core::gate;
+use hansa_core::gate::{self, Rule};
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::limits::HEADER_BYTES_MAX;
 use hansa_core::plan::{Job, Plan, Refusal, plan};
+use hansa_core::price::Bill;
 use hansa_core::wire::{AnswerHeader, Ask, Done, JobHeader, TensorMeta, WIRE_VERSION};
 use hansa_net::data::{Body, Call};
 use hansa_runtime::manifest::Span;
@@ -23,6 +25,13 @@ use crate::api::trace::Hex;
 use crate::bundles;
 use crate::limits::*;
 use crate::node::{Node, StageOf};
+
+/// What a call comes to: the answer's header, what follows it, what it costs.
+struct Told {
+    done: Done,
+    parts: Vec<Bytes>,
+    price: Bill,
+}
 
 /// Takes one call from another peer, to its answer.
 pub async fn serve(node: &Arc<Node>, mut call: Call) {
@@ -46,11 +55,12 @@ pub async fn serve(node: &Arc<Node>, mut call: Call) {
             }
         }
     };
-    let (outcome, parts) = match outcome {
-        Ok((done, parts)) => (Ok(done), parts),
-        Err(refusal) => (Err(refusal), Vec::new()),
+    let (outcome, parts, price) = match outcome {
+        Ok(Told { done, parts, price }) => (Ok(done), parts, price),
+        Err(refusal) => (Err(refusal), Vec::new(), Bill::default()),
     };
     let mut header = AnswerHeader { version: WIRE_VERSION, job, outcome, extensions: Vec::new() };
+    header = header.charging(&price);
     let mut bytes = header.encode();
     if bytes.len() > HEADER_BYTES_MAX {
         let reason = "the answer's description is longer than a header may be".to_owned();
@@ -72,7 +82,7 @@ async fn answer_call(
     header: JobHeader,
     from: PeerId,
     body: &mut Body,
-) -> Result<(Done, Vec<Bytes>), Refusal> {
+) -> Result<Told, Refusal> {
     if header.path.last() != Some(&from) {
         let reason = "the peer that sent the job is not the last of its path".to_owned();
         return Err(Refusal::Malformed { reason });
@@ -80,7 +90,13 @@ async fn answer_call(
     if matches!(header.ask, Ask::Deliver { .. }) {
         return take_delivery(node, header, from, body).await;
     }
-    let bundle = header.ask.bundle();
+    let asked = header.ask.bundle();
+    let stage = node.hosted(asked).and_then(|hosted| hosted.stage);
+    let bundle = match (&header.ask, stage) {
+        // The policy speaks of the model, of which this is a stage.
+        (Ask::Quote { .. } | Ask::Decline { .. }, Some(stage)) => stage.whole,
+        _ => asked,
+    };
     let sender = node.view().get(from).map(|entry| entry.record.clone());
     let standing = match &sender {
         Some(record) => &record.charter,
@@ -88,23 +104,23 @@ async fn answer_call(
     };
     let utc = node.clock.now().utc;
     gate::receive(&node.serve, standing, &header.policy, bundle, &node.charter, utc)?;
-    let remaining = header.remaining();
+    let (remaining, is_timed) = (header.remaining(), header.names_deadline());
     let (metas, outputs) = match header.ask {
         Ask::Infer { inputs, outputs, .. } => (inputs, outputs),
         Ask::Stage { .. } => return serve_stage(node, header, body).await,
         Ask::Deliver { .. } => unreachable!("taken above"),
-        Ask::Describe { .. } => return describe_own(node, bundle),
+        Ask::Describe { .. } => return describe_own(node, asked),
         Ask::Quote { rows, rtt_us, .. } => {
             let rtt = Duration::from_micros(rtt_us.into());
-            return quote_own(node, bundle, header.job, rtt, rows);
+            return quote_own(node, asked, header.job, rtt, rows);
         }
-        Ask::Manifest { .. } => return Ok(tell(node, bundles::manifest(node, bundle).await?)),
+        Ask::Manifest { .. } => return Ok(tell(node, bundles::manifest(node, asked).await?)),
         Ask::Chunks { file, first, count, .. } => {
             let span = Span { file, first, count };
-            return Ok(tell(node, bundles::chunks(node, bundle, span).await?));
+            return Ok(tell(node, bundles::chunks(node, asked, span).await?));
         }
         Ask::Decline { .. } => {
-            if let Some(hosted) = node.hosted(bundle) {
+            if let Some(hosted) = node.hosted(asked) {
                 hosted.release(header.job);
             }
             return Ok(tell(node, Bytes::new()));
@@ -119,6 +135,7 @@ async fn answer_call(
         rows: batch_rows(&signature, shapes).0,
         hops_left: header.hops_left,
         path: header.path,
+        is_timed,
         ..Job::new(header.job, bundle, header.policy, &node.send, deadline)
     };
     check(&signature, &metas, &outputs)?;
@@ -128,17 +145,16 @@ async fn answer_call(
     let inputs = receive_all(&metas, body, remaining).await?;
     let order = Order { job, inputs, outputs, trace: header.trace };
     let answer = node.infer(order).await?;
-    Ok((
-        Done {
-            executed_by: answer.executed_by.first().copied().unwrap_or(node.me),
-            outputs: answer.outputs.iter().map(meta).collect(),
-            bytes: 0,
-            queue_us: micros(answer.queue),
-            service_us: micros(answer.service),
-            in_flight: answer.in_flight,
-        },
-        answer.outputs.into_iter().map(|output| output.data).collect(),
-    ))
+    let done = Done {
+        executed_by: answer.executed_by.first().copied().unwrap_or(node.me),
+        outputs: answer.outputs.iter().map(meta).collect(),
+        bytes: 0,
+        queue_us: micros(answer.queue),
+        service_us: micros(answer.service),
+        in_flight: answer.in_flight,
+    };
+    let parts = answer.outputs.into_iter().map(|output| output.data).collect();
+    Ok(Told { done, parts, price: answer.price })
 }
 
 /// A stage of a job: run it here, hand on what comes of it.
@@ -146,12 +162,13 @@ async fn serve_stage(
     node: &Arc<Node>,
     header: JobHeader,
     body: &mut Body,
-) -> Result<(Done, Vec<Bytes>), Refusal> {
+) -> Result<Told, Refusal> {
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
     let _counted = node.tasks.token(); // The drain waits for it.
-    let remaining = header.remaining();
+    let (remaining, is_timed, spent) =
+        (header.remaining(), header.names_deadline(), header.spent());
     let Ask::Stage { whole, route, tensors: metas, outputs, by } = header.ask else {
         unreachable!("the caller looked")
     };
@@ -180,12 +197,20 @@ async fn serve_stage(
         bytes,
         rows: first_rows(&metas),
         path,
+        is_timed,
+        spent,
         ..Job::new(header.job, whole, header.policy, &node.send, deadline)
     };
+    // The gate was asked before; what this node asks itself, only the route says.
+    let may = chain::may_pass(node.clock.now(), &view, &node.loads(), &job, &link);
+    if may == Err(Rule::Price) {
+        return Err(Refusal::PolicyUnsatisfiable { failed: [(Rule::Price, 1)].into() });
+    }
     let tensors = receive_all(&metas, body, remaining).await?;
     let passage = Passage { job, trace: header.trace, route, tensors, outputs, by };
     let running = tokio::time::timeout(remaining, node.run_stage(&passage));
-    Ok((running.await.map_err(|_| Refusal::Deadline)??, Vec::new()))
+    let done = running.await.map_err(|_| Refusal::Deadline)??;
+    Ok(Told { done, parts: Vec::new(), price: Bill::default() })
 }
 
 /// Outputs of a job that this node is the entry of. Only from a peer that the job's own policy
@@ -195,8 +220,8 @@ async fn take_delivery(
     header: JobHeader,
     from: PeerId,
     body: &mut Body,
-) -> Result<(Done, Vec<Bytes>), Refusal> {
-    let remaining = header.remaining();
+) -> Result<Told, Refusal> {
+    let (remaining, spent) = (header.remaining(), header.spent());
     let Ask::Deliver { whole, tensors: metas, by } = header.ask else {
         unreachable!("the caller looked")
     };
@@ -210,7 +235,7 @@ async fn take_delivery(
     gate::receive_delivery(&job.onward, whole, standing.unwrap_or(&absent), utc)?;
     total(&metas)?;
     let tensors = receive_all(&metas, body, remaining).await?;
-    node.gathers.deliver(header.job, by, tensors).await;
+    node.gathers.deliver(header.job, (by, spent, tensors)).await;
     Ok(tell(node, Bytes::new()))
 }
 
@@ -240,7 +265,7 @@ async fn receive_all(
     tokio::time::timeout(within, reading).await.map_err(|_| Refusal::Deadline)?
 }
 
-fn describe_own(node: &Node, bundle: Digest) -> Result<(Done, Vec<Bytes>), Refusal> {
+fn describe_own(node: &Node, bundle: Digest) -> Result<Told, Refusal> {
     let of_whole = || hosted_stage_of(node, bundle)?.stage.map(|stage| stage.signature.clone());
     let hosted = node.hosted(bundle).map(|hosted| hosted.signature);
     let signature = hosted.or_else(of_whole).ok_or_else(|| gone(bundle))?;
@@ -254,7 +279,7 @@ fn quote_own(
     job: JobId,
     rtt: Duration,
     rows: u32,
-) -> Result<(Done, Vec<Bytes>), Refusal> {
+) -> Result<Told, Refusal> {
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
@@ -263,7 +288,7 @@ fn quote_own(
 }
 
 /// An answer without tensors.
-fn tell(node: &Node, bytes: Bytes) -> (Done, Vec<Bytes>) {
+fn tell(node: &Node, bytes: Bytes) -> Told {
     let done = Done {
         executed_by: node.me,
         outputs: Vec::new(),
@@ -272,5 +297,5 @@ fn tell(node: &Node, bytes: Bytes) -> (Done, Vec<Bytes>) {
         service_us: 0,
         in_flight: 0,
     };
-    (done, vec![bytes])
+    Told { done, parts: vec![bytes], price: Bill::default() }
 }

@@ -21,6 +21,7 @@ use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::limits::ATTEMPTS_MAX;
 use hansa_core::loads::{Loads, Report};
 use hansa_core::plan::{Job, Refusal};
+use hansa_core::price::Bill;
 use hansa_core::wire::{Ask, Done, Stretch, TraceContext};
 use hansa_runtime::engine::Request;
 use hansa_runtime::tensor::Tensor;
@@ -48,8 +49,8 @@ pub(super) struct Passage {
     pub(super) by: Vec<PeerId>,
 }
 
-/// Who ran the stages so far, and outputs that came of it.
-type Delivery = (Vec<PeerId>, Vec<Tensor>);
+/// Who ran the stages so far, what they charge, and outputs that came of it.
+type Delivery = (Vec<PeerId>, Bill, Vec<Tensor>);
 
 /// An entry's open jobs in stages: where what the stages deliver goes.
 #[derive(Default)]
@@ -84,10 +85,10 @@ impl Gathers {
     }
 
     /// Outputs of a job, or none if it does not wait any more.
-    pub(super) async fn deliver(&self, job: JobId, by: Vec<PeerId>, tensors: Vec<Tensor>) {
+    pub(super) async fn deliver(&self, job: JobId, delivery: Delivery) {
         let open = self.lock().get(&job).map(|gather| gather.deliveries.clone());
         if let Some(open) = open {
-            let _ = open.send((by, tensors)).await; // A job that is over wants no more.
+            let _ = open.send(delivery).await; // A job that is over wants no more.
         }
     }
 }
@@ -131,7 +132,7 @@ impl Node {
             outputs: outputs.clone(),
             by: Vec::new(),
         };
-        let mut executed_by: Vec<PeerId> = Vec::new();
+        let (mut executed_by, mut price) = (Vec::<PeerId>::new(), Bill::default());
         let mut made = BTreeMap::new();
         let (node, deadline) = (Arc::clone(self), self.clock.instant(job.deadline).into());
         let task = tokio::spawn(async move {
@@ -144,10 +145,10 @@ impl Node {
             tokio::select! {
                 biased;
                 delivery = arriving.recv() => {
-                    let (by, tensors) = delivery.expect("one attempt at a time gathers");
+                    let (by, spent, tensors) = delivery.expect("one attempt at a time gathers");
                     // The last to deliver has come by the most.
                     if by.len() >= executed_by.len() {
-                        executed_by = by;
+                        (executed_by, price) = (by, spent);
                     }
                     let wanted = tensors.into_iter().filter(|tensor| outputs.contains(&tensor.name));
                     made.extend(wanted.map(|tensor| (tensor.name.clone(), tensor)));
@@ -174,6 +175,7 @@ impl Node {
             queue: Duration::ZERO,
             service: started.elapsed(),
             in_flight: 0,
+            price: price.held_to(job.limit()),
         })
     }
 
@@ -211,7 +213,7 @@ impl Node {
                 let may = {
                     let (now, view) = (self.clock.now(), self.view());
                     let loads = self.loads_for(is_last_resort);
-                    chain::may_pass(now, &view, &loads, &passage.job, link.peer)
+                    chain::may_pass(now, &view, &loads, &passage.job, &link)
                 };
                 let passed = if let Err(rule) = may {
                     // Whoever planned the route knew other laws, or older news.
@@ -316,6 +318,7 @@ impl Node {
         let (mine, ahead) = passage.route.split_first().expect("a route has stages");
         let bundle = mine.link.bundle;
         let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
+        hosted.release(passage.job.id);
         let load = hosted.engine.load();
         let mut tensors: BTreeMap<&str, Tensor> =
             passage.tensors.iter().map(|tensor| (&*tensor.name, tensor.clone())).collect();
@@ -325,8 +328,9 @@ impl Node {
         let inputs = hosted.signature.inputs.iter();
         let inputs =
             inputs.map(|spec| tensors.get(&*spec.name).cloned().ok_or_else(|| missing(&spec.name)));
+        let inputs: Vec<Tensor> = inputs.collect::<Result<_, _>>()?;
         let request = Request {
-            inputs: inputs.collect::<Result<_, _>>()?,
+            inputs: inputs.clone(),
             outputs: Vec::new(),
             deadline: Some(self.clock.instant(passage.job.deadline)),
         };
@@ -337,12 +341,17 @@ impl Node {
         metrics::counter!("hansa_stages_total", "model" => hosted.name.clone()).increment(1);
         metrics::histogram!("hansa_service_seconds", "model" => hosted.name.clone())
             .record(response.service);
+        self.count_run(&passage.job, bundle, response.service);
         let is_wanted = |tensor: &&Tensor| passage.outputs.contains(&tensor.name);
         let wanted: Vec<Tensor> = response.outputs.iter().filter(is_wanted).cloned().collect();
         tensors.extend(passage.tensors.iter().map(|tensor| (&*tensor.name, tensor.clone())));
         tensors.extend(response.outputs.iter().map(|tensor| (&*tensor.name, tensor.clone())));
+        let mut job = passage.job.clone();
+        let moved = [&inputs, &response.outputs].into_iter().flatten();
+        let charged = self.charge(&job, response.service, moved);
+        charged.amounts().for_each(|amount| job.spent.put(amount));
         let next = Passage {
-            job: passage.job.clone(),
+            job: job.clone(),
             trace: passage.trace,
             route: ahead.to_vec(),
             tensors: tensors.into_values().collect(),
@@ -350,7 +359,7 @@ impl Node {
             by: passage.by.iter().copied().chain([self.me]).collect(),
         };
         let by = next.by.clone();
-        tokio::try_join!(self.deliver(&passage.job, passage.trace, by, wanted), self.pass(next))?;
+        tokio::try_join!(self.deliver(&job, passage.trace, by, wanted), self.pass(next))?;
         Ok(Done {
             executed_by: self.me,
             outputs: Vec::new(),
@@ -370,7 +379,7 @@ impl Node {
         tensors: Vec<Tensor>,
     ) -> Result<(), Refusal> {
         let Some(entry) = job.path.first().copied().filter(|entry| *entry != self.me) else {
-            self.gathers.deliver(job.id, by, tensors).await;
+            self.gathers.deliver(job.id, (by, job.spent.clone(), tensors)).await;
             return Ok(());
         };
         if tensors.is_empty() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use hansa_core::id::PeerId;
+use hansa_core::chain::{self, Chain};
+use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::Job;
 use hansa_core::survey::{Preference, QUESTIONS, Survey};
 
@@ -27,9 +28,9 @@ impl Node {
         let Some(mut survey) = begun else { return Vec::new() };
         let questions: Vec<_> = survey.questions().collect();
         metrics::counter!("hansa_quotes_asked_total").increment(questions.len() as u64);
-        let asking = questions
-            .iter()
-            .map(|(peer, rtt)| async { (*peer, self.ask_quote(job, *peer, *rtt).await) });
+        let asking = questions.iter().map(|(peer, rtt)| async {
+            (*peer, self.ask_quote(job, job.bundle, *peer, *rtt).await)
+        });
         let mut asking: FuturesUnordered<_> = asking.collect();
         let order = loop {
             if let Some(order) = survey.decide(self.clock.now().mono) {
@@ -50,7 +51,7 @@ impl Node {
         drop(asking);
         let chosen = order.first().map(|preference| preference.peer);
         for (peer, _) in questions.into_iter().filter(|(peer, _)| Some(*peer) != chosen) {
-            self.decline_later(job, peer);
+            self.decline_later(job, job.bundle, peer);
         }
         if chosen != Some(self.me)
             && let Some(hosted) = self.hosted(job.bundle)
@@ -60,9 +61,63 @@ impl Node {
         order
     }
 
+    /// Through which peers to send a job that no one peer runs whole, as they themselves say. None
+    /// if asking is not worth it, or what they say makes no chain. Only the entry asks.
+    pub(super) async fn survey_chains(self: &Arc<Self>, job: &Job) -> Option<Chain> {
+        if !job.path.is_empty() {
+            return None;
+        }
+        let mut survey = {
+            let (now, view) = (self.clock.now(), self.view());
+            let own = |stage: Digest| {
+                Some(self.hosted(stage)?.quote(now.mono, job.id, Duration::ZERO, job.rows))
+            };
+            chain::survey::Survey::begin(now, &view, &self.loads(), job, own)?
+        };
+        let questions: Vec<_> = survey.questions().collect();
+        metrics::counter!("hansa_quotes_asked_total").increment(questions.len() as u64);
+        let asking = questions.iter().map(|(peer, stage, rtt)| async {
+            (*peer, *stage, self.ask_quote(job, *stage, *peer, *rtt).await)
+        });
+        let mut asking: FuturesUnordered<_> = asking.collect();
+        let chain = loop {
+            let decided = survey.decide(self.clock.now(), &self.view(), &self.loads(), job);
+            if let Some(chain) = decided {
+                break chain;
+            }
+            tokio::select! {
+                Some((peer, stage, quote)) = asking.next() => match quote {
+                    Ok(quote) => survey.quoted(peer, stage, quote),
+                    Err(AskError::Refused(_)) => survey.silent(peer, stage),
+                    Err(AskError::Lost(reason)) => {
+                        self.lost(peer, &reason);
+                        survey.silent(peer, stage);
+                    }
+                },
+                () = self.reached(Some(survey.until())) => {}
+            }
+        };
+        drop(asking);
+        let is_chosen = |peer: PeerId, stage: Digest| {
+            let mut links = chain.iter().flat_map(|chain| &chain.links);
+            links.any(|link| (link.peer, link.bundle) == (peer, stage))
+        };
+        for (peer, stage, _) in questions {
+            if !is_chosen(peer, stage) {
+                self.decline_later(job, stage, peer);
+            }
+        }
+        for (stage, hosted) in self.engines().iter() {
+            if !is_chosen(self.me, *stage) {
+                hosted.release(job.id);
+            }
+        }
+        chain
+    }
+
     /// The job does not wait for those that it did not choose.
-    fn decline_later(self: &Arc<Self>, job: &Job, peer: PeerId) {
+    fn decline_later(self: &Arc<Self>, job: &Job, bundle: Digest, peer: PeerId) {
         let (node, job) = (Arc::clone(self), job.clone());
-        self.tasks.spawn(async move { node.decline(&job, peer).await });
+        self.tasks.spawn(async move { node.decline(&job, bundle, peer).await });
     }
 }

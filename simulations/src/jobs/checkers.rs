@@ -71,6 +71,9 @@ impl Checkers {
         if let Some(clause) = forbidden(setup, job, to) {
             self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
         }
+        if setup.laws[setup.arrivals[job].law].policy.split == Split::Stages {
+            self.fault("policy", format!("job {job} went to host {to} whole, against its split"));
+        }
         let entry = setup.arrivals[job].entry;
         let seen = self.jobs.entry(job).or_default();
         seen.sends = seen.sends.saturating_add(1);
@@ -125,6 +128,47 @@ impl Checkers {
         }
     }
 
+    /// What comes of a stage, or the job's input, leaves one host for the next.
+    pub fn passed(&mut self, setup: &Setup, job: usize, from: usize, to: usize) {
+        if let Some(clause) = forbidden(setup, job, to) {
+            self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
+        }
+        let sends = &setup.hosts[from].send;
+        if let Some(clause) = outside(sends, &setup.hosts[to]).filter(|_| from != to) {
+            let what = format!("host {from} passed job {job} to {to} against its own {clause}");
+            self.fault("policy", what);
+        }
+    }
+
+    /// A host takes in what another has passed to it.
+    pub fn received(&mut self, setup: &Setup, job: usize, from: usize, host: usize) {
+        let serve = &setup.hosts[host].serve;
+        let whom = [from, setup.arrivals[job].entry];
+        for whom in whom.into_iter().filter(|whom| *whom != host && from != host) {
+            if outside(serve, &setup.hosts[whom]).is_some() {
+                self.fault("serve", format!("host {host} ran a stage for {whom}, whom it refuses"));
+            }
+        }
+    }
+
+    /// A host begins to fetch a model; `held` is all that it then has.
+    pub fn held(&mut self, setup: &Setup, host: usize, model: usize, held: &BTreeSet<usize>) {
+        if let Some(clause) = outside(&setup.models[model].law.bounds, &setup.hosts[host]) {
+            self.fault("placement", format!("host {host} took model {model} against its {clause}"));
+        }
+        let memory = setup.hosts[host].server.as_ref().map_or(0, |server| setup.memory(server));
+        if setup.size(held) > memory {
+            self.fault("memory", format!("host {host} holds more than it has memory for"));
+        }
+    }
+
+    /// A host has dropped a model; `left` others that are up and may have it serve it still.
+    pub fn dropped(&mut self, host: usize, model: usize, left: usize) {
+        if left == 0 {
+            self.fault("placement", format!("host {host} was the last to hold model {model}"));
+        }
+    }
+
     /// An entry forgot all that it had saved up and spent.
     pub fn restarted(&mut self, entry: usize) {
         self.entries.remove(&entry);
@@ -161,8 +205,21 @@ fn forbidden(setup: &Setup, job: usize, to: usize) -> Option<&'static str> {
     rules.into_iter().find(|(holds, _)| !holds).map(|(_, clause)| clause)
 }
 
+/// Whether a host could run the job if it held the model: the law of both lets it, and the model
+/// fits.
+pub(super) fn may_run(setup: &Setup, job: usize, host: usize) -> bool {
+    let arrival = &setup.arrivals[job];
+    let (model, sender) = (&setup.models[arrival.model], &setup.hosts[arrival.entry]);
+    let Some(server) = &setup.hosts[host].server else { return false };
+    let is_here = host == arrival.entry;
+    model.size <= setup.memory(server)
+        && outside(&model.law.bounds, &setup.hosts[host]).is_none()
+        && forbidden(setup, job, host).is_none()
+        && (is_here || outside(&setup.hosts[host].serve, sender).is_none())
+}
+
 /// The clause that `host` does not meet.
-fn outside(bounds: &Bounds, host: &Host) -> Option<&'static str> {
+pub(super) fn outside(bounds: &Bounds, host: &Host) -> Option<&'static str> {
     let Some(terms) = host.terms.as_ref().filter(|_| !host.forged) else { return Some("charter") };
     let Terms { location, operator, control, data_classes } = terms;
     let signed = passes(&bounds.authorities, |listed| listed == AUTHORITY);
@@ -198,11 +255,11 @@ fn suits(policy: &Policy, devices: &[Device]) -> bool {
     (provider.is_none() && memory.is_none()) || devices.iter().any(suits)
 }
 
-/// Nobody splits in a world, so a limit of stages is kept and a demand for them is not.
+/// Nobody scatters rows in a world, so a demand for that is not kept. No host asks a price, so any
+/// limit of price is.
 fn is_possible(policy: &Policy) -> bool {
-    matches!(policy.split, Split::Auto | Split::Never)
+    policy.split != Split::Rows
         && policy.purpose.is_none()
-        && policy.price_micros_max.is_none()
-        && policy.price_currency.is_none()
+        && policy.price_micros_max.is_some() == policy.price_currency.is_some()
         && !(policy.rtt_evidence || policy.receipt_required || policy.audit_fail_closed)
 }

@@ -33,10 +33,48 @@ pub struct Figures {
     pub busy: Vec<(Mono, Vec<f64>)>,
     /// Jobs that came and were not yet answered, over time.
     pub under_way: Vec<(Mono, usize)>,
+    /// Jobs that got no answer but a refusal, or none at all.
+    pub unanswered: Vec<usize>,
+    /// Passes of jobs through chains of hosts, of jobs after the warm-up.
+    pub passes: Vec<Pass>,
+    /// When a host began to hold a model, or dropped it.
+    pub moves: Vec<Moved>,
     /// What the checkers saw.
     pub checkers: Checkers,
     /// Over all events, in order: equal for equal seeds.
     pub hash: u64,
+}
+
+/// A job went through a chain of hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// Which.
+    pub job: usize,
+    /// When it set out from its entry.
+    pub begun: Mono,
+    /// From then to its answer.
+    pub took: Duration,
+    /// The part of it that it waited for slots.
+    pub waited: Duration,
+    /// What its stages and the ways between the hosts take by themselves.
+    pub law: Duration,
+    /// Who ran the stages, in order.
+    pub hosts: Vec<usize>,
+    /// How often another host had to be found.
+    pub mended: u32,
+}
+
+/// A host changed what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// When.
+    pub at: Mono,
+    /// Who.
+    pub host: usize,
+    /// Which model.
+    pub model: usize,
+    /// Whether it fetches it, and does not drop it.
+    pub is_held: bool,
 }
 
 impl Figures {

@@ -111,6 +111,10 @@ impl Mesh for Gossiping<'_> {
         self.course.world.run_until(until);
     }
 
+    fn publish(&mut self, host: usize, advert: Advert) {
+        self.course.world.publish_advert(host, advert);
+    }
+
     fn note(&mut self, event: ReplayEvent) {
         self.course.world.note(event);
     }

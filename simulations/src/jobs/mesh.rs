@@ -1,11 +1,11 @@
 //! What jobs are played over: who knows whom, how far it is, what befalls the hosts. The seam
 //! between jobs and gossip.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hansa_core::advert::{Advert, Model, Record, Version};
+use hansa_core::advert::{Advert, Model, Record, Stage, Version};
 use hansa_core::charter::{Authority, Charter, Trust};
 use hansa_core::id::PeerId;
 use hansa_core::keys::SigningKey;
@@ -67,6 +67,9 @@ pub trait Mesh {
     /// Lets time pass.
     fn advance(&mut self, until: Mono);
 
+    /// Lets a host that is up say something else of itself.
+    fn publish(&mut self, host: usize, advert: Advert);
+
     /// Takes a note for the replay, if one is kept.
     fn note(&mut self, _: ReplayEvent) {}
 }
@@ -104,8 +107,10 @@ impl Fixed {
         };
         let entries: Vec<Entry> = records.iter().map(alive).collect();
         let view = |record: &Arc<Record>| Arc::new(View::new(record.advert.peer, entries.clone()));
-        // Only entries plan; the view of others is never asked for, so it is one that all share.
-        let mut entry = vec![false; records.len()];
+        // Only entries plan, and who hands a stage on; the view of others is never asked for, so it
+        // is one that all share.
+        let in_stages = setup.models.iter().any(|model| !model.stages.is_empty());
+        let mut entry = vec![in_stages; records.len()];
         setup.arrivals.iter().for_each(|arrival| entry[arrival.entry] = true);
         let shared = view(&records[0]);
         let views = records.iter().zip(&entry);
@@ -186,6 +191,10 @@ impl Mesh for Fixed {
     fn advance(&mut self, until: Mono) {
         self.now = until;
     }
+
+    fn publish(&mut self, _: usize, _: Advert) {
+        unreachable!("nothing changes what these peers know, so nobody has news to tell");
+    }
 }
 
 /// Whom all hosts trust.
@@ -215,6 +224,26 @@ pub(super) fn records<'k>(
     setup.hosts.iter().enumerate().map(record).collect()
 }
 
+/// What a host's advert offers when it holds these models.
+pub(super) fn offers(setup: &Setup, host: &Host, held: &BTreeSet<usize>) -> Vec<Model> {
+    let Some(server) = &host.server else { return Vec::new() };
+    let device = setup.device(server);
+    let slots = u16::try_from(device.slots).unwrap_or(u16::MAX);
+    let offer = |model: &usize| {
+        let model = &setup.models[*model];
+        let work = device.typical(setup.tokens, model.work);
+        let service = (work.prefill + work.decode).div_f64(device.speed);
+        Model {
+            name: model.name.clone(),
+            version: "1".into(),
+            bundle: model.bundle,
+            slots: slots.saturating_mul(host.boast.unwrap_or(1)),
+            service_us: u32::try_from(service.as_micros()).unwrap_or(u32::MAX),
+        }
+    };
+    held.union(&host.claims).map(offer).collect()
+}
+
 fn advert(n: usize, peer: PeerId, host: &Host, setup: &Setup, signer: &SignerKey) -> Advert {
     let charter = |terms: &Terms| {
         let charter = Charter {
@@ -230,23 +259,9 @@ fn advert(n: usize, peer: PeerId, host: &Host, setup: &Setup, signer: &SignerKey
         };
         charter.sign(signer).expect("a charter")
     };
-    let mut models = Vec::new();
-    if let Some(server) = &host.server {
-        let device = setup.device(server);
-        let slots = u16::try_from(device.slots).unwrap_or(u16::MAX);
-        for model in server.models.union(&host.claims).map(|model| &setup.models[*model]) {
-            let work = device.typical(setup.tokens, model.work);
-            let service = (work.prefill + work.decode).div_f64(device.speed);
-            models.push(Model {
-                name: model.name.clone(),
-                version: "1".into(),
-                bundle: model.bundle,
-                slots: slots.saturating_mul(host.boast.unwrap_or(1)),
-                service_us: u32::try_from(service.as_micros()).unwrap_or(u32::MAX),
-            });
-        }
-    }
-    Advert {
+    let held = host.server.as_ref().map(|server| &server.models);
+    let models = held.map_or_else(Vec::new, |held| offers(setup, host, held));
+    let mut advert = Advert {
         peer,
         version: Version { epoch: 1, sequence: 1 },
         issued: GENESIS,
@@ -260,5 +275,31 @@ fn advert(n: usize, peer: PeerId, host: &Host, setup: &Setup, signer: &SignerKey
         models,
         price: None,
         extensions: Vec::new(),
-    }
+    };
+    advert.offer_stages(&stages(setup, host));
+    advert
+}
+
+/// The stages that a host serves.
+fn stages(setup: &Setup, host: &Host) -> Vec<Stage> {
+    let Some(server) = &host.server else { return Vec::new() };
+    let device = setup.device(server);
+    let stage = |(model, stage): &(usize, usize)| {
+        let whole = &setup.models[*model];
+        let work = device.typical(setup.tokens, whole.work / f64::from(whole.nodes()));
+        let service = (work.prefill + work.decode).div_f64(device.speed);
+        let from = u32::try_from(*stage).unwrap_or(u32::MAX);
+        Stage {
+            name: whole.name.clone(),
+            version: "1".into(),
+            whole: whole.bundle,
+            bundle: whole.stages[*stage],
+            from,
+            to: from + 1,
+            of: whole.nodes(),
+            slots: u16::try_from(device.slots).unwrap_or(u16::MAX),
+            service_us: u32::try_from(service.as_micros()).unwrap_or(u32::MAX),
+        }
+    };
+    server.stages.iter().map(stage).collect()
 }

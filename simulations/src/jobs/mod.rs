@@ -6,8 +6,10 @@
 //! gossip of the same peers and faults befall both, or, where nothing could change a view, a
 //! [`mesh::Fixed`] one, which is faster.
 
+pub mod bound;
 pub mod checkers;
 pub mod figures;
+mod findings;
 pub mod gossiping;
 pub mod law;
 pub mod mesh;

@@ -34,6 +34,8 @@ pub struct Server {
     pub device: usize,
     /// Models that it holds: indices in [`Setup::models`].
     pub models: BTreeSet<usize>,
+    /// Stages that it holds: of which model, and which.
+    pub stages: BTreeSet<(usize, usize)>,
 }
 
 /// One host.
@@ -68,14 +70,36 @@ pub struct Model {
     pub bundle: Digest,
     /// Times the device's times.
     pub work: f64,
-    /// Bytes of a job's input.
+    /// Bytes of a job's input, and of what a stage hands on.
     pub bytes: u64,
+    /// Bytes of its output.
+    pub output_bytes: u64,
+    /// Bundles of its stages, of equal work; none if one server runs all of it.
+    pub stages: Vec<Digest>,
+    /// What it takes of a server's memory, in bytes.
+    pub size: u64,
+    /// Who may have it.
+    pub law: Policy,
 }
 
 impl Model {
-    /// One with a bundle of its own.
+    /// One with a bundle of its own, which takes no memory and which all may have.
     pub fn new(name: &str, work: f64, bytes: u64) -> Self {
-        Self { name: name.to_owned(), bundle: Digest::of(name.as_bytes()), work, bytes }
+        let (name, bundle) = (name.to_owned(), Digest::of(name.as_bytes()));
+        let (stages, law) = (Vec::new(), Policy::default());
+        Self { name, bundle, work, bytes, output_bytes: 0, stages, size: 0, law }
+    }
+
+    /// The same in so many stages, if they are several.
+    pub fn in_stages(self, stages: u32) -> Self {
+        let bundle = |stage: u32| Digest::of(format!("{} {stage}", self.name).as_bytes());
+        let stages = if stages > 1 { (0..stages).map(bundle).collect() } else { Vec::new() };
+        Self { stages, ..self }
+    }
+
+    /// Nodes of its graph as adverts count them: one for each stage.
+    pub fn nodes(&self) -> u32 {
+        u32::try_from(self.stages.len().max(1)).unwrap_or(u32::MAX)
     }
 }
 
@@ -152,6 +176,10 @@ pub struct Setup {
     pub warm: Duration,
     /// How old a snapshot of loads gets before stale strategies see a new one.
     pub snapshot: Duration,
+    /// A job whose first byte is not there by then is unmet demand.
+    pub late: Duration,
+    /// Peers decide for themselves what they hold.
+    pub moves: bool,
 }
 
 impl DeviceSpec {
@@ -182,6 +210,16 @@ impl Setup {
     /// The class of a server's devices.
     pub fn device(&self, server: &Server) -> &DeviceSpec {
         &self.devices[server.device]
+    }
+
+    /// Memory of a server for models, in bytes.
+    pub fn memory(&self, server: &Server) -> u64 {
+        self.device(server).memory_mib.map_or(u64::MAX, |mib| u64::from(mib) << 20)
+    }
+
+    /// What models take of a server's memory.
+    pub fn size<'m>(&self, models: impl IntoIterator<Item = &'m usize>) -> u64 {
+        models.into_iter().map(|model| self.models[*model].size).sum()
     }
 
     /// Jobs of the first model that a server ends in a second.

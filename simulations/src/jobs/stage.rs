@@ -4,15 +4,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use hansa_core::advert::Device;
 use hansa_core::place::Groups;
+use hansa_core::policy::Bounds;
 use hansa_core::rng::{Rng, mix};
 use hansa_core::time::Mono;
 
+use super::checkers::outside;
 use super::law;
 use super::setup::{Arrival, Fault, Host, Law, Model, Server, Setup, Size, Terms};
 use crate::arrivals::{Arrivals, mean_tokens, normal};
 use crate::geography::RoundTrips;
-use crate::scenario::{CharterSpec, DeviceSpec, FaultKind, LieAbout, PlacementStrategy, Scenario};
+use crate::scenario::{
+    CharterSpec, DeviceSpec, FaultKind, LieAbout, ModelSpec, PlacementStrategy, Scenario,
+};
 
 /// Jobs that name no deadline have this long.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -36,7 +41,7 @@ pub fn stage(scenario: &Scenario, seed: u64) -> Result<Setup, String> {
     let mut setup = Setup {
         seed,
         devices,
-        models: models(scenario),
+        models: Vec::new(),
         laws: Vec::new(),
         hosts: Vec::new(),
         rtt: round_trips(scenario)?,
@@ -46,9 +51,12 @@ pub fn stage(scenario: &Scenario, seed: u64) -> Result<Setup, String> {
         faults: Vec::new(),
         warm: Duration::from_secs(scenario.warmup_s),
         snapshot: scenario.routing.stale_ms.map_or(SNAPSHOT, Duration::from_millis),
+        late: Duration::from_millis(scenario.placement.late_ms),
+        moves: scenario.placement.strategy == PlacementStrategy::Demand,
     };
     let mut rng = Rng::new(mix(seed ^ 0x10b5));
     let groups = law::groups();
+    setup.models = models(scenario, &groups)?;
     let entries = settle(&mut setup, scenario, &groups, &mut rng)?;
     place_models(&mut setup, scenario, &mut Rng::new(mix(seed ^ 0x91ace)));
     let laws = laws(&mut setup, scenario, &groups)?;
@@ -66,11 +74,12 @@ pub fn stage(scenario: &Scenario, seed: u64) -> Result<Setup, String> {
         let here = &entries[arrival.region];
         let entry = here[rng.below(here.len())];
         let (law, deadline) = draw(&mut what, &laws[arrival.region], |law| law.0).1;
-        let model = draw(&mut what, &numbers, |model| shares(*model));
+        let model = arrival.model;
+        let model = model.unwrap_or_else(|| *draw(&mut what, &numbers, |model| shares(*model)));
         setup.arrivals.push(Arrival {
             at: arrival.at.since(Mono(0)),
             entry,
-            model: *model,
+            model,
             size: Size {
                 tokens: arrival.tokens.map(|(input, output)| (input.into(), output.into())),
                 chance,
@@ -86,11 +95,19 @@ pub fn stage(scenario: &Scenario, seed: u64) -> Result<Setup, String> {
     Ok(setup)
 }
 
-fn models(scenario: &Scenario) -> Vec<Model> {
-    match &scenario.model[..] {
-        [] => vec![Model::new("model", 1.0, BYTES)],
-        specs => specs.iter().map(|m| Model::new(&m.name, m.work, m.input_bytes)).collect(),
+fn models(scenario: &Scenario, groups: &Groups) -> Result<Vec<Model>, String> {
+    if scenario.model.is_empty() {
+        return Ok(vec![Model::new("model", 1.0, BYTES)]);
     }
+    let model = |spec: &ModelSpec| {
+        // Weights come from nowhere in particular: there is no `own` place.
+        let law = law::policy(&spec.hold, "", groups);
+        let law = law.map_err(|error| format!("who holds `{}`: {error}", spec.name))?;
+        let size = u64::from(spec.size_mib) << 20;
+        let model = Model::new(&spec.name, spec.work, spec.input_bytes).in_stages(spec.stages);
+        Ok(Model { size, law, output_bytes: spec.output_bytes, ..model })
+    };
+    scenario.model.iter().map(model).collect()
 }
 
 fn round_trips(scenario: &Scenario) -> Result<Vec<Vec<Duration>>, String> {
@@ -127,7 +144,8 @@ fn settle(
         } else {
             let classes: Vec<usize> = (0..setup.devices.len()).collect();
             let device = *draw(rng, &classes, |class| setup.devices[*class].share);
-            host.server = Some(Server { device, models: BTreeSet::new() });
+            host.devices.extend(setup.devices[device].memory_mib.map(computes));
+            host.server = Some(Server { device, models: BTreeSet::new(), stages: BTreeSet::new() });
         }
         let named = |charter: &&CharterSpec| {
             charter.regions.is_empty() || charter.regions.contains(&region.name)
@@ -170,7 +188,19 @@ fn settle(
     }
 }
 
-/// Gives each model to its share of the servers.
+/// What an advert says of a device with so much memory.
+fn computes(memory_total_mib: u32) -> Device {
+    Device {
+        provider: "cpu".into(),
+        name: String::new(),
+        id: 0,
+        memory_total_mib,
+        memory_free_mib: memory_total_mib,
+        utilisation_percent: None,
+    }
+}
+
+/// Gives each model to its share of the servers, of those that may have it and have room.
 fn place_models(setup: &mut Setup, scenario: &Scenario, rng: &mut Rng) {
     let is_server = |host: &usize| setup.hosts[*host].server.is_some();
     let servers: Vec<usize> = (0..setup.hosts.len()).filter(is_server).collect();
@@ -189,8 +219,21 @@ fn place_models(setup: &mut Setup, scenario: &Scenario, rng: &mut Rng) {
         }
         // A model that some hold is held by one at least.
         let holders = part(share, order.len()).max(usize::from(share > 0.0));
-        for host in order.into_iter().take(holders) {
-            if let Some(server) = &mut setup.hosts[host].server {
+        let may = |host: &usize| {
+            let server = setup.hosts[*host].server.as_ref().expect("one that serves");
+            let taken = setup.size(&server.models) + setup.models[model].size;
+            let law = &setup.models[model].law.bounds;
+            let is_free = *law == Bounds::default();
+            let may = is_free || outside(law, &setup.hosts[*host]).is_none();
+            may && taken <= setup.memory(server)
+        };
+        let takers: Vec<usize> = order.into_iter().filter(may).take(holders).collect();
+        let stages = setup.models[model].stages.len();
+        for (turn, host) in takers.into_iter().enumerate() {
+            let Some(server) = &mut setup.hosts[host].server else { continue };
+            if stages > 0 {
+                server.stages.insert((model, turn % stages));
+            } else {
                 server.models.insert(model);
             }
         }

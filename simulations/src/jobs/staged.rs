@@ -5,6 +5,7 @@ use hansa_core::rng::mix;
 use hansa_core::time::Mono;
 
 use super::figures::Figures;
+use super::findings;
 use super::gossiping::Gossiping;
 use super::law;
 use super::mesh::Fixed;
@@ -17,15 +18,23 @@ use crate::ledger::Traffic;
 use crate::record::{self, Progress};
 use crate::recording::{BOUND_TTFT_MS, Cost, Flow, Recording, Series, TTFT_MS, Violation};
 use crate::run::judge;
-use crate::scenario::{FaultKind, FaultSpec, GossipSpec, LinkModel, Scenario};
+use crate::scenario::{FaultKind, FaultSpec, GossipSpec, LinkModel, PlacementStrategy, Scenario};
 
 /// What of a scenario with jobs is not played yet.
 pub fn not_yet(scenario: &Scenario) -> Vec<String> {
     let routing = &scenario.routing;
+    let moves = scenario.placement.strategy == PlacementStrategy::Demand;
+    let in_stages = is_in_stages(scenario);
+    let is_told_where = routing.strategies().iter().any(|name| name != "hansa");
     let given = |key: &str| format!("`{key}` beside jobs");
     let checks = [
         (scenario.region.is_empty(), "jobs without a [[region]]".to_owned()),
-        (scenario.model.iter().any(|model| model.stages != 1), "models in stages".into()),
+        (in_stages && moves, "`placement.strategy` = `demand` beside models in stages".into()),
+        (in_stages && is_told_where, "strategies but `hansa` for models in stages".into()),
+        (
+            scenario.sharing.is_some() && moves,
+            "`placement.strategy` = `demand` beside [sharing]".into(),
+        ),
         (routing.probe_above_ms.is_some(), given("routing.probe_above_ms")),
         (routing.retry_budget.is_some(), given("routing.retry_budget")),
     ];
@@ -42,6 +51,10 @@ pub fn not_yet(scenario: &Scenario) -> Vec<String> {
         .chain(unknown.map(|name| format!("strategy `{name}`")))
         .chain(late)
         .collect()
+}
+
+fn is_in_stages(scenario: &Scenario) -> bool {
+    scenario.model.iter().any(|model| model.stages > 1)
 }
 
 /// Lies and forgeries are told in adverts, which are made with the stage.
@@ -65,6 +78,9 @@ fn is_still(scenario: &Scenario) -> bool {
         && scenario.publish_every_ms.is_none()
         && scenario.republish_s.is_none()
         && scenario.gossip == GossipSpec::default()
+        && scenario.placement.strategy != PlacementStrategy::Demand
+        // Peers learn from gossip how far others are from each other.
+        && !is_in_stages(scenario)
         && !scenario.keeps_replay()
         && scenario.fault.iter().all(is_still)
 }
@@ -113,6 +129,8 @@ pub fn record(scenario: &Scenario, seed: u64, progress: &Progress, recording: &m
             draw(recording, scenario, &setup, &figures);
         }
         state(recording, &setup, &name, &figures);
+        findings::chains(recording, &setup, &name, &figures);
+        findings::placement(recording, scenario, &setup, &name, &figures);
         let done = u32::try_from(index + 1).unwrap_or(1);
         progress.at(Mono(0) + scenario.duration() * done / strategies);
     }

@@ -47,8 +47,11 @@ pub fn yardstick(seed: u64, servers: usize, rho: f64, lasts: Duration) -> Setup 
         server,
         ..Host::default()
     };
-    let server =
-        |rng: &mut Rng| Server { device: 3 * rng.below(3) + rng.below(3), models: [0].into() };
+    let server = |rng: &mut Rng| Server {
+        device: 3 * rng.below(3) + rng.below(3),
+        models: [0].into(),
+        stages: [].into(),
+    };
     let mut hosts: Vec<Host> = (0..servers).map(|n| host(n, Some(server(&mut rng)))).collect();
     hosts.extend((0..64).map(|n| host(n, None)));
     let mut setup = Setup {
@@ -64,6 +67,8 @@ pub fn yardstick(seed: u64, servers: usize, rho: f64, lasts: Duration) -> Setup 
         faults: Vec::new(),
         warm: lasts / 4,
         snapshot: Duration::from_secs(2),
+        late: Duration::from_secs(2),
+        moves: false,
     };
     let servers_of = setup.hosts.iter().filter_map(|host| host.server.as_ref());
     let rate = rho * servers_of.map(|server| setup.pace(server)).sum::<f64>();

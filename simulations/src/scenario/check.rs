@@ -132,6 +132,13 @@ impl Scenario {
             require(device.slots > 0, &at("slots"), "nothing runs on none", "set it to 1 or more")?;
             require(device.speed > 0.0, &at("speed"), "is not above 0", "1 is the plain device")?;
             require(device.share >= 0.0, &at("share"), "is negative", "0 leaves the class out")?;
+            let loads = device.load_mib_per_s > 0;
+            require(
+                loads,
+                &at("load_mib_per_s"),
+                "must not be zero",
+                "1000 is a model a few seconds",
+            )?;
             let times = [device.prefill_ms, device.service_ms.mean, device.service_ms.sigma];
             let possible = times.iter().all(|time| time.is_finite() && *time >= 0.0);
             require(possible, &at("service_ms"), "has a negative time", "times are in ms")?;
@@ -140,6 +147,10 @@ impl Scenario {
             let possible = (0.0..=1.0).contains(&model.held_by);
             let key = format!("model.{index}.held_by");
             require(possible, &key, "is a share from 0 to 1", "1 is on all peers")?;
+            let largest = self.device.iter().map(|device| device.memory_mib.unwrap_or(u32::MAX));
+            let fits = model.size_mib <= largest.max().unwrap_or(u32::MAX);
+            let key = format!("model.{index}.size_mib");
+            require(fits, &key, "is more than any device has", "raise a device's `memory_mib`")?;
         }
         for (index, charter) in self.charter.iter().enumerate() {
             self.check_names(&format!("charter.{index}.regions"), &charter.regions)?;
@@ -175,6 +186,15 @@ impl Scenario {
         } else {
             let fix = "give one of `load` (0.85) and `rate` (jobs a second)";
             require(paced, &at("load"), "how many jobs is not clear", fix)?;
+        }
+        if let Some(name) = &arrivals.model {
+            let names = || self.model.iter().map(|model| model.name.as_str());
+            let fix = match nearest(name, names()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "name one of the [[model]]s".to_owned(),
+            };
+            let known = names().any(|known| known == name);
+            require(known, &at("model"), &format!("there is no model `{name}`"), &fix)?;
         }
         let positive = [arrivals.load, arrivals.rate, Some(arrivals.speedup)];
         let possible = positive.iter().flatten().all(|x| *x > 0.0 && x.is_finite());

@@ -21,6 +21,9 @@ pub struct ArrivalSpec {
     /// Only from these regions; none named: from all, by their weights.
     #[serde(default)]
     pub regions: Vec<String>,
+    /// All of them ask for this model; none named: for any, by their shares.
+    #[serde(default)]
+    pub model: Option<String>,
     /// From this second …
     #[serde(default)]
     pub from_s: u64,

@@ -44,11 +44,19 @@ overrides! {
 }
 
 /// `[placement]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlacementSpec {
     /// Which peers hold which models.
     pub strategy: PlacementStrategy,
+    /// A job whose first byte is not there by then is unmet demand, in milliseconds.
+    pub late_ms: u64,
+}
+
+impl Default for PlacementSpec {
+    fn default() -> Self {
+        Self { strategy: PlacementStrategy::default(), late_ms: 2_000 }
+    }
 }
 
 /// `placement.strategy`.
@@ -62,6 +70,8 @@ pub enum PlacementStrategy {
     NearDemand,
     /// Each operator holds all models itself.
     Everywhere,
+    /// It begins as `spread`, and then each peer decides for itself, as nodes would.
+    Demand,
 }
 
 #[cfg(test)]

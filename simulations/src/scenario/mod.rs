@@ -148,6 +148,12 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The second in which what is asked changes for the last time, if it does.
+    pub fn shift_s(&self) -> Option<u64> {
+        let ends = self.arrivals.iter().flat_map(|spec| [Some(spec.from_s), spec.until_s]);
+        ends.flatten().filter(|second| (1..self.seconds).contains(second)).max()
+    }
+
     /// Its length.
     pub fn duration(&self) -> Duration {
         Duration::from_secs(self.seconds)

@@ -30,6 +30,7 @@ shipped![
     "adversaries",
     "azure-trace",
     "churn",
+    "demand-shifts",
     "diurnal-sharing",
     "flash-crowd",
     "gray-peer",

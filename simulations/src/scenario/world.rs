@@ -97,6 +97,10 @@ pub struct DeviceSpec {
     pub service_ms: ServiceSpec,
     /// What an hour of it costs, for the cost in reports; any currency.
     pub cost_per_hour: f64,
+    /// Memory for models, in MiB. None: all fit.
+    pub memory_mib: Option<u32>,
+    /// MiB of a model that it fetches and loads in a second.
+    pub load_mib_per_s: u32,
 }
 
 impl Default for DeviceSpec {
@@ -111,6 +115,8 @@ impl Default for DeviceSpec {
             per_token_ms: None,
             service_ms: ServiceSpec::default(),
             cost_per_hour: 0.0,
+            memory_mib: None,
+            load_mib_per_s: 1_000,
         }
     }
 }
@@ -156,6 +162,12 @@ pub struct ModelSpec {
     /// Bytes of one job's output on the wire.
     #[serde(default = "two_kib")]
     pub output_bytes: u64,
+    /// What it takes of a peer's memory, in MiB.
+    #[serde(default)]
+    pub size_mib: u32,
+    /// Who may have it: its weights are data.
+    #[serde(default)]
+    pub hold: Constraints,
 }
 
 /// `[[charter]]`: who runs some of the peers, and under whose law.

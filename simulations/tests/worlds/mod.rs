@@ -41,6 +41,8 @@ pub(crate) fn random(seed: u64, jobs: usize) -> Setup {
         faults: Vec::new(),
         warm: Duration::ZERO,
         snapshot: Duration::from_secs(1),
+        late: Duration::from_secs(2),
+        moves: false,
     };
     let places: Vec<&str> = (0..regions).map(|_| pick(rng, &PLACES)).collect();
     for _ in 0..4 + rng.below(40) {
@@ -140,7 +142,11 @@ fn host(rng: &mut Rng, setup: &Setup, region: usize, place: &str) -> Host {
         serve: if rng.below(6) == 0 { bounds(rng) } else { Bounds::default() },
         send: if rng.below(6) == 0 { bounds(rng) } else { Bounds::default() },
         devices: vec![computes],
-        server: Some(Server { device: rng.below(setup.devices.len()), models: held }),
+        server: Some(Server {
+            device: rng.below(setup.devices.len()),
+            models: held,
+            stages: BTreeSet::new(),
+        }),
         claims: (rng.below(20) == 0).then(|| rng.below(setup.models.len())).into_iter().collect(),
         boast: (rng.below(20) == 0).then_some(10),
     }

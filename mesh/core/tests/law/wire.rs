@@ -12,8 +12,9 @@ use hansa_core::gate::Rule;
 use hansa_core::id::{Digest, JobId};
 use hansa_core::limits::*;
 use hansa_core::place::Place;
-use hansa_core::plan::Refusal;
+use hansa_core::plan::{Job, Refusal};
 use hansa_core::policy::{Bounds, Clause, DeviceNeeds, Policy, Split};
+use hansa_core::price::{Amount, Bill};
 use hansa_core::rng::Rng;
 use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::wire::{
@@ -215,6 +216,58 @@ fn the_asks_of_stages_keep_their_bytes() {
     let Ask::Stage { tensors, .. } = stage(Vec::new()) else { unreachable!() };
     let deliver = Ask::Deliver { whole: Digest([1; 32]), tensors, by: vec![id(1)] };
     assert_eq!(ask_bytes(deliver), format!("07{whole}{tensor}{by}"));
+}
+
+/// What it is to cost, as a bill of one amount.
+fn bill() -> Bill {
+    ["0.02 EUR".parse::<Amount>().unwrap()].into_iter().collect()
+}
+
+#[test]
+fn money_and_a_named_deadline_keep_their_bytes_and_can_be_skipped() {
+    let money = "0701455552fb204e";
+    let fresh =
+        Job::new(JobId([1; 16]), Digest([1; 32]), policy(), &Bounds::default(), Mono(1_000));
+    assert_eq!(JobHeader::extensions_of(&fresh), []);
+    let job_of = Job { is_timed: true, spent: bill(), ..fresh };
+    let header = JobHeader { extensions: JobHeader::extensions_of(&job_of), ..job() };
+    let plain = |golden: &'static str| golden.strip_suffix("00").unwrap();
+    assert_eq!(hex(&header.encode()), format!("{}020100000200{money}", plain(JOB)));
+    let read = JobHeader::decode(&header.encode()).unwrap();
+    assert!(read.names_deadline() && !job().names_deadline());
+    assert_eq!((read.spent(), job().spent()), (bill(), Bill::default()));
+    let charged = answer(Ok(done())).charging(&bill());
+    assert_eq!(hex(&charged.encode()), format!("{}010100{money}", plain(ANSWER)));
+    assert_eq!(AnswerHeader::decode(&charged.encode()).unwrap().price(), bill());
+    assert_eq!(answer(Ok(done())).charging(&Bill::default()), answer(Ok(done())));
+    assert!([&header.extensions, &charged.extensions].into_iter().flatten().all(|e| !e.critical));
+}
+
+#[test]
+fn money_that_is_none_is_refused() {
+    let with = |bytes: Vec<u8>| vec![Extension { tag: 1, critical: false, bytes }];
+    let read = |bytes: Vec<u8>| {
+        let header = AnswerHeader { extensions: with(bytes), ..answer(Ok(done())) };
+        AnswerHeader::decode(&header.encode()).map(|header| header.price())
+    };
+    assert_eq!(read(encode(&bill())), Ok(bill()));
+    let of = |codes: Vec<[u8; 3]>| {
+        encode(&codes.into_iter().map(|code| (code, 1u64)).collect::<BTreeMap<_, _>>())
+    };
+    let over = Err(HeaderFault::OverLimit("the price"));
+    assert_eq!(read(of(vec![*b"eur"])), over);
+    assert_eq!(read(of(vec![[0xff; 3]])), over);
+    let many = (b'A'..=b'Z').map(|letter| [b'X', b'X', letter]).collect();
+    assert_eq!(read(of(many)), over);
+    assert!(matches!(read(vec![1]), Err(HeaderFault::Codec(_))));
+    let policy = Policy { price_currency: None, ..policy() };
+    let half = JobHeader { policy_hash: policy.hash(), policy, ..job() };
+    let found = JobHeader::decode(&half.encode());
+    assert_eq!(found, Err(HeaderFault::OverLimit("the policy")));
+    let nowhere = Price { currency: "euro".into(), ..advert().price.unwrap() };
+    let signed = Advert { price: Some(nowhere), ..advert() }.sign(&key(0));
+    let fault = signed.verify(&Trust::default(), start()).unwrap_err();
+    assert_eq!(fault, AdvertFault::OverLimit("price"));
 }
 
 #[test]

@@ -129,6 +129,7 @@ impl From<Refusal> for ApiError {
             Refusal::Malformed { .. } => (StatusCode::BAD_REQUEST, "malformed"),
             Refusal::Execution { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "execution"),
             Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            Refusal::Loading { .. } => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
         };
         let error = Self::new(status, code, refusal.to_string());
         match refusal {
@@ -143,6 +144,9 @@ impl From<Refusal> for ApiError {
                 error.after(Duration::from_millis(u64::from(retry_after_ms)))
             }
             Refusal::Draining => error.after(DRAINING_RETRY_AFTER),
+            Refusal::Loading { ready_in_ms } => {
+                error.after(Duration::from_millis(u64::from(ready_in_ms)))
+            }
             _ => error,
         }
     }
@@ -181,6 +185,7 @@ mod tests {
             (Refusal::PolicyUnsatisfiable { failed: [].into() }, 403, "policy_unsatisfiable"),
             (Refusal::Unavailable { failed: [].into() }, 503, "unavailable"),
             (Refusal::Gap { at: 1, of: 2 }, 503, "unavailable"),
+            (Refusal::Loading { ready_in_ms: 1 }, 503, "loading"),
             (Refusal::Unsplittable { why: Unsplittable::OneRow }, 400, "unsplittable"),
             (Refusal::Unsplittable { why: Unsplittable::OnePeer }, 403, "unsplittable"),
             (Refusal::Unsupported { clause: text() }, 400, "unsupported_constraint"),

@@ -1,9 +1,11 @@
 //! Plays a [`Setup`] under one method and gives the figures.
 
+mod chaining;
+mod moving;
 mod placing;
 mod serving;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,24 +26,83 @@ use crate::jobs::server::Server;
 use crate::jobs::setup::{Arrival, Host, Setup};
 use crate::jobs::strategy::Method;
 use crate::recording::ReplayEvent;
+use chaining::{Delivery, Leg};
+use moving::Mover;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Arrive(usize),
-    Asked { job: usize, host: usize },
-    Quoted { job: usize, host: usize, quote: Option<Quote> },
+    Asked {
+        job: usize,
+        host: usize,
+    },
+    Quoted {
+        job: usize,
+        host: usize,
+        quote: Option<Quote>,
+    },
     Decide(usize),
-    Release { job: usize, host: usize },
-    Reached { job: usize, host: usize },
-    Ran { job: usize, host: usize, epoch: u32 },
-    FirstByte { job: usize, host: usize, epoch: u32 },
-    Begun { job: usize, host: usize },
-    Answered { job: usize, host: usize },
-    Refused { job: usize, host: usize },
-    Lost { job: usize, host: usize },
+    Release {
+        job: usize,
+        host: usize,
+    },
+    Reached {
+        job: usize,
+        host: usize,
+    },
+    Ran {
+        job: usize,
+        host: usize,
+        epoch: u32,
+    },
+    FirstByte {
+        job: usize,
+        host: usize,
+        epoch: u32,
+    },
+    Begun {
+        job: usize,
+        host: usize,
+    },
+    Answered {
+        job: usize,
+        host: usize,
+    },
+    Refused {
+        job: usize,
+        host: usize,
+    },
+    Lost {
+        job: usize,
+        host: usize,
+    },
     Late(usize),
-    Cancel { job: usize, host: usize },
+    Cancel {
+        job: usize,
+        host: usize,
+    },
     Deadline(usize),
+    /// What was handed to a host, by the number of the leg, is there.
+    StageReached(usize),
+    /// Outputs are at the entry.
+    Delivered(usize),
+    /// All from a leg on is done.
+    StageDone(usize),
+    /// The host that has a leg refuses it.
+    StageRefused(usize),
+    /// The host that has a leg has fallen silent.
+    StageLost(usize),
+    /// A host looks whether it should hold something else.
+    Round(usize),
+    /// A model that a host fetched is there, or is not.
+    Loaded {
+        host: usize,
+        model: usize,
+        epoch: u32,
+        came: bool,
+    },
+    /// The job should have its first byte by now.
+    Overdue(usize),
     Snapshot,
     Sample,
 }
@@ -56,6 +117,8 @@ struct Air {
     /// Why hosts that have it refuse it: on their way back.
     refusals: BTreeMap<usize, Refusal>,
     first_byte: bool,
+    /// Whether it was counted as one that waits longer than it should.
+    is_overdue: bool,
 }
 
 /// Whom a law permits among those that the view knows.
@@ -70,6 +133,10 @@ struct Play<'a> {
     method: Method,
     queue: Queue<Event>,
     servers: Vec<Option<Server>>,
+    /// Models that each host serves.
+    held: Vec<BTreeSet<usize>>,
+    /// What each host decides to hold, where hosts decide.
+    movers: Vec<Mover>,
     /// How often each host went down.
     epochs: Vec<u32>,
     up: Vec<bool>,
@@ -85,6 +152,10 @@ struct Play<'a> {
     on_way: Vec<u32>,
     rtts: Vec<Vec<Duration>>,
     air: BTreeMap<usize, Air>,
+    /// What hosts have handed on, by number.
+    legs: BTreeMap<usize, Leg>,
+    legs_begun: usize,
+    deliveries: BTreeMap<usize, Delivery>,
     rng: Rng,
     now: Mono,
     /// Between two samples of the figures over time.
@@ -115,8 +186,10 @@ impl<'a> Play<'a> {
             let server = host.server.as_ref()?;
             let (device, models) = (setup.device(server), &setup.models);
             // Of the models that it holds; the times that it learns are of all of them too.
-            let works = server.models.iter().map(|model| models[*model].work);
-            let work = works.sum::<f64>() / server.models.len().max(1) as f64;
+            let held: Vec<f64> = server.models.iter().map(|model| models[*model].work).collect();
+            let all: Vec<f64> = models.iter().map(|model| model.work).collect();
+            let works = if held.is_empty() { all } else { held };
+            let work = works.iter().sum::<f64>() / works.len().max(1) as f64;
             let slots = u16::try_from(device.slots).unwrap_or(u16::MAX);
             let mut server = Server::new(slots, device.speed, device.typical(setup.tokens, work));
             server.crash(); // Until the mesh says that it is up.
@@ -131,6 +204,8 @@ impl<'a> Play<'a> {
                 rtts[entry] = (0..hosts.len()).map(|host| mesh.rtt(entry, host)).collect();
             }
         }
+        let models =
+            |host: &Host| host.server.as_ref().map(|s| s.models.clone()).unwrap_or_default();
         // Thousandths of a job a second.
         #[allow(clippy::cast_possible_truncation)]
         let weight = |host: &Host| host.server.as_ref().map_or(0, |s| (setup.pace(s) * 1e3) as u64);
@@ -146,8 +221,13 @@ impl<'a> Play<'a> {
             on_way: vec![0; hosts.len()],
             rng: Rng::new(mix(setup.seed ^ 0x0b5)),
             queue: Queue::default(),
+            held: hosts.iter().map(models).collect(),
+            movers: hosts.iter().filter(|_| setup.moves).map(Mover::new).collect(),
             permitted: BTreeMap::new(),
             air: BTreeMap::new(),
+            legs: BTreeMap::new(),
+            legs_begun: 0,
+            deliveries: BTreeMap::new(),
             now: Mono(0),
             every: Duration::ZERO,
             figures: Figures::default(),
@@ -169,6 +249,7 @@ impl<'a> Play<'a> {
             let every = (last.at / SAMPLES).max(Duration::from_secs(1));
             self.every = every;
             self.queue.push(Mono(0) + every, Event::Sample);
+            self.begin_rounds();
         }
         loop {
             // What befalls hosts comes before what they do in the same moment.
@@ -280,14 +361,24 @@ impl<'a> Play<'a> {
             Event::FirstByte { job, host, epoch } => self.first_byte(job, host, epoch),
             Event::Ran { job, host, epoch } => {
                 let Some(server) = &mut self.servers[host] else { return };
-                if self.epochs[host] == epoch && server.done(job) {
+                if self.epochs[host] != epoch || !server.done(job) {
+                    return;
+                }
+                if let Some(leg) = self.leg_of(job) {
+                    self.stage_ran(leg);
+                } else {
                     let answered = Event::Answered { job, host };
                     if let Err(silence) = self.homeward(job, host, WORDS, answered) {
                         self.lose(job, host, silence);
                     }
-                    self.start(host);
                 }
+                self.start(host);
             }
+            Event::StageReached(leg) => self.stage_reached(leg),
+            Event::Delivered(leg) => self.delivered(leg),
+            Event::StageDone(leg) => self.stage_done(leg),
+            Event::StageRefused(leg) => self.stage_refused(leg),
+            Event::StageLost(leg) => self.stage_lost(leg),
             Event::Begun { job, host } => self.begun(job, host),
             Event::Answered { job, host } => {
                 if self.air.get(&job).is_some_and(|air| air.at.contains(&host)) {
@@ -327,6 +418,9 @@ impl<'a> Play<'a> {
                 }
             }
             Event::Deadline(job) => self.deadline(job),
+            Event::Round(host) => self.round(host),
+            Event::Loaded { host, model, epoch, came } => self.loaded(host, model, epoch, came),
+            Event::Overdue(job) => self.overdue(job),
             Event::Snapshot => {
                 let load = |server: &Option<Server>| server.as_ref().map_or(NOTHING, Server::load);
                 self.stale = self.servers.iter().map(load).collect();
@@ -415,6 +509,11 @@ impl<'a> Play<'a> {
         self.figures.answered += u64::from(is_answer);
         self.figures.refused += u64::from(!is_answer);
         self.hash(2 + u64::from(is_answer), job, 0);
+        if !is_answer {
+            self.figures.unanswered.push(job);
+            self.stop_stages(job);
+        }
+        self.count(job, is_answer);
         let at = self.air.get(&job).map(|air| air.at.clone()).unwrap_or_default();
         at.into_iter().for_each(|host| self.leave(job, host));
         self.air.remove(&job);

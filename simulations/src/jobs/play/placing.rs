@@ -21,6 +21,7 @@ impl Play<'_> {
         let arrival = self.arrival(number);
         if !self.up[arrival.entry] {
             self.figures.orphaned += 1;
+            self.figures.unanswered.push(number);
             return self.figures.checkers.orphaned(number);
         }
         self.tell(number, arrival.entry, "arrived");
@@ -43,6 +44,7 @@ impl Play<'_> {
             Method::Direct(_) => self.choose(number, &job),
             Method::Hansa(_) => None,
         };
+        self.asked_for(number, &job);
         let flight = Flight::begin(job);
         let questions: Vec<usize> =
             survey.iter().flat_map(Survey::questions).map(|(peer, _)| self.hosts[&peer]).collect();
@@ -55,6 +57,7 @@ impl Play<'_> {
             at: Vec::new(),
             refusals: BTreeMap::new(),
             first_byte: false,
+            is_overdue: false,
         };
         self.air.insert(number, air);
         if let Some(until) = until {
@@ -132,7 +135,7 @@ impl Play<'_> {
         match air.flight.handle(now, happened, &view, loads, &mut self.budgets[entry]) {
             Step::RunLocal => self.send(job, entry),
             Step::Send { to } => self.send(job, self.hosts[&to]),
-            Step::Pass { .. } => unreachable!("no peer of a world has stages"),
+            Step::Pass { links } => self.begin_pass(job, links),
             Step::Wait => {}
             Step::Answer(outcome) => self.answer(job, outcome.is_ok()),
         }

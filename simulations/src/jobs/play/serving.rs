@@ -13,10 +13,9 @@ use super::{Air, Event, NOTHING, Play, WORDS, id};
 use crate::course::Change;
 use crate::jobs::mesh::{Silence, silence};
 use crate::jobs::server::Server;
-use crate::jobs::setup::Host;
 
 /// Who runs a job waits so many times longer for its entry than the entry for it.
-const SERVING_PATIENCE: u32 = 10;
+pub(super) const SERVING_PATIENCE: u32 = 10;
 
 impl Play<'_> {
     /// Whether a host holds the job's model and is what the job needs.
@@ -27,8 +26,7 @@ impl Play<'_> {
 
     /// Whether a host holds the job's model, whatever its advert says.
     fn holds(&self, job: usize, host: usize) -> bool {
-        let Host { server, .. } = &self.setup.hosts[host];
-        server.as_ref().is_some_and(|server| server.models.contains(&self.arrival(job).model))
+        self.held[host].contains(&self.arrival(job).model)
     }
 
     /// A question reaches a server, which asks its gate as for a job.
@@ -104,11 +102,22 @@ impl Play<'_> {
         let mut begun = Vec::new();
         while let Some(started) = server.start(self.now) {
             let job = started.job;
-            begun.push(job);
-            self.queue.push(self.now + started.first, Event::FirstByte { job, host, epoch });
+            begun.push((job, started.last));
+            // What comes of a stage has no first byte of its own.
+            if job < self.setup.arrivals.len() {
+                self.queue.push(self.now + started.first, Event::FirstByte { job, host, epoch });
+            }
             self.queue.push(self.now + started.last, Event::Ran { job, host, epoch });
         }
-        begun.into_iter().for_each(|job| self.tell(job, host, "running"));
+        for (job, takes) in begun {
+            if let Some(leg) = self.leg_of(job) {
+                self.stage_starts(leg, takes);
+            }
+            if let Some(job) = self.job_of(job) {
+                self.tell(job, host, "running");
+                self.works(job, host, takes);
+            }
+        }
         self.know(host);
     }
 
@@ -147,6 +156,7 @@ impl Play<'_> {
                         server.restart();
                     }
                     self.know(host);
+                    self.comes_back(host);
                 }
                 Change::Down(host) => self.goes_down(host),
                 Change::Slow(host, times) => {
@@ -165,7 +175,8 @@ impl Play<'_> {
         self.up[host] = false;
         self.epochs[host] += 1;
         let lost = self.servers[host].as_mut().map(Server::crash).unwrap_or_default();
-        for job in lost {
+        self.stages_fall(host);
+        for job in lost.into_iter().filter(|job| *job < self.setup.arrivals.len()) {
             self.lose(job, host, Silence(silence(self.rtt(job, host))));
         }
         // An entry takes its jobs, and what it knew, with it.
@@ -173,6 +184,7 @@ impl Play<'_> {
         for job in own.collect::<Vec<usize>>() {
             let air = self.air.remove(&job).expect("it flies");
             self.figures.orphaned += 1;
+            self.figures.unanswered.push(job);
             self.figures.checkers.orphaned(job);
             self.tell(job, host, "failed");
             for at in air.at {
@@ -183,6 +195,7 @@ impl Play<'_> {
         self.loads[host] = Loads::new();
         self.budgets[host] = RetryBudget::default();
         self.figures.checkers.restarted(host);
+        self.forgets(host);
         self.know(host);
     }
 
@@ -197,5 +210,8 @@ impl Play<'_> {
         for (job, host) in at.filter(apart).collect::<Vec<_>>() {
             self.lose(job, host, Silence(silence(self.rtt(job, host))));
         }
+        self.stages_apart(|from, to, patience| {
+            side.contains(&from) != side.contains(&to) && patience <= lasting
+        });
     }
 }
