@@ -5,7 +5,7 @@
 //! | what came back | then |
 //! | --- | --- |
 //! | the peer is lost, drains, or no longer holds the bundle | another permitted peer; the first time free, then from the retry budget |
-//! | busy, does not serve this node, out of hops, unavailable, its own refusal, malformed | another permitted peer, from the retry budget |
+//! | busy, does not serve this node, cannot keep the receipt, out of hops, unavailable, its own refusal, malformed | another permitted peer, from the retry budget |
 //! | the model failed | the first time another permitted peer, from the retry budget: the fault may be the peer's; the second time that is the answer, since it may be the input's |
 //! | bad input, unsupported, ambiguous, deadline | that is the answer |
 //!
@@ -350,6 +350,7 @@ fn again(refusal: &Refusal) -> Again {
         | Refusal::Gap { .. }
         | Refusal::Loading { .. }
         | Refusal::Malformed { .. }
+        | Refusal::NoReceipt { .. }
         | Refusal::Failed { .. } => Again::Budget,
         Refusal::Execution { .. } => Again::Once,
         Refusal::BadInput { .. }
@@ -365,7 +366,10 @@ fn usefulness(refusal: &Refusal) -> u8 {
     match refusal {
         Refusal::Busy { .. } | Refusal::Loading { .. } => 3, // Try again, and when.
         Refusal::Execution { .. } => 2,                      // What ONNX Runtime said.
-        Refusal::Failed { .. } | Refusal::Unavailable { .. } | Refusal::Gap { .. } => 1,
+        Refusal::Failed { .. }
+        | Refusal::Unavailable { .. }
+        | Refusal::Gap { .. }
+        | Refusal::NoReceipt { .. } => 1,
         _ => 0,
     }
 }

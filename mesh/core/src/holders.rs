@@ -310,6 +310,16 @@ impl Permitted {
         self.ranges.iter().map(Range::len).sum()
     }
 
+    /// How many holders do not pass, by rule.
+    pub(crate) fn kept_out(&self) -> BTreeMap<Rule, u32> {
+        let mut counts = BTreeMap::new();
+        for (span, rule) in &self.denied {
+            let peers = u32::try_from(self.held.spans[*span].range.len()).unwrap_or(u32::MAX);
+            *counts.entry(*rule).or_default() += peers;
+        }
+        counts
+    }
+
     /// The longest service time of a row that any holder advertises, permitted or not.
     pub(crate) fn slowest(&self) -> Duration {
         Duration::from_micros(self.held.slowest_us.into())

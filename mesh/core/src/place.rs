@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::codec::{Decode, Encode};
+use crate::codec::{Decode, Encode, encode};
+use crate::id::Digest;
 
 /// A country (`DE`) or one of its subdivisions (`DE-BE`). A country covers its subdivisions.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize)]
@@ -136,6 +137,11 @@ impl Groups {
             Ok((name, places?))
         };
         Ok(Self(groups.into_iter().map(parse).collect::<Result<_, PlaceError>>()?))
+    }
+
+    /// The digest of the groups: two nodes read names alike exactly when these agree.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&encode(&self.0))
     }
 
     /// The places that `name` means: a group's members, or the place itself.

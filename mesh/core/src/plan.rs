@@ -226,6 +226,12 @@ pub enum Refusal {
         /// When it is expected to be served.
         ready_in_ms: u32,
     },
+    /// The receipt that the policy or the operator demands cannot be kept.
+    #[error("the receipt that is demanded cannot be kept: {reason}")]
+    NoReceipt {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A job that runs here within this is not worth a look at other peers.

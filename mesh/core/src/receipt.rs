@@ -20,6 +20,7 @@ use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{HOPS_MAX, NAME_BYTES_MAX, PARTS_MAX, RECEIPT_BYTES_MAX};
 use crate::log::tree::leaf_hash;
 use crate::place::Place;
+use crate::price::Amount;
 use crate::time::Utc;
 use crate::wire::TensorMeta;
 
@@ -45,12 +46,12 @@ pub struct Receipt {
     pub path: Vec<Party>,
     /// The model, as the keeper calls it.
     pub model: String,
-    /// What was meant.
-    pub bundle: Digest,
+    /// What was meant; none when no permitted peer could say what the name means.
+    pub bundle: Option<Digest>,
     /// [`crate::policy::Policy::hash`] of the law that it ran under.
     pub policy: Digest,
-    /// The digest of the groups (EU, EEA) by which the entry read that law.
-    pub groups: Digest,
+    /// The digest of the groups (EU, EEA) by which the entry read that law, when it told it.
+    pub groups: Option<Digest>,
     /// What the keeper's gate said.
     pub verdict: Verdict,
     /// Peers that the gate kept out, by reason.
@@ -114,6 +115,8 @@ pub enum Outcome {
     Late,
     /// Whoever asked went away, or another answer came first.
     Cancelled,
+    /// It was handed on down a chain of stages: what came of it, the next one's receipt tells.
+    Passed,
 }
 
 /// What a peer ran.
@@ -135,16 +138,7 @@ pub struct Used {
     /// Time on the device, in µs.
     pub device_us: u64,
     /// What it cost.
-    pub price: Option<Money>,
-}
-
-/// An amount.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
-pub struct Money {
-    /// Millionths.
-    pub micros: u64,
-    /// ISO 4217 code.
-    pub currency: String,
+    pub price: Option<Amount>,
 }
 
 /// A part of a job that another peer took, or the keeper itself as one of several.
@@ -286,7 +280,10 @@ impl Receipt {
                 parties().all(|party| party.location.is_valid() && party.control.is_valid()),
                 "a peer's place is none",
             ),
-            (prices.all(Money::is_valid), "a currency is not three capitals"),
+            (
+                prices.all(|price| price.currency.is_well_formed()),
+                "a currency is not three capitals",
+            ),
             (
                 names.all(|name| is_name(name)),
                 "a name is empty, too long or has control characters",
@@ -328,12 +325,6 @@ impl Party {
             (self.operator == stated.operator, "operator"),
         ];
         fields.into_iter().find(|(same, _)| !same).map(|(_, field)| field)
-    }
-}
-
-impl Money {
-    fn is_valid(&self) -> bool {
-        self.currency.len() == 3 && self.currency.bytes().all(|b| b.is_ascii_uppercase())
     }
 }
 

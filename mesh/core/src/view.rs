@@ -1,12 +1,14 @@
 //! What a peer knows of the mesh at one moment: an immutable snapshot, shared by all jobs that
 //! plan while it holds.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
 use crate::advert::{Record, Stage, Version};
 use crate::coordinate::Coordinate;
+use crate::gate::Rule;
 use crate::holders::{Holders, Permitted};
 use crate::id::{Digest, PeerId};
 use crate::policy::Policy;
@@ -108,6 +110,12 @@ impl View {
             let entry = &self.entries[*entry as usize];
             (entry, &entry.record.stages[usize::from(*stage)])
         })
+    }
+
+    /// How many live holders of `bundle` the law of `policy` (whose hash is `law`) keeps out, by rule:
+    /// what a receipt says of those who did not get a job.
+    pub fn kept_out(&self, policy: &Policy, law: Digest, bundle: Digest) -> BTreeMap<Rule, u32> {
+        self.permitted(policy, law, bundle).kept_out()
     }
 
     /// The index by name and bundle.

@@ -13,6 +13,7 @@ use crate::limits::*;
 use crate::plan::{Job, Refusal};
 use crate::policy::Policy;
 use crate::price::Bill;
+use crate::receipt::Used;
 
 /// The version that this build speaks, on both planes.
 pub const WIRE_VERSION: u16 = 1;
@@ -32,8 +33,40 @@ pub struct Extension {
 const NAMED_DEADLINE: u16 = 1;
 /// On a job: the [`Bill`] of the stages before.
 const SPENT: u16 = 2;
+/// On a job: its [`Lineage`], for receipts.
+const LINEAGE: u16 = 3;
+/// On a job in stages: the [`Run`]s of the stages before.
+const RUNS: u16 = 4;
 /// On an answer: its [`Bill`].
 const PRICE: u16 = 1;
+/// On an answer: the leaf of the executor's receipt.
+const RECEIPT: u16 = 2;
+
+/// Where a job or a part of one comes from: what the receipt of whoever takes it says of that.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Lineage {
+    /// The job that it is a part of.
+    pub parent: Option<JobId>,
+    /// From 1: tries that the sender has made.
+    pub attempt: u8,
+    /// [`Groups::digest`](crate::place::Groups::digest) of the entry.
+    pub groups: Digest,
+}
+
+/// What a stage tells of its run to the job's entry.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Run {
+    /// Who ran it.
+    pub peer: PeerId,
+    /// First node of the whole that it has.
+    pub from: u32,
+    /// First node that it has no more.
+    pub to: u32,
+    /// The leaf of its receipt, if it keeps one.
+    pub receipt: Option<Digest>,
+    /// What it took.
+    pub used: Used,
+}
 
 impl Extension {
     fn optional(tag: u16, bytes: Vec<u8>) -> Self {
@@ -51,6 +84,11 @@ impl Extension {
         };
         let bill: Bill = decode(&held.bytes)?;
         if bill.is_well_formed() { Ok(bill) } else { Err(HeaderFault::OverLimit("the price")) }
+    }
+
+    fn read<T: Decode<()>>(extensions: &[Self], tag: u16) -> Result<Option<T>, HeaderFault> {
+        let held = extensions.iter().find(|extension| extension.tag == tag);
+        Ok(held.map(|held| decode(&held.bytes)).transpose()?)
     }
 
     /// The first extension that this version must not skip. It knows none yet.
@@ -303,6 +341,12 @@ impl JobHeader {
             return Err(HeaderFault::PolicyHash);
         }
         Extension::bill(&header.extensions, SPENT)?;
+        Extension::read::<Lineage>(&header.extensions, LINEAGE)?;
+        if Extension::read::<Vec<Run>>(&header.extensions, RUNS)?
+            .is_some_and(|runs| runs.len() > STAGES_MAX)
+        {
+            return Err(HeaderFault::OverLimit("stages"));
+        }
         Ok(header)
     }
 
@@ -310,6 +354,30 @@ impl JobHeader {
     pub fn extensions_of(job: &Job) -> Vec<Extension> {
         let named = job.is_timed.then(|| Extension::optional(NAMED_DEADLINE, Vec::new()));
         named.into_iter().chain(Extension::of_bill(SPENT, &job.spent)).collect()
+    }
+
+    /// The header with where its job comes from. Peers of an earlier version skip that.
+    pub fn descending(mut self, lineage: &Lineage) -> Self {
+        self.extensions.push(Extension::optional(LINEAGE, encode(lineage)));
+        self
+    }
+
+    /// Where the job comes from, if the sender says so.
+    pub fn lineage(&self) -> Option<Lineage> {
+        Extension::read(&self.extensions, LINEAGE).ok().flatten() // It was looked at when decoded.
+    }
+
+    /// The header with what the stages before have run.
+    pub fn telling(mut self, runs: &Vec<Run>) -> Self {
+        if !runs.is_empty() {
+            self.extensions.push(Extension::optional(RUNS, encode(runs)));
+        }
+        self
+    }
+
+    /// What the stages before have run, as far as they keep receipts.
+    pub fn runs(&self) -> Vec<Run> {
+        Extension::read(&self.extensions, RUNS).ok().flatten().unwrap_or_default()
     }
 
     /// Whether the app named the deadline.
@@ -335,6 +403,17 @@ impl AnswerHeader {
         self
     }
 
+    /// The header with the leaf of the receipt that the executor keeps.
+    pub fn proving(mut self, leaf: Option<Digest>) -> Self {
+        self.extensions.extend(leaf.map(|leaf| Extension::optional(RECEIPT, encode(&leaf))));
+        self
+    }
+
+    /// The leaf of the executor's receipt, if it keeps one.
+    pub fn receipt(&self) -> Option<Digest> {
+        Extension::read(&self.extensions, RECEIPT).ok().flatten()
+    }
+
     /// What the answer costs.
     pub fn price(&self) -> Bill {
         Extension::bill(&self.extensions, PRICE).unwrap_or_default() // It was looked at when decoded.
@@ -354,6 +433,7 @@ impl AnswerHeader {
             check_tensors(&done.outputs)?;
         }
         Extension::bill(&header.extensions, PRICE)?;
+        Extension::read::<Digest>(&header.extensions, RECEIPT)?;
         Ok(header)
     }
 }

@@ -68,7 +68,7 @@ impl Register {
                 control: party.control.to_string(),
                 location: party.location.to_string(),
                 model: receipt.model.clone(),
-                bundle: receipt.bundle.to_string(),
+                bundle: receipt.bundle.map(|bundle| bundle.to_string()).unwrap_or_default(),
                 rank,
             };
             let line = self.0.entry(key()).or_default();

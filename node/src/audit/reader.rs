@@ -222,7 +222,8 @@ impl Reader {
         let absent = || LogError::Absent(format!("number {index}"));
         let note = self.checkpoint()?.ok_or_else(absent)?;
         let (newest, _) = self.open(&note)?;
-        let cosigned = self.cosigned()?.map(|note| Ok((self.open(&note)?.0, note)));
+        let read = |note: String| Ok::<_, LogError>((self.open(&note)?.0, note));
+        let cosigned = self.cosigned()?.map(read);
         let cosigned = cosigned.transpose()?.filter(|(checkpoint, _)| index < checkpoint.size);
         let (checkpoint, note) = cosigned.unwrap_or((newest.clone(), note));
         if index >= checkpoint.size {

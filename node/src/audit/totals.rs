@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hansa_core::place::Place;
-use hansa_core::receipt::{Money, Outcome, Party, Receipt, Share, Used};
+use hansa_core::price::Amount;
+use hansa_core::receipt::{Outcome, Party, Receipt, Share, Used};
 use hansa_core::time::Utc;
 use serde::Serialize;
 
@@ -32,7 +33,9 @@ impl Filter {
     fn means(&self, receipt: &Receipt) -> bool {
         let model = |wanted: &String| {
             let name = receipt.model.rsplit_once(':').map_or(receipt.model.as_str(), |(n, _)| n);
-            *wanted == receipt.model || wanted == name || *wanted == receipt.bundle.to_string()
+            *wanted == receipt.model
+                || wanted == name
+                || receipt.bundle.is_some_and(|bundle| *wanted == bundle.to_string())
         };
         self.since.is_none_or(|since| receipt.started >= since)
             && self.until.is_none_or(|until| receipt.started < until)
@@ -135,8 +138,8 @@ impl Sum {
         self.jobs += u64::from(first);
         self.rows = self.rows.saturating_add(used.rows);
         self.device_us = self.device_us.saturating_add(used.device_us);
-        if let Some(Money { micros, currency }) = &used.price {
-            let sum = self.price_micros.entry(currency.clone()).or_default();
+        if let Some(Amount { micros, currency }) = &used.price {
+            let sum = self.price_micros.entry(currency.to_string()).or_default();
             *sum = sum.saturating_add(*micros);
         }
     }

@@ -15,8 +15,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::out;
 use crate::audit::authorities;
-use crate::audit::export::Register;
 use crate::audit::error::LogError;
+use crate::audit::export::Register;
 use crate::audit::reader::Reader;
 use crate::audit::totals::{Filter, Sum, Totals};
 use crate::audit::verify::{Report, verify};

@@ -85,7 +85,8 @@ pub(super) fn describe(receipt: &Receipt) -> String {
     if let Some(parent) = receipt.parent {
         row("part of", parent.to_string());
     }
-    row("model", format!("{} ({})", receipt.model, receipt.bundle));
+    let bundle = receipt.bundle.map_or("unknown here".to_owned(), |bundle| bundle.to_string());
+    row("model", format!("{} ({bundle})", receipt.model));
     row("started", date(receipt.started));
     row("ended", date(receipt.ended));
     row("outcome", format!("{:?}, attempt {}", receipt.outcome, receipt.attempt).to_lowercase());

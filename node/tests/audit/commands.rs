@@ -60,8 +60,7 @@ impl Files {
         log.checkpoint().unwrap();
         let files = Self { folder };
         std::fs::write(files.path("proof"), log.proof_of(job(13)).unwrap().to_string()).unwrap();
-        std::fs::write(files.path("authorities"), authorities::text(&crate::world::authorities()))
-            .unwrap();
+        std::fs::write(files.path("authorities"), authorities::text(&authorities())).unwrap();
         files
     }
 

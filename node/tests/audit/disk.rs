@@ -89,9 +89,9 @@ fn a_journal_that_may_not_grow_refuses_and_keeps_what_it_has() {
 #[test]
 fn a_full_disk_refuses_says_so_and_goes_on_when_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
-    let may =
-        Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "tmpfs"]).arg(folder.path());
-    if !{ may }.output().is_ok_and(|ran| ran.status.success()) {
+    let mut may = Command::new("unshare");
+    may.args(["-Urm", "mount", "-t", "tmpfs", "tmpfs"]).arg(folder.path());
+    if !may.output().is_ok_and(|ran| ran.status.success()) {
         println!("this machine lets nobody mount a small disk; the test above stands for it");
         return;
     }

@@ -6,8 +6,9 @@ use hansa_core::charter::{Authority, Charter, Trust};
 use hansa_core::id::{Digest, JobId};
 use hansa_core::keys::SigningKey;
 use hansa_core::note::SignerKey;
+use hansa_core::price::Amount;
 use hansa_core::receipt::{
-    Money, Outcome, Part, Party, Receipt, Salt, Share, Side, Used, Verdict, Why, Work, commit,
+    Outcome, Part, Party, Receipt, Salt, Share, Side, Used, Verdict, Why, Work, commit,
 };
 use hansa_core::time::Utc;
 use hansa_node::audit::Entry;
@@ -32,7 +33,12 @@ pub(crate) fn trust() -> Trust {
 }
 
 /// The charter of the peer of `seed`, for years.
-pub(crate) fn charter(seed: [u8; 32], location: &str, control: &str, operator: &str) -> (Charter, String) {
+pub(crate) fn charter(
+    seed: [u8; 32],
+    location: &str,
+    control: &str,
+    operator: &str,
+) -> (Charter, String) {
     let charter = Charter {
         serial: "7".into(),
         subject: SigningKey::from_seed(&seed).peer_id(),
@@ -82,9 +88,9 @@ pub(crate) fn local(keeper: &Party, number: u64) -> Receipt {
         ended: Utc(started.0 + 20),
         path: vec![keeper.clone()],
         model: "magika:1".into(),
-        bundle: Digest([3; 32]),
+        bundle: Some(Digest([3; 32])),
         policy: Digest([4; 32]),
-        groups: Digest([5; 32]),
+        groups: Some(Digest([5; 32])),
         verdict: Verdict::Permitted,
         rejected: Default::default(),
         input: payload(Side::Input),
@@ -101,8 +107,8 @@ pub(crate) fn local(keeper: &Party, number: u64) -> Receipt {
     }
 }
 
-pub(crate) fn price(micros: u64) -> Option<Money> {
-    Some(Money { micros, currency: "EUR".into() })
+pub(crate) fn price(micros: u64) -> Option<Amount> {
+    Some(Amount { micros, currency: "EUR".parse().unwrap() })
 }
 
 /// A job that the node took in and another ran.

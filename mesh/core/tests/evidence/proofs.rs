@@ -42,7 +42,7 @@ fn a_receipt_that_differs_from_its_charter_is_refused() {
     let differs = |change: fn(&mut Receipt)| fault(&log(change).proof(2));
     for (field, change) in [
         ("serial", (|r| r.path[1].serial = "another".into()) as fn(&mut Receipt)),
-        ("digest", |r| r.path[1].charter = r.bundle),
+        ("digest", |r| r.path[1].charter = r.policy),
         ("location", |r| r.path[1].location = "FR".parse().unwrap()),
         ("control", |r| r.path[1].control = "DE".parse().unwrap()),
         ("operator", |r| r.path[1].operator = "Somebody".into()),

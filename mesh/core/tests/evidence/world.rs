@@ -11,8 +11,9 @@ use hansa_core::log::proof::ReceiptProof;
 use hansa_core::log::tile::{Kind, Tile, level_of, push_entry};
 use hansa_core::log::tree::{Frontier, Node, leaf_hash, prove_inclusion};
 use hansa_core::note::SignerKey;
+use hansa_core::price::Amount;
 use hansa_core::receipt::{
-    Money, Outcome, Part, Party, Receipt, Salt, Share, Side, Used, Verdict, Why, Work, commit,
+    Outcome, Part, Party, Receipt, Salt, Share, Side, Used, Verdict, Why, Work, commit,
 };
 use hansa_core::time::Utc;
 
@@ -55,7 +56,7 @@ pub(crate) fn party(seed: u8, location: &str, operator: &str) -> Party {
 /// Every field has something to say.
 pub(crate) fn receipt(number: u8) -> Receipt {
     let salt = Salt([number; 32]);
-    let euros = |micros| Some(Money { micros, currency: "EUR".into() });
+    let euros = |micros| Some(Amount { micros, currency: "EUR".parse().unwrap() });
     Receipt {
         job: JobId([number; 16]),
         parent: Some(JobId([77; 16])),
@@ -64,9 +65,9 @@ pub(crate) fn receipt(number: u8) -> Receipt {
         ended: Utc(STARTED.0 + 1_500),
         path: vec![party(2, "FR", "Marée SA"), party(1, "DE-BE", "Nordlicht GmbH")],
         model: "magika:1".into(),
-        bundle: Digest([3; 32]),
+        bundle: Some(Digest([3; 32])),
         policy: Digest([4; 32]),
-        groups: Digest([5; 32]),
+        groups: Some(Digest([5; 32])),
         verdict: Verdict::Permitted,
         rejected: BTreeMap::from([(Rule::Location, 3), (Rule::Control, 1)]),
         input: Some(commit(&salt, Side::Input, &Digest([6; 32]))),

@@ -130,6 +130,7 @@ impl From<Refusal> for ApiError {
             Refusal::Execution { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "execution"),
             Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Refusal::Loading { .. } => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
+            Refusal::NoReceipt { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_receipt"),
         };
         let error = Self::new(status, code, refusal.to_string());
         match refusal {
@@ -143,7 +144,7 @@ impl From<Refusal> for ApiError {
             Refusal::Busy { retry_after_ms } => {
                 error.after(Duration::from_millis(u64::from(retry_after_ms)))
             }
-            Refusal::Draining => error.after(DRAINING_RETRY_AFTER),
+            Refusal::Draining | Refusal::NoReceipt { .. } => error.after(DRAINING_RETRY_AFTER),
             Refusal::Loading { ready_in_ms } => {
                 error.after(Duration::from_millis(u64::from(ready_in_ms)))
             }
@@ -186,6 +187,7 @@ mod tests {
             (Refusal::Unavailable { failed: [].into() }, 503, "unavailable"),
             (Refusal::Gap { at: 1, of: 2 }, 503, "unavailable"),
             (Refusal::Loading { ready_in_ms: 1 }, 503, "loading"),
+            (Refusal::NoReceipt { reason: "full".into() }, 503, "no_receipt"),
             (Refusal::Unsplittable { why: Unsplittable::OneRow }, 400, "unsplittable"),
             (Refusal::Unsplittable { why: Unsplittable::OnePeer }, 403, "unsplittable"),
             (Refusal::Unsupported { clause: text() }, 400, "unsupported_constraint"),
