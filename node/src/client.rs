@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hansa_runtime::tensor::{DType, Tensor};
 use serde_json::{Value, json};
+use ureq::http::HeaderMap;
 
 /// A connection pool to one node.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub enum ClientError {
         body: Value,
         /// Its `error`.
         message: String,
+        /// The job whose receipt says so, if the node keeps one.
+        receipt: Option<String>,
     },
     /// The answer is not what the protocol says.
     #[error("{url} answered something that is not the protocol: {reason}")]
@@ -58,6 +61,8 @@ pub struct Inferred {
     pub price: Option<String>,
     /// The node's own breakdown of the time.
     pub server_timing: String,
+    /// The job, by which its receipt is asked for; none if the node keeps none, `none` if it was lost.
+    pub receipt: Option<String>,
 }
 
 /// Longest that a request may take when nothing else says.
@@ -88,9 +93,22 @@ impl Client {
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Value, ClientError> {
-        let (status, _, body) = self.read(answer)?;
+        let (status, headers, body) = self.read(answer)?;
         let body = self.parse(&body)?;
-        if status < 400 { Ok(body) } else { Err(refused(status, body)) }
+        if status < 400 { Ok(body) } else { Err(refused(status, &headers, body)) }
+    }
+
+    /// Asks for text.
+    pub fn text(&self, path: &str) -> Result<String, ClientError> {
+        let answer = self.agent.get(format!("{}{path}", self.url)).call();
+        let (status, headers, body) = self.read(answer)?;
+        if status >= 400 {
+            return Err(refused(status, &headers, self.parse(&body)?));
+        }
+        String::from_utf8(body.into()).map_err(|error| ClientError::Protocol {
+            url: self.url.clone(),
+            reason: error.to_string(),
+        })
     }
 
     /// Sends JSON, which may take as long as it takes.
@@ -125,7 +143,7 @@ impl Client {
         }
         let (status, header, body) = self.read(request.send(&body[..]))?;
         if status >= 400 {
-            return Err(refused(status, self.parse(&body)?));
+            return Err(refused(status, &header, self.parse(&body)?));
         }
         let text = |name: &str| {
             let value = header.get(name).and_then(|value| value.to_str().ok());
@@ -139,13 +157,14 @@ impl Client {
             executed_in: text("hansa-executed-in"),
             price: Some(text("hansa-price")).filter(|price| !price.is_empty()),
             server_timing: text("server-timing"),
+            receipt: receipt(&header),
         })
     }
 
     fn read(
         &self,
         answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<(u16, ureq::http::HeaderMap, Bytes), ClientError> {
+    ) -> Result<(u16, HeaderMap, Bytes), ClientError> {
         let unreachable = |error: ureq::Error| ClientError::Unreachable {
             url: self.url.clone(),
             reason: error.to_string(),
@@ -164,7 +183,11 @@ impl Client {
     }
 }
 
-fn refused(status: u16, body: Value) -> ClientError {
+fn receipt(headers: &HeaderMap) -> Option<String> {
+    Some(headers.get("hansa-receipt")?.to_str().ok()?.to_owned())
+}
+
+fn refused(status: u16, headers: &HeaderMap, body: Value) -> ClientError {
     let mut message = match body["error"].as_str() {
         Some(error) => error.to_owned(),
         None => format!("HTTP {status}"),
@@ -174,7 +197,7 @@ fn refused(status: u16, body: Value) -> ClientError {
             failed.iter().map(|(rule, peers)| format!("{rule}: {peers}")).collect();
         message += &format!(" (peers that failed a rule: {})", counts.join(", "));
     }
-    ClientError::Refused { status, body, message }
+    ClientError::Refused { status, body, message, receipt: receipt(headers) }
 }
 
 fn describe(input: &Tensor) -> Value {

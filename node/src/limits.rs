@@ -96,6 +96,18 @@ pub const AUDIT_UNSETTLED_BYTES_MAX: usize = 64 << 20;
 pub const AUDIT_CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// The newest receipts, which are found by their job at once.
 pub const AUDIT_RECENT_MAX: usize = 65_536;
+/// Peers are asked to cosign this often, when there is something new.
+pub const COSIGN_EVERY: Duration = Duration::from_secs(10);
+/// A cosigner is given this long.
+pub const COSIGN_TIMEOUT: Duration = Duration::from_secs(3);
+/// So many are asked each time.
+pub const COSIGNERS_ASKED: usize = 2;
+/// Longest answer of a cosigner, in bytes.
+pub const COSIGNED_BYTES_MAX: usize = 16 * 1024;
+/// Old receipts are looked for this often.
+pub const AUDIT_RETAIN_EVERY: Duration = Duration::from_secs(3_600);
+/// Counters of usage at hand, by charter and bundle.
+pub const USAGE_LABELS_MAX: usize = 4_096;
 /// Defects that a verification lists.
 pub const AUDIT_DEFECTS_MAX: usize = 100;
 /// Largest file of authorities, in bytes.

@@ -136,6 +136,7 @@ pub fn host(
         version: version.clone(),
         signature: Arc::new(engine.signature().clone()),
         engine: Arc::new(engine),
+        runtime: format!("onnxruntime {}", runtime.version()).into(),
         bundle,
         stage: stage.map(Arc::new),
         reservations: Arc::default(),

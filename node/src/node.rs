@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use crate::actors::engine::EngineMessage;
 use crate::actors::peer::PeerMessage;
 use crate::api::aside::Aside;
+use crate::audit::keeper::Keeper;
 use crate::bundles::{Model, Shelf};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -50,6 +51,8 @@ pub struct Hosted {
     pub version: String,
     /// The sessions that run it.
     pub engine: Arc<Engine>,
+    /// The runtime that they are of, and its version: `onnxruntime 1.31.1`.
+    pub runtime: Arc<str>,
     /// Its files.
     pub bundle: Arc<Bundle>,
     /// What it takes and gives.
@@ -124,6 +127,10 @@ pub struct Node {
     pub rates: Option<Rates>,
     /// Groups of places that requests may name.
     pub groups: Groups,
+    /// Their digest.
+    pub groups_digest: Digest,
+    /// Its log of receipts, if it keeps any.
+    pub audit: Option<Keeper>,
     /// Clocks.
     pub clock: Clock,
     /// Jobs in progress, of apps and of peers.

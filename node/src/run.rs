@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::actors::peer::PeerMessage;
 use crate::actors::supervisor::{Supervisor, SupervisorMessage};
+use crate::audit::error::LogError;
 use crate::config::Config;
 use crate::keyfile::KeyFileError;
 use crate::limits::DRAIN_MAX;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The key file.
     #[error("[identity] key_file: {0}")]
     Key(#[from] KeyFileError),
+    /// The audit log.
+    #[error("[audit] dir: {0}")]
+    Audit(#[from] LogError),
     /// A file that cannot be read or written.
     #[error("{path}: {source}")]
     File {
@@ -97,6 +101,7 @@ pub async fn run(
     let (supervisor, mut ended) =
         Actor::spawn(None, Supervisor, node.clone()).await.map_err(StartError::from_spawn)?;
     node.keep_models();
+    node.keep_log();
     tracing::info!(name = node.config.node.name, peer = %node.me, "ready");
     tokio::select! {
         () = told_to_stop(until_stdin_ends) => {}
@@ -105,6 +110,9 @@ pub async fn run(
     drain(&node).await;
     let _ = supervisor.cast(SupervisorMessage::Stop);
     let _ = ended.await;
+    if let Some(audit) = &node.audit {
+        tokio::task::block_in_place(|| audit.close());
+    }
     node.remove_addresses();
     tracing::info!("stopped");
     Ok(())

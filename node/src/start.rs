@@ -24,9 +24,10 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::audit::keeper::Keeper;
 use crate::bundles::Shelf;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Receipts};
 use crate::models;
 use crate::node::Node;
 use crate::run::StartError;
@@ -57,7 +58,15 @@ impl Node {
             ),
             Err(fault) => tracing::info!(%fault, "jobs run on this node alone, unconstrained"),
         }
+        let audit = match (&charter, &charter_note, config.audit.receipts) {
+            (Ok(_), Some(note), Receipts::Batched | Receipts::Each) => {
+                Some(Keeper::open(&config.audit, &seed, note)?)
+            }
+            _ => None,
+        };
         Ok(Arc::new(Self {
+            audit,
+            groups_digest: config.groups.digest(),
             key,
             seed,
             me,

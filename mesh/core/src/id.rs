@@ -40,6 +40,9 @@ pub enum IdError {
     /// Not `sha256:` and 64 hexadecimal digits.
     #[error("not a digest: expected sha256: and 64 hexadecimal digits")]
     Digest,
+    /// Not 32 hexadecimal digits.
+    #[error("not the id of a job: expected 32 hexadecimal digits")]
+    Job,
 }
 
 impl FromStr for PeerId {
@@ -111,6 +114,17 @@ pub struct JobId(pub [u8; 16]);
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         hex(&self.0, f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?);
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+        bytes.and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or(IdError::Job)
     }
 }
 

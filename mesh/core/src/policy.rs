@@ -262,6 +262,8 @@ pub struct Demand {
     pub policy: Policy,
     /// Answer within this, from the request's arrival.
     pub deadline: Option<Duration>,
+    /// The answer is to carry the proof of its receipt.
+    pub with_receipt: bool,
 }
 
 /// Why a constraint is not understood.
@@ -287,7 +289,7 @@ pub enum ConstraintError {
 }
 
 /// Every constraint, as a parameter of v2 names it. As a header: `Hansa-` and the name with dashes.
-pub const CONSTRAINTS: [&str; 8] = [
+pub const CONSTRAINTS: [&str; 9] = [
     "locations",
     "control",
     "operators",
@@ -296,6 +298,7 @@ pub const CONSTRAINTS: [&str; 8] = [
     "max_price",
     "split",
     "retention",
+    "receipt",
 ];
 
 fn near(key: &str) -> String {
@@ -354,6 +357,11 @@ impl Demand {
                 let unknown = || fault(format!("`{value}` is not auto, never, rows or stages"));
                 self.policy.split = named.ok_or_else(unknown)?;
             }
+            "receipt" => match value {
+                "inline" => self.with_receipt = true,
+                "required" => self.policy.receipt_required = true,
+                _ => return Err(fault(format!("`{value}` is neither inline nor required"))),
+            },
             _ => {
                 if value != "none" {
                     return Err(fault(format!("`{value}` is not `none`, the only value there is")));

@@ -152,6 +152,8 @@ pub struct Part {
     pub why: Why,
     /// Who took it.
     pub party: Party,
+    /// Who ran it, where whoever took it handed it on: that peer's receipt says how.
+    pub executor: Option<Party>,
     /// The leaf of that peer's receipt in its log, when it gave one.
     pub receipt: Option<Digest>,
     /// What came of it.
@@ -253,11 +255,13 @@ impl Receipt {
     pub fn ran(&self) -> impl Iterator<Item = (&Party, &Used)> {
         let own = self.work.iter().map(|work| (self.keeper(), &work.used));
         let answered = |part: &&Part| part.outcome == Outcome::Answered;
-        own.chain(self.parts.iter().filter(answered).map(|part| (&part.party, &part.used)))
+        own.chain(self.parts.iter().filter(answered).map(Part::ran))
     }
 
     fn check(&self) -> Result<(), ReceiptFault> {
-        let parties = || self.path.iter().chain(self.parts.iter().map(|part| &part.party));
+        let took =
+            || self.parts.iter().flat_map(|part| [&part.party].into_iter().chain(&part.executor));
+        let parties = || self.path.iter().chain(took());
         let used = self.work.iter().map(|work| &work.used);
         let mut prices = used
             .chain(self.parts.iter().map(|part| &part.used))
@@ -325,6 +329,13 @@ impl Party {
             (self.operator == stated.operator, "operator"),
         ];
         fields.into_iter().find(|(same, _)| !same).map(|(_, field)| field)
+    }
+}
+
+impl Part {
+    /// Who ran it, as far as the keeper knows, and what it took.
+    pub fn ran(&self) -> (&Party, &Used) {
+        (self.executor.as_ref().unwrap_or(&self.party), &self.used)
     }
 }
 

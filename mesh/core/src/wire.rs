@@ -10,6 +10,7 @@ use crate::chain::Link;
 use crate::codec::{CodecError, Decode, Encode, decode, encode};
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::*;
+use crate::log::tree::PROOF_HASHES_MAX;
 use crate::plan::{Job, Refusal};
 use crate::policy::Policy;
 use crate::price::Bill;
@@ -192,6 +193,15 @@ pub enum Ask {
         /// Who ran the stages so far, the sender last.
         by: Vec<PeerId>,
     },
+    /// Cosign the sender's log ([`crate::log::cosign`]); what comes of it follows the answer's header.
+    Cosign {
+        /// Its checkpoint, a note.
+        checkpoint: String,
+        /// How many entries it had when the receiver saw it last, as the sender thinks.
+        from: u64,
+        /// That it continues what it was then.
+        proof: Vec<Digest>,
+    },
 }
 
 /// A stage on a job's way.
@@ -214,6 +224,8 @@ impl Ask {
             | Self::Manifest { bundle }
             | Self::Chunks { bundle, .. } => *bundle,
             Self::Stage { whole, .. } | Self::Deliver { whole, .. } => *whole,
+            // It tells of no model.
+            Self::Cosign { .. } => Digest([0; 32]),
         }
     }
 }
@@ -328,7 +340,11 @@ impl JobHeader {
             Ask::Chunks { count, .. } if !(1..=CHUNKS_ASKED_MAX).contains(count) => {
                 return Err(HeaderFault::OverLimit("chunks"));
             }
-            Ask::Chunks { .. }
+            Ask::Cosign { proof, .. } if proof.len() > PROOF_HASHES_MAX => {
+                return Err(HeaderFault::OverLimit("the proof"));
+            }
+            Ask::Cosign { .. }
+            | Ask::Chunks { .. }
             | Ask::Manifest { .. }
             | Ask::Describe { .. }
             | Ask::Quote { .. }

@@ -29,9 +29,10 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use super::packed::Packed;
+use super::receipts;
 use super::trace;
 use super::v2::{self, ApiError, InferRequest, JSON_LENGTH, Rendered};
-use crate::jobs::{Answer, Order, batch_rows};
+use crate::jobs::{Answer, Evidence, Order, batch_rows};
 use crate::limits::{BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT, UNPACKING_RATIO_MAX};
 use crate::node::Node;
 
@@ -117,7 +118,7 @@ async fn run(
     let bytes = json_length.unwrap_or(body.len());
     let request = node.aside.run(bytes, move || parse(body)).await?;
     named.check(request.model.as_deref())?;
-    let Demand { policy, deadline } = demand(node, headers, &request.parameters)?;
+    let Demand { policy, deadline, with_receipt } = demand(node, headers, &request.parameters)?;
     // Before anybody is asked anything: a law that cannot be kept is refused.
     if let Some(clause) = policy.unsupported() {
         return Err(Refusal::Unsupported { clause: clause.to_owned() }.into());
@@ -129,7 +130,13 @@ async fn run(
         node.count_unheld(&named.model, named.version.as_deref(), &policy, &refusal);
         later(refusal)
     };
-    let resolved = named.resolve(node, &policy).map_err(unheld)?;
+    let resolved = match named.resolve(node, &policy) {
+        Ok(resolved) => resolved,
+        Err(refusal) => {
+            let receipted = node.note_refusal(&named.model, &policy, &refusal).await;
+            return Err(ApiError::from(unheld(refusal)).receipted(receipts::told(receipted)));
+        }
+    };
     let describing = node.describe(resolved.bundle, &policy);
     let signature = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
     let signature = signature.await.map_err(|_| Refusal::Deadline)?.map_err(unheld)?;
@@ -146,18 +153,31 @@ async fn run(
         bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
         ..Job::new(node.draw_job(), resolved.bundle, policy.clone(), &node.send, deadline)
     };
-    let order = Order { job, inputs, outputs, trace: trace::of(headers, node) };
+    let called = format!("{}:{}", named.model, resolved.version);
+    let evidence = Evidence::begin(node, called, None);
+    let order = Order { job, inputs, outputs, trace: trace::of(headers, node), evidence };
     let span = tracing::info_span!(
         "infer", job = %order.job.id, model = named.model, trace = %trace::Hex(&order.trace.trace)
     );
-    let mut answer = node.infer(order).instrument(span).await.map_err(later)?;
+    let (answer, receipted) = node.infer(order).instrument(span).await;
+    let receipt = receipts::told(receipted);
+    let refused = |refusal| ApiError::from(later(refusal)).receipted(receipt.clone());
+    let mut answer = answer.map_err(refused)?;
+    let proof = if with_receipt { receipts::inline(node, receipted).await } else { None };
     let outputs = std::mem::take(&mut answer.outputs);
     let (name, version) = (named.model.clone(), resolved.version.clone());
     let bytes = v2::json_bytes(&outputs, &wanted, binary_default);
-    let render =
-        move || v2::render_infer(&name, &version, id.as_deref(), outputs, &wanted, binary_default);
+    let render = move || {
+        let (id, receipt) = (id.as_deref(), proof.as_deref());
+        let head = v2::Head { model: &name, version: &version, id, receipt };
+        v2::render_infer(head, outputs, &wanted, binary_default)
+    };
     let mut response = respond(node.aside.run(bytes, render).await?);
     tell(node, &answer, started.elapsed(), response.headers_mut());
+    if let Some(receipt) = receipt {
+        let receipt = receipt.try_into().expect("an id is a header");
+        response.headers_mut().insert(receipts::RECEIPT, receipt);
+    }
     Ok(response)
 }
 

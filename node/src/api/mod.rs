@@ -9,6 +9,7 @@ pub mod infer;
 pub mod mesh;
 pub mod models;
 pub mod packed;
+pub mod receipts;
 pub mod server;
 pub mod trace;
 pub mod v2;
@@ -46,6 +47,8 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/mesh/v1/models/pull", post(models::pull))
         .route("/mesh/v1/models/add", post(models::add))
         .route("/mesh/v1/models/{model}", delete(models::remove))
+        .route("/mesh/v1/receipts/{id}", get(receipts::one))
+        .route("/mesh/v1/usage", get(receipts::usage))
         .route("/metrics", get(mesh::metrics))
         .fallback(mesh::not_found)
         .layer(RequestDecompressionLayer::new().gzip(true).deflate(true))

@@ -20,6 +20,7 @@ use hansa_core::log::tree::{Frontier, Node};
 use hansa_core::note::SignerKey;
 use hansa_core::receipt::Salt;
 
+use super::cosigning::charter_path;
 use super::entry::Entry;
 use super::error::{LogError, State};
 use super::files::{self, Unsynced};
@@ -312,8 +313,13 @@ impl Log {
         Ok(digest)
     }
 
-    /// Takes over a checkpoint of this log that peers cosigned: proofs are given under it.
-    pub fn add_cosigned(&mut self, note: &str) -> Result<(), LogError> {
+    /// Takes over a checkpoint of this log that peers cosigned: proofs are given under it, and carry
+    /// those of the cosigners' `charters` that are given.
+    pub fn add_cosigned(
+        &mut self,
+        note: &str,
+        charters: &[(PeerId, String)],
+    ) -> Result<(), LogError> {
         let path = self.reader.path(COSIGNED);
         let damaged = |reason: String| LogError::Damaged { path: path.clone(), reason };
         let absent = |_| LogError::Absent("a checkpoint of another log, or forged".into());
@@ -329,9 +335,25 @@ impl Log {
         if then.root() != checkpoint.root {
             return Err(damaged("it is of another log under this log's name".into()));
         }
-        let written = self.unsynced.replace(&path, note.as_bytes());
+        let unsynced = &mut self.unsynced;
+        let mut written = charters.iter().map(|(peer, charter)| {
+            unsynced.replace(&charter_path(self.reader.dir(), *peer), charter.as_bytes())
+        });
+        let written = written.try_for_each(|written| written);
+        // After the charters, so that no proof lacks them.
+        let written = written.and_then(|()| self.unsynced.replace(&path, note.as_bytes()));
         let written = written.and_then(|()| self.unsynced.sync());
         written.map_err(|source| LogError::File { path: path.clone(), source })
+    }
+
+    /// As [`Log::proof_of`]; a checkpoint that does not cover the receipt yet is made at once. None
+    /// if there is no such receipt among the newest.
+    pub fn prove(&mut self, job: JobId) -> Result<Option<ReceiptProof>, LogError> {
+        let Some(index) = self.recent.find(job) else { return Ok(None) };
+        if index >= self.signed.size {
+            self.checkpoint()?;
+        }
+        Ok(Some(self.reader.proof(index)?))
     }
 
     /// The proof of the newest receipt of `job`, if it is among the newest of all; for older

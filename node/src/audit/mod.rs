@@ -4,6 +4,8 @@
 //! checkpoint        size and root, signed by the node's key, anew every second while it grows
 //! cosigned          the newest checkpoint that peers cosigned, if any did
 //! tile/0/x001/067   hashes, and tile/entries/… the receipts, as C2SP's tlog-tiles lays them out
+//! seen/PEER         size and root of a peer's log, as this node cosigned it last
+//! cosigners/PEER    charters of those who cosigned
 //! charters/HASH     the node's charters, so that an auditor needs nothing else
 //! salts/x001/067    what opens the commitments in the receipts; may go at any time, for good
 //! pruned            a signed note: before which entry receipts were deleted
@@ -21,16 +23,19 @@
 //! owns the log. Nothing here decides: who may run what is the core's.
 
 pub mod authorities;
+mod cosigning;
 mod entry;
 pub mod error;
 pub mod export;
 mod files;
 mod journal;
+pub mod keeper;
 pub mod log;
 pub mod reader;
 mod recent;
 mod retention;
 pub mod totals;
+pub mod usage;
 pub mod verify;
 pub mod writer;
 

@@ -6,9 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hansa_core::id::{Digest, PeerId};
-use hansa_core::limits::{CHARTER_BYTES_MAX, RECEIPT_BYTES_MAX};
+use hansa_core::limits::{CHARTER_BYTES_MAX, COSIGNERS_MAX, RECEIPT_BYTES_MAX};
 use hansa_core::log::check::open_pruned;
 use hansa_core::log::checkpoint::Checkpoint;
+use hansa_core::log::cosign::cosignatures;
 use hansa_core::log::proof::ReceiptProof;
 use hansa_core::log::tile::{Kind, Tile, WIDTH, entries, hashes, root_over};
 use hansa_core::log::tree::{Frontier, Node, prove_inclusion};
@@ -16,6 +17,7 @@ use hansa_core::note::SignerKey;
 use hansa_core::receipt::Receipt;
 use hansa_core::time::Utc;
 
+use super::cosigning::charter_path;
 use super::error::LogError;
 use super::files::{read, read_text};
 use super::journal::{self, Scan};
@@ -161,6 +163,12 @@ impl Reader {
         read_text(&path, CHARTER_BYTES_MAX as u64).map_err(self.fault(path))
     }
 
+    /// The charter of a peer that cosigned, where it may be shown.
+    fn cosigner(&self, peer: PeerId) -> Result<Option<String>, LogError> {
+        let path = charter_path(&self.dir, peer);
+        read_text(&path, CHARTER_BYTES_MAX as u64).map_err(self.fault(path))
+    }
+
     /// All charters of the log's node.
     pub(super) fn charters(&self) -> Result<BTreeMap<Digest, String>, LogError> {
         let folder = self.path(CHARTERS);
@@ -237,10 +245,13 @@ impl Reader {
         let charter = charter.ok_or_else(|| self.damaged("a charter is missing".into()))?;
         let read = |node| self.node(node, newest.size);
         let hashes = prove_inclusion(checkpoint.size, index, read)?;
+        let found = cosignatures(&note).map_err(|fault| self.damaged(fault.to_string()))?;
+        let charters = found.iter().map(|own| self.cosigner(own.peer));
+        let charters = charters.collect::<Result<Vec<_>, _>>()?;
         Ok(ReceiptProof {
             receipt,
             charter,
-            cosigners: Vec::new(),
+            cosigners: charters.into_iter().flatten().take(COSIGNERS_MAX).collect(),
             index,
             hashes,
             checkpoint: note,

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hansa_core::place::Place;
+use hansa_core::place::{Place, PlaceError};
 use hansa_core::price::Amount;
 use hansa_core::receipt::{Outcome, Party, Receipt, Share, Used};
 use hansa_core::time::Utc;
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Which receipts are meant; each absent clause means all.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +31,40 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Adds a clause by its name, which is that of its field.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let fault = |error: String| format!("`{key}`: {error}");
+        let place = || value.parse().map_err(|error: PlaceError| fault(error.to_string()));
+        match key {
+            "since" => self.since = Some(moment(value).map_err(fault)?),
+            "until" => self.until = Some(moment(value).map_err(fault)?),
+            "model" => self.model = Some(value.to_owned()),
+            "country" => self.country = Some(place()?),
+            "control" => self.control = Some(place()?),
+            "operator" => self.operator = Some(value.to_owned()),
+            "outcome" => {
+                let all = [
+                    ("answered", Outcome::Answered),
+                    ("refused", Outcome::Refused),
+                    ("failed", Outcome::Failed),
+                    ("late", Outcome::Late),
+                    ("cancelled", Outcome::Cancelled),
+                ];
+                let named = all.into_iter().find(|(name, _)| *name == value);
+                let names = all.map(|(name, _)| name).join(", ");
+                let unknown = || fault(format!("`{value}` is none of {names}"));
+                self.outcome = Some(named.ok_or_else(unknown)?.1);
+            }
+            _ => {
+                return Err(format!(
+                    "unknown filter `{key}`; known are since, until, model, country, control, \
+                     operator, outcome"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a receipt is meant, as far as it does not depend on who ran it.
     fn means(&self, receipt: &Receipt) -> bool {
         let model = |wanted: &String| {
@@ -70,6 +106,14 @@ impl Filter {
         let ran: Vec<_> = all.filter(|(party, _)| self.means_party(party)).collect();
         (!ran.is_empty() || !self.names_a_party()).then_some(ran)
     }
+}
+
+/// A day (its beginning, UTC) or a moment, as RFC 3339 writes it.
+pub fn moment(text: &str) -> Result<Utc, String> {
+    let moment = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    let parsed = OffsetDateTime::parse(&moment, &Rfc3339).ok();
+    let ms = parsed.and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok());
+    ms.map(Utc).ok_or_else(|| "expected 2026-01-31 or 2026-01-31T12:00:00Z".into())
 }
 
 /// What receipts add up to.

@@ -10,15 +10,13 @@ use hansa_core::place::Place;
 use hansa_core::receipt::{Outcome, Receipt};
 use hansa_core::time::Utc;
 use serde_json::json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::out;
 use crate::audit::authorities;
 use crate::audit::error::LogError;
 use crate::audit::export::Register;
 use crate::audit::reader::Reader;
-use crate::audit::totals::{Filter, Sum, Totals};
+use crate::audit::totals::{Filter, Sum, Totals, moment};
 use crate::audit::verify::{Report, verify};
 
 /// A log that is written while it is read may change its newest files in between.
@@ -54,10 +52,10 @@ pub struct VerifyArgs {
 #[derive(Debug, Default, Args)]
 pub struct FilterArgs {
     /// Jobs that started then or later: 2026-01-31 or 2026-01-31T12:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub since: Option<Utc>,
     /// Jobs that started before
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub until: Option<Utc>,
     /// The model: NAME, NAME:VERSION or its digest
     #[arg(long)]
@@ -292,12 +290,4 @@ impl FilterArgs {
             }),
         }
     }
-}
-
-/// A day, or a moment.
-fn time(text: &str) -> Result<Utc, String> {
-    let moment = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    let parsed = OffsetDateTime::parse(&moment, &Rfc3339).ok();
-    let ms = parsed.and_then(|at| u64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok());
-    ms.map(Utc).ok_or_else(|| "expected 2026-01-31 or 2026-01-31T12:00:00Z".into())
 }

@@ -270,6 +270,7 @@ fn start_code(error: &StartError) -> u8 {
         | StartError::Library(_)
         | StartError::Device(_) => UNAVAILABLE,
         StartError::Tls(_)
+        | StartError::Audit(_)
         | StartError::Key(_)
         | StartError::Model { .. }
         | StartError::File { .. } => CONFIG,

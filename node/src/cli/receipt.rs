@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use hansa_core::limits::PROOF_BYTES_MAX;
 use hansa_core::log::proof::{Proven, ReceiptProof};
-use hansa_core::receipt::{Receipt, date};
+use hansa_core::receipt::{Party, Receipt, date};
 use serde_json::json;
 
 use super::out;
@@ -105,15 +105,17 @@ pub(super) fn describe(receipt: &Receipt) -> String {
         );
     }
     for part in &receipt.parts {
+        let who =
+            |party: &Party| format!("{} in {} ({})", party.operator, party.location, party.control);
+        let ran =
+            part.executor.as_ref().map_or(String::new(), |ran| format!(", run by {}", who(ran)));
         row(
             "handed on",
             format!(
-                "{} ({:?}) to {} in {} ({}): {:?}",
+                "{} ({:?}) to {}{ran}: {:?}",
                 share(part.share),
                 part.why,
-                part.party.operator,
-                part.party.location,
-                part.party.control,
+                who(&part.party),
                 part.outcome,
             ),
         );

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hansa_core::advert::Price;
 use hansa_core::charter::{Authority, Trust};
@@ -51,6 +52,8 @@ pub struct Config {
     pub price: Option<Price>,
     /// `[policy]`
     pub policy: PolicyConfig,
+    /// `[audit]`
+    pub audit: AuditConfig,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
     /// `[groups]`, with those that are built in.
@@ -208,6 +211,30 @@ pub struct PolicyConfig {
     pub max_price: Option<Amount>,
 }
 
+/// Receipts, and the log of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// Whether they are kept, and how soon they are signed.
+    pub receipts: Receipts,
+    /// The log's folder.
+    pub dir: PathBuf,
+    /// Receipts of jobs that ended longer ago are deleted; 0 keeps them for ever.
+    pub retention_days: u32,
+    /// Whether jobs are refused while receipts cannot be kept.
+    pub fail_closed: bool,
+}
+
+/// Whether receipts are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipts {
+    /// None.
+    Off,
+    /// All that came within a second are signed together.
+    Batched,
+    /// Each batch that goes to the disk is signed at once.
+    Each,
+}
+
 /// What the node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetryConfig {
@@ -362,6 +389,14 @@ impl Default for RuntimeConfig {
             threads: 0,
             hold: Hold::default(),
         }
+    }
+}
+
+impl AuditConfig {
+    /// How long receipts are kept, unless for ever.
+    pub fn retention(&self) -> Option<Duration> {
+        let days = Some(u64::from(self.retention_days)).filter(|days| *days > 0);
+        days.map(|days| Duration::from_secs(days * 24 * 3_600))
     }
 }
 

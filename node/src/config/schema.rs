@@ -28,15 +28,25 @@ const BUNDLES_GIB: u32 = 100;
 /// Most that it may be told to take, in GiB.
 const BUNDLES_GIB_MAX: u32 = 1 << 20;
 
+/// How long receipts are kept unless the config says otherwise: a little longer than the six months
+/// that the AI Act of the EU asks of deployers (article 26(6)).
+const RETENTION_DAYS: u32 = 190;
+/// Longest that they may be told to be kept, short of for ever: a hundred years.
+const RETENTION_DAYS_MAX: u32 = 36_525;
+
 /// Groups that are built in.
 const GROUPS: &str = include_str!("../../../configs/groups.toml");
 
 /// Reads the whole config; paths are relative to `folder`.
 pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path) -> Config {
     let groups = root.table("groups", groups);
+    let node = root.table("node", |section| node(section, folder));
+    let identity = root.table("identity", |section| identity(section, folder));
+    let has_charter = identity.charter_file.is_some();
+    let audit = root.table("audit", |section| audit(section, folder, &node.data_dir, has_charter));
     Config {
-        node: root.table("node", |section| node(section, folder)),
-        identity: root.table("identity", |section| identity(section, folder)),
+        node,
+        identity,
         authorities: root.tables("authority", authority),
         mesh: root.table("mesh", mesh),
         api: root.table("api", |section| api(section, folder)),
@@ -44,6 +54,7 @@ pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path) -> Config {
         models: models::read(root, folder),
         price: root.table("price", price),
         policy: root.table("policy", |section| policy(section, &groups)),
+        audit,
         telemetry: telemetry(root),
         groups,
         source: Source::default(),
@@ -294,13 +305,36 @@ fn bounds(section: &mut Section<'_, '_>, groups: &Groups) -> Bounds {
     }
 }
 
-fn telemetry(root: &mut Section<'_, '_>) -> TelemetryConfig {
-    root.table("audit", |section| {
-        section.only("receipts", &"off".to_owned());
-        for key in ["dir", "retention_days", "fail_closed"] {
-            section.unsupported(key);
-        }
+/// A receipt says who the node is by its charter: without one there are none.
+fn audit(
+    section: &mut Section<'_, '_>,
+    folder: &Path,
+    data_dir: &Path,
+    has_charter: bool,
+) -> AuditConfig {
+    let receipts = section.parse("receipts", |text| match text {
+        "off" => Ok(Receipts::Off),
+        "batched" | "each" if !has_charter => Err(format!(
+            "`{text}` needs a charter, which says whose receipts they are: set [identity] \
+             charter_file, or leave this out"
+        )),
+        "batched" => Ok(Receipts::Batched),
+        "each" => Ok(Receipts::Each),
+        _ => Err(format!("`{text}` is not \"off\", \"batched\" or \"each\"")),
     });
+    let default = if has_charter { Receipts::Batched } else { Receipts::Off };
+    let receipts = receipts.unwrap_or(default);
+    let dir = path(section, "dir", folder).unwrap_or_else(|| data_dir.join("audit"));
+    let days = bounded(section, "retention_days", 0..=RETENTION_DAYS_MAX);
+    let days = days.map_or(RETENTION_DAYS, |days| u32::try_from(days).expect("it is bounded"));
+    let fail_closed = section.get("fail_closed").unwrap_or(false);
+    if fail_closed && receipts == Receipts::Off {
+        section.refuse("fail_closed", "receipts are off, so no job would ever run".into());
+    }
+    AuditConfig { receipts, dir, retention_days: days, fail_closed }
+}
+
+fn telemetry(root: &mut Section<'_, '_>) -> TelemetryConfig {
     root.table("telemetry", |section| {
         let default = TelemetryConfig::default();
         let log = section.parse("log", |text| match text.parse::<EnvFilter>() {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use hansa_core::charter::Authority;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -71,6 +72,8 @@ pub struct Running {
     pub peer_id: String,
     /// Address of its API.
     pub http: String,
+    /// Whether it was not killed.
+    pub is_up: bool,
     process: Child,
     // A node that was started so stops when this closes, however this process ends.
     _lifeline: Option<ChildStdin>,
@@ -83,6 +86,8 @@ pub struct Mesh {
     /// What its nodes run.
     pub assets: Assets,
     folder: PathBuf,
+    /// Names and public keys.
+    authorities: Vec<(String, String)>,
     interrupted: &'static AtomicBool,
 }
 
@@ -97,15 +102,16 @@ impl Mesh {
         let assets = say.fetch()?;
         let folder = std::env::temp_dir().join(format!("hansa-demo-{}", std::process::id()));
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let mut mesh = Self { nodes: Vec::new(), assets, folder, interrupted: &INTERRUPTED };
+        let (nodes, authorities) = (Vec::new(), Vec::new());
+        let mut mesh = Self { nodes, assets, folder, authorities, interrupted: &INTERRUPTED };
         let authorities = ["eu", "world"].map(|name| mesh.authority(name));
-        let authorities = authorities.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        mesh.authorities = authorities.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let (reader, stages) = (mesh.assets.reader(), mesh.folder.join(STAGES));
         let (reader, stages) = (reader.display().to_string(), stages.display().to_string());
         mesh.hansa(&["models", "cut", &reader, "--fit", STAGE_FIT, "--out", &stages])?;
         let mut bootstrap = None;
         for role in &CAST {
-            let config = mesh.configure(role, &authorities, bootstrap.as_deref())?;
+            let config = mesh.configure(role, bootstrap.as_deref())?;
             mesh.launch(role, &config)?;
             if bootstrap.is_none() {
                 bootstrap = Some(mesh.await_addresses(0)?);
@@ -142,6 +148,7 @@ impl Mesh {
             // It may be dead already; dead is what is wanted.
             let _ = node.process.kill();
             let _ = node.process.wait();
+            node.is_up = false;
         }
     }
 
@@ -201,13 +208,17 @@ impl Mesh {
         Ok((name, made["key"].as_str().context("authority new prints a key")?.to_owned()))
     }
 
+    /// Whom its nodes believe.
+    pub fn believed(&self) -> anyhow::Result<Vec<Authority>> {
+        let all = || ["*".to_owned()].into();
+        let authority = |(_, key): &(String, String)| {
+            Ok(Authority { key: key.parse()?, countries: all(), operators: all() })
+        };
+        self.authorities.iter().map(authority).collect()
+    }
+
     /// An identity, a charter and a config for `role`; returns the config's path.
-    fn configure(
-        &self,
-        role: &Role,
-        authorities: &[(String, String)],
-        bootstrap: Option<&str>,
-    ) -> anyhow::Result<PathBuf> {
+    fn configure(&self, role: &Role, bootstrap: Option<&str>) -> anyhow::Result<PathBuf> {
         let home = self.folder.join(role.name);
         let made = self.hansa(&["init", role.name, "--json"])?;
         let made: Value = serde_json::from_str(&made)?;
@@ -232,7 +243,7 @@ impl Mesh {
             &charter.display().to_string(),
         ])?;
         let config = home.join("hansa.toml");
-        std::fs::write(&config, self.config_text(role, authorities, bootstrap))?;
+        std::fs::write(&config, self.config_text(role, bootstrap))?;
         Ok(config)
     }
 
@@ -247,7 +258,7 @@ impl Mesh {
             .spawn()?;
         let lifeline = process.stdin.take();
         let (peer_id, http) = (String::new(), String::new());
-        self.nodes.push(Running { role, peer_id, http, process, _lifeline: lifeline });
+        self.nodes.push(Running { role, peer_id, http, is_up: true, process, _lifeline: lifeline });
         Ok(())
     }
 
@@ -317,12 +328,7 @@ const STAGES: &str = "reader-in-stages";
 
 impl Mesh {
     /// What an operator would write, on ports that the system picks.
-    fn config_text(
-        &self,
-        role: &Role,
-        authorities: &[(String, String)],
-        bootstrap: Option<&str>,
-    ) -> String {
+    fn config_text(&self, role: &Role, bootstrap: Option<&str>) -> String {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let mut text = format!(
             "[node]\nname = {}\ndata_dir = \"data\"\n\
@@ -335,7 +341,7 @@ impl Mesh {
             quoted(role.name),
             bootstrap.map(quoted).unwrap_or_default(),
         );
-        for (name, key) in authorities {
+        for (name, key) in &self.authorities {
             text += &format!(
                 "[[authority]]\nname = {}\nkey = {}\nmay_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
                 quoted(name),

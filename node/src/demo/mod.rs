@@ -4,13 +4,18 @@
 //! [`mesh`] starts and stops the nodes, [`story`] submits the jobs and kills a node, [`show`]
 //! prints what came of it. [`tasks`] and [`picture`] are what the models are asked.
 
+pub mod evidence;
 pub mod mesh;
 pub mod picture;
 pub mod show;
 pub mod story;
 pub mod tasks;
 
+use std::path::PathBuf;
+
 use serde::Serialize;
+
+use self::evidence::{Auditor, Receipts};
 
 use crate::cli::DemoArgs;
 
@@ -48,6 +53,10 @@ pub struct JobLine {
     pub latency_ms: f64,
     /// What the model said, or the error.
     pub top: String,
+    /// The id by which its receipt is asked for.
+    pub receipt: Option<String>,
+    /// Where its receipt lies, if it verifies.
+    pub receipt_file: Option<PathBuf>,
 }
 
 /// The node that was killed.
@@ -73,6 +82,10 @@ pub struct Report {
     /// Jobs that ran where their policy forbids it; recomputed from the charters, not taken from
     /// the nodes' word.
     pub violations: usize,
+    /// Receipts that were verified.
+    pub receipts: Receipts,
+    /// Whom the receipts are verified against, for `hansa receipt verify --authorities`.
+    pub authorities_file: PathBuf,
 }
 
 /// Runs the demo.
@@ -81,21 +94,31 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     say.title();
     let mesh = mesh::Mesh::start(&say)?;
     say.nodes(&mesh);
-    let mut report = Report { nodes: mesh.lines(), jobs: Vec::new(), killed: None, violations: 0 };
+    let auditor = Auditor::begin(mesh.believed()?)?;
+    let mut report = Report {
+        nodes: mesh.lines(),
+        jobs: Vec::new(),
+        killed: None,
+        violations: 0,
+        receipts: Receipts::default(),
+        authorities_file: auditor.authorities_file(),
+    };
     if args.keep {
         say.report(&report);
         say.kept(&mesh);
         mesh.wait_until_interrupted();
     } else {
-        story::tell(mesh, &say, &mut report)?;
+        story::tell(mesh, &auditor, &say, &mut report)?;
         say.totals(&report);
         say.report(&report);
         let unanswered =
             report.killed.as_ref().map_or(0, |killed| killed.in_flight - killed.answered);
         anyhow::ensure!(
-            report.violations == 0 && unanswered == 0,
-            "{} jobs broke their policy, {unanswered} were not answered",
-            report.violations
+            report.violations == 0 && unanswered == 0 && report.receipts.defects.is_empty(),
+            "{} jobs broke their policy, {unanswered} were not answered, {} receipts are defective: {}",
+            report.violations,
+            report.receipts.defects.len(),
+            report.receipts.defects.join("; ")
         );
     }
     Ok(())

@@ -7,6 +7,7 @@ use hansa_runtime::library::{Library, LibraryError, install};
 use hansa_runtime::wheel::Progress;
 use serde_json::Value;
 
+use super::evidence::Receipts;
 use super::mesh::Mesh;
 use super::picture::READER;
 use super::{JobLine, Killed, Report};
@@ -159,6 +160,23 @@ impl Voice {
         for line in lines.iter().filter(|line| line.outcome != "ok") {
             self.line(&format!("  via {}: {}: {}", line.via, line.outcome, line.top));
         }
+    }
+
+    /// What the receipts say.
+    pub fn receipts(&self, found: &Receipts, authorities: &Path) {
+        self.line(&format!(
+            "  {} of {} receipts verified, and {} of peers that took a part",
+            found.verified, found.given, found.of_executors
+        ));
+        for defect in &found.defects {
+            self.line(&format!("  {}", self.paint("31", defect)));
+        }
+        let folder = authorities.with_file_name("receipts");
+        self.line(&format!(
+            "  Verify one yourself: hansa receipt verify {}/ID --authorities {}",
+            folder.display(),
+            authorities.display()
+        ));
     }
 
     /// The end.

@@ -8,6 +8,7 @@ use anyhow::Context;
 use hansa_runtime::models::property;
 use hansa_runtime::tensor::Tensor;
 
+use super::evidence::Auditor;
 use super::mesh::{CAST, Mesh};
 use super::picture::{Letters, picture};
 use super::show::Voice;
@@ -75,7 +76,12 @@ const CRASH_JOBS: usize = 60;
 const CRASH_ROWS: usize = 6;
 
 /// Tells the whole story and stops the mesh.
-pub fn tell(mut mesh: Mesh, say: &Voice, report: &mut Report) -> anyhow::Result<()> {
+pub fn tell(
+    mut mesh: Mesh,
+    auditor: &Auditor,
+    say: &Voice,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let labels = Labels::read(&mesh.assets.magika_config()?)?;
     let files = file_samples(&mesh.assets.files()?);
     let sounds = [sound_sample(true), sound_sample(false)];
@@ -136,9 +142,16 @@ pub fn tell(mut mesh: Mesh, say: &Voice, report: &mut Report) -> anyhow::Result<
         report.jobs.push(line);
     }
 
+    // While all are there to be asked.
+    auditor.verify(&mesh, &mut report.jobs, &mut report.receipts);
+
     say.chapter("A node crashes with jobs in flight");
-    let (killed, lines) = crash(&mut mesh, &files[0], &labels)?;
+    let (killed, mut lines) = crash(&mut mesh, &files[0], &labels)?;
     say.killed(&killed, &lines);
+
+    say.chapter("Every receipt, verified from files alone");
+    auditor.verify(&mesh, &mut lines, &mut report.receipts);
+    say.receipts(&report.receipts, &auditor.authorities_file());
     report.jobs.extend(lines);
     report.killed = Some(killed);
     report.violations = violations(&report.jobs);
@@ -170,6 +183,11 @@ fn ask(
     let started = Instant::now();
     let outcome = client.infer(model, inputs, &headers);
     let latency_ms = (started.elapsed().as_secs_f64() * 1e5).round() / 100.0;
+    let receipt = match &outcome {
+        Ok(done) => done.receipt.clone(),
+        Err(ClientError::Refused { receipt, .. }) => receipt.clone(),
+        Err(_) => None,
+    };
     let (outcome, executed_by, location, top) = match outcome {
         Ok(done) => ("ok", Some(done.executed_by), Some(done.executed_in), read(&done.outputs)),
         Err(ClientError::Refused { status, message, .. }) if status < 500 => {
@@ -186,6 +204,8 @@ fn ask(
         location,
         latency_ms,
         top,
+        receipt,
+        receipt_file: None,
     }
 }
 

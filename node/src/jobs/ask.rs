@@ -21,7 +21,7 @@ use hansa_runtime::tensor::Signature;
 
 use super::payload::{meta, receive};
 use super::stages::hosted_stage_of;
-use super::{Answer, Order, Outstanding, gone};
+use super::{Answer, Attempt, Order, Outstanding, gone};
 use crate::actors::peer::PeerMessage;
 use crate::limits::*;
 use crate::node::Node;
@@ -35,19 +35,33 @@ pub(crate) enum AskError {
     Lost(String),
 }
 
+/// What an answer's header tells, and what follows it.
+struct Told {
+    done: Done,
+    price: Bill,
+    receipt: Option<Digest>,
+    body: Body,
+}
+
 impl Node {
     /// Sends the job to `to`, as a client of that peer.
-    pub(super) async fn send(&self, order: &Order, to: PeerId) -> Result<Answer, AskError> {
+    pub(super) async fn send(
+        &self,
+        order: &Order,
+        to: PeerId,
+        attempt: Attempt,
+    ) -> Result<Answer, AskError> {
         let ask = Ask::Infer {
             bundle: order.job.bundle,
             inputs: order.inputs.iter().map(meta).collect(),
             outputs: order.outputs.clone(),
         };
         let body = order.inputs.iter().map(|input| input.data.clone()).collect();
-        let header = self.job_header(&order.job, order.trace, ask);
+        let lineage = order.evidence.lineage(self, attempt.number);
+        let header = self.job_header(&order.job, order.trace, ask).descending(&lineage);
         let sent = self.clock.now().mono;
         let _counted = Outstanding::count(self, to, order.job.bundle);
-        let (done, price, mut body) = self.exchange(to, header, body).await?;
+        let Told { done, price, receipt, mut body } = self.exchange(to, header, body).await?;
         let mut outputs = Vec::with_capacity(done.outputs.len());
         for meta in &done.outputs {
             outputs.push(receive(meta, &mut body).await.map_err(AskError::Lost)?);
@@ -70,6 +84,7 @@ impl Node {
             in_flight: done.in_flight,
             // A peer may claim anything; no more is owed than was agreed.
             price: price.held_to(order.job.limit()),
+            receipt,
         })
     }
 
@@ -102,17 +117,17 @@ impl Node {
         header: JobHeader,
         body: Vec<Bytes>,
     ) -> Result<(Done, Body), AskError> {
-        let (done, _, body) = self.exchange(to, header, body).await?;
+        let Told { done, body, .. } = self.exchange(to, header, body).await?;
         Ok((done, body))
     }
 
-    /// One call of the data plane, to its answer's header and what it costs.
+    /// One call of the data plane, to its answer's header and what it tells.
     async fn exchange(
         &self,
         to: PeerId,
         header: JobHeader,
         body: Vec<Bytes>,
-    ) -> Result<(Done, Bill, Body), AskError> {
+    ) -> Result<Told, AskError> {
         let lost = |error: CallError| match error {
             // It lives, and says that it has no place or goes.
             CallError::Refused(code) if code == u64::from(code::BUSY) => {
@@ -143,9 +158,9 @@ impl Node {
         }
         let header = AnswerHeader::decode(&answer.header)
             .map_err(|fault| AskError::Lost(format!("its answer is not understood: {fault}")))?;
-        let price = header.price();
+        let (price, receipt) = (header.price(), header.receipt());
         match header.outcome {
-            Ok(done) => Ok((done, price, answer.body)),
+            Ok(done) => Ok(Told { done, price, receipt, body: answer.body }),
             Err(refusal) => Err(AskError::Refused(refusal)),
         }
     }
@@ -162,6 +177,18 @@ impl Node {
         let header = self.job_header(job, TraceContext::default(), ask);
         let (done, body) = self.call(holder, header, Vec::new()).await?;
         Ok((told_bytes(&done, most)?, body))
+    }
+
+    /// The same, read to its end.
+    pub(crate) async fn ask_told(
+        &self,
+        job: &Job,
+        peer: PeerId,
+        ask: Ask,
+        most: usize,
+    ) -> Result<Bytes, AskError> {
+        let (length, mut body) = self.ask_bundle(job, peer, ask, most).await?;
+        body.read_exact(length).await.map_err(|error| AskError::Lost(error.to_string()))
     }
 
     /// A peer could not be reached: the planner avoids it from now on, the directory finds out

@@ -11,6 +11,7 @@
 //! decided, `hansa_core::flight` and `hansa_core::survey` decide; these files move tensors.
 
 mod ask;
+mod evidence;
 mod payload;
 mod rows;
 mod serve;
@@ -26,12 +27,14 @@ use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::price::Bill;
+use hansa_core::receipt::Why;
 use hansa_core::time::Mono;
 use hansa_core::wire::TraceContext;
 use hansa_runtime::engine::{EngineError, Request, SubmitError};
 use hansa_runtime::tensor::Tensor;
 
 pub(crate) use self::ask::AskError;
+pub use self::evidence::{Evidence, Receipted};
 pub use self::payload::batch_rows;
 pub use self::serve::serve;
 pub use self::stages::Gathers;
@@ -48,6 +51,17 @@ pub struct Order {
     pub outputs: Vec<String>,
     /// Its trace.
     pub trace: TraceContext,
+    /// What its receipt will say of where it came from and went.
+    pub evidence: Evidence,
+}
+
+/// One try at a peer.
+#[derive(Clone, Copy)]
+struct Attempt {
+    /// From 1.
+    number: u8,
+    /// Why it is made.
+    why: Why,
 }
 
 /// What came of a job that ran.
@@ -65,19 +79,27 @@ pub struct Answer {
     pub in_flight: u32,
     /// What those who ran it charge.
     pub price: Bill,
+    /// The leaf of the receipt that the one peer that ran it keeps, if it does.
+    pub receipt: Option<Digest>,
 }
 
 impl Node {
     /// Keeps a job in the air until it has its one answer. Dropping the future cancels the job
     /// wherever it is.
-    pub async fn infer(self: &Arc<Self>, mut order: Order) -> Result<Answer, Refusal> {
+    ///
+    /// A job whose receipt must be kept and cannot be is refused; also when that shows only after it
+    /// ran.
+    pub async fn infer(self: &Arc<Self>, mut order: Order) -> (Result<Answer, Refusal>, Receipted) {
         if self.is_draining() {
-            return Err(Refusal::Draining);
+            return (Err(Refusal::Draining), Receipted::Off);
+        }
+        if let Err(refusal) = self.may_keep(&order.job.policy) {
+            return (Err(refusal), Receipted::Off);
         }
         let _counted = self.tasks.token(); // The drain waits for it.
         let deadline = self.clock.instant(order.job.deadline).into();
         let flown = tokio::time::timeout_at(deadline, self.fly(&mut order)).await;
-        let outcome = flown.unwrap_or(Err(Refusal::Deadline));
+        let mut outcome = flown.unwrap_or(Err(Refusal::Deadline));
         if order.job.path.is_empty() {
             self.count_demand(&order.job, &outcome);
         }
@@ -85,7 +107,8 @@ impl Node {
             Ok(answer) => tracing::debug!(by = ?answer.executed_by, "answered"),
             Err(refusal) => tracing::info!(%refusal, "refused"),
         }
-        outcome
+        let receipted = self.close(&order, &mut outcome).await;
+        (outcome, receipted)
     }
 
     async fn fly(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
@@ -114,12 +137,25 @@ impl Node {
         let mut under_way = FuturesUnordered::new();
         let mut event = Event::Begin;
         let mut answer = None;
+        let mut attempts = 0;
         loop {
             let is_late = matches!(event, Event::Late);
-            match self.decide(&mut flight, event) {
-                Step::RunLocal => under_way.push(self.attempt(order, self.me).boxed()),
-                Step::Send { to } => under_way.push(self.attempt(order, to).boxed()),
-                Step::Pass { links } => under_way.push(self.run_chain(order, links).boxed()),
+            let attempt = Attempt {
+                number: attempts + 1,
+                why: match event {
+                    Event::Late => Why::Hedge,
+                    Event::Begin => Why::Planned,
+                    _ => Why::Retry,
+                },
+            };
+            let step = self.decide(&mut flight, event);
+            attempts += u8::from(!matches!(step, Step::Wait | Step::Answer(_)));
+            match step {
+                Step::RunLocal => under_way.push(self.attempt(order, self.me, attempt).boxed()),
+                Step::Send { to } => under_way.push(self.attempt(order, to, attempt).boxed()),
+                Step::Pass { links } => {
+                    under_way.push(self.run_chain(order, links, attempt).boxed());
+                }
                 Step::Wait => {}
                 Step::Answer(Ok(())) => return Ok(answer.expect("an answered flight has run")),
                 Step::Answer(Err(refusal)) => return Err(refusal),
@@ -147,15 +183,25 @@ impl Node {
     }
 
     /// One attempt at `peer`, which may be this node.
-    async fn attempt(&self, order: &Order, peer: PeerId) -> Result<Answer, AskError> {
-        if peer == self.me {
-            return self.run_here(order).await.map_err(AskError::Refused);
+    async fn attempt(
+        &self,
+        order: &Order,
+        peer: PeerId,
+        attempt: Attempt,
+    ) -> Result<Answer, AskError> {
+        let handed = order.hand(self, peer, attempt.why);
+        let ended = if peer == self.me {
+            self.run_here(order).await.map_err(AskError::Refused)
+        } else {
+            self.send(order, peer, attempt).await
+        };
+        if let Some(handed) = handed {
+            handed.settle(self, &order.job, &ended);
         }
-        let sent = self.send(order, peer).await;
-        if let Err(AskError::Lost(reason)) = &sent {
+        if let Err(AskError::Lost(reason)) = &ended {
             self.lost(peer, reason);
         }
-        sent
+        ended
     }
 
     /// One decision of the core, against what is known at this moment.
@@ -185,13 +231,15 @@ impl Node {
         hosted.release(order.job.id);
         let response = hosted.engine.submit(request).map_err(not_taken)?.await.map_err(failed)?;
         metrics::counter!("hansa_executed_total", "model" => hosted.name.clone()).increment(1);
-        metrics::histogram!("hansa_service_seconds", "model" => hosted.name)
+        metrics::histogram!("hansa_service_seconds", "model" => hosted.name.clone())
             .record(response.service);
         self.count_run(&order.job, bundle, response.service);
         let tensors = [&order.inputs, &response.outputs].into_iter().flatten();
         let price = self.charge(&order.job, response.service, tensors);
+        order.note_work(&hosted, evidence::used(order.job.rows, response.service, &price));
         Ok(Answer {
             price,
+            receipt: None,
             executed_by: vec![self.me],
             outputs: response.outputs,
             queue: response.queue,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use hansa_core::flight::Flight;
 use hansa_core::plan::{Job, Refusal};
+use hansa_core::receipt;
 use hansa_core::scatter::{Share, scatter};
 use hansa_core::survey::Preference;
 use hansa_runtime::rows::{RowsError, join, split};
@@ -41,12 +42,19 @@ impl Node {
         let parts = self.aside.run(bytes, move || split(&inputs, &along, &each)).await;
         let parts = parts.map_err(fault)?;
         metrics::counter!("hansa_rows_shards_total").increment(shares.len() as u64);
-        let flights = shares.iter().zip(parts).map(|(share, inputs)| {
+        let firsts = counts.iter().scan(0, |next, rows| {
+            let first = *next;
+            *next += rows;
+            Some(first)
+        });
+        let flights = shares.iter().zip(parts).zip(firsts).map(|((share, inputs), first)| {
+            let part = receipt::Share::Rows { first, rows: share.rows };
             let shard = Order {
                 job: order.job.shard(self.draw_job(), share.rows, share.limit),
                 inputs,
                 outputs: order.outputs.clone(),
                 trace: order.trace,
+                evidence: order.evidence.shard(self, order.job.id, part),
             };
             let mut flight = Flight::begin(shard.job.clone());
             flight.prefer(vec![Preference { peer: share.peer, expected: share.cost.total() }]);
@@ -63,7 +71,7 @@ impl Node {
         let join = move || join(&parts, &axes.outputs, &counts);
         let outputs = self.aside.run(bytes, join).await;
         let outputs = outputs.map_err(fault)?;
-        Ok(Answer { executed_by, outputs, queue, service, in_flight, price })
+        Ok(Answer { executed_by, outputs, queue, service, in_flight, price, receipt: None })
     }
 }
 

@@ -19,8 +19,8 @@ use hansa_runtime::tensor::Tensor;
 use tracing::Instrument;
 
 use super::payload::{batch_rows, check, first_rows, meta, receive};
-use super::stages::{Passage, hosted_stage_of};
-use super::{Order, gone, micros};
+use super::stages::{Delivery, Passage, hosted_stage_of};
+use super::{Evidence, Order, gone, micros};
 use crate::api::trace::Hex;
 use crate::bundles;
 use crate::limits::*;
@@ -31,6 +31,8 @@ struct Told {
     done: Done,
     parts: Vec<Bytes>,
     price: Bill,
+    /// The leaf of the receipt that is kept of it.
+    receipt: Option<Digest>,
 }
 
 /// Takes one call from another peer, to its answer.
@@ -55,12 +57,12 @@ pub async fn serve(node: &Arc<Node>, mut call: Call) {
             }
         }
     };
-    let (outcome, parts, price) = match outcome {
-        Ok(Told { done, parts, price }) => (Ok(done), parts, price),
-        Err(refusal) => (Err(refusal), Vec::new(), Bill::default()),
+    let (outcome, parts, price, receipt) = match outcome {
+        Ok(Told { done, parts, price, receipt }) => (Ok(done), parts, price, receipt),
+        Err(refusal) => (Err(refusal), Vec::new(), Bill::default(), None),
     };
     let mut header = AnswerHeader { version: WIRE_VERSION, job, outcome, extensions: Vec::new() };
-    header = header.charging(&price);
+    header = header.charging(&price).proving(receipt);
     let mut bytes = header.encode();
     if bytes.len() > HEADER_BYTES_MAX {
         let reason = "the answer's description is longer than a header may be".to_owned();
@@ -105,6 +107,7 @@ async fn answer_call(
     let utc = node.clock.now().utc;
     gate::receive(&node.serve, standing, &header.policy, bundle, &node.charter, utc)?;
     let (remaining, is_timed) = (header.remaining(), header.names_deadline());
+    let lineage = header.lineage();
     let (metas, outputs) = match header.ask {
         Ask::Infer { inputs, outputs, .. } => (inputs, outputs),
         Ask::Stage { .. } => return serve_stage(node, header, body).await,
@@ -113,6 +116,9 @@ async fn answer_call(
         Ask::Quote { rows, rtt_us, .. } => {
             let rtt = Duration::from_micros(rtt_us.into());
             return quote_own(node, asked, header.job, rtt, rows);
+        }
+        Ask::Cosign { checkpoint, from: begin, proof } => {
+            return Ok(tell(node, node.cosign_for(from, checkpoint, begin, proof).await?));
         }
         Ask::Manifest { .. } => return Ok(tell(node, bundles::manifest(node, asked).await?)),
         Ask::Chunks { file, first, count, .. } => {
@@ -143,8 +149,10 @@ async fn answer_call(
         return Err(refusal);
     }
     let inputs = receive_all(&metas, body, remaining).await?;
-    let order = Order { job, inputs, outputs, trace: header.trace };
-    let answer = node.infer(order).await?;
+    let evidence = Evidence::begin(node, called(node, bundle), lineage);
+    let order = Order { job, inputs, outputs, trace: header.trace, evidence };
+    let (answer, receipted) = node.infer(order).await;
+    let answer = answer?;
     let done = Done {
         executed_by: answer.executed_by.first().copied().unwrap_or(node.me),
         outputs: answer.outputs.iter().map(meta).collect(),
@@ -154,7 +162,18 @@ async fn answer_call(
         in_flight: answer.in_flight,
     };
     let parts = answer.outputs.into_iter().map(|output| output.data).collect();
-    Ok(Told { done, parts, price: answer.price })
+    Ok(Told { done, parts, price: answer.price, receipt: receipted.leaf() })
+}
+
+/// What this node calls a bundle: its own name for it, or a holder's.
+fn called(node: &Node, bundle: Digest) -> String {
+    if let Some(hosted) = node.hosted(bundle) {
+        return format!("{}:{}", hosted.name, hosted.version);
+    }
+    let view = node.view();
+    let models = view.holders(bundle).flat_map(|entry| &entry.record.advert.models);
+    let named = models.into_iter().find(|model| model.bundle == bundle);
+    named.map_or_else(|| bundle.to_string(), |model| format!("{}:{}", model.name, model.version))
 }
 
 /// A stage of a job: run it here, hand on what comes of it.
@@ -166,9 +185,11 @@ async fn serve_stage(
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
+    node.may_keep(&header.policy)?;
     let _counted = node.tasks.token(); // The drain waits for it.
     let (remaining, is_timed, spent) =
         (header.remaining(), header.names_deadline(), header.spent());
+    let (lineage, runs) = (header.lineage(), header.runs());
     let Ask::Stage { whole, route, tensors: metas, outputs, by } = header.ask else {
         unreachable!("the caller looked")
     };
@@ -207,10 +228,11 @@ async fn serve_stage(
         return Err(Refusal::PolicyUnsatisfiable { failed: [(Rule::Price, 1)].into() });
     }
     let tensors = receive_all(&metas, body, remaining).await?;
-    let passage = Passage { job, trace: header.trace, route, tensors, outputs, by };
+    let trace = header.trace;
+    let passage = Passage { job, trace, route, tensors, outputs, by, runs, lineage, trail: None };
     let running = tokio::time::timeout(remaining, node.run_stage(&passage));
     let done = running.await.map_err(|_| Refusal::Deadline)??;
-    Ok(Told { done, parts: Vec::new(), price: Bill::default() })
+    Ok(Told { done, parts: Vec::new(), price: Bill::default(), receipt: None })
 }
 
 /// Outputs of a job that this node is the entry of. Only from a peer that the job's own policy
@@ -221,7 +243,7 @@ async fn take_delivery(
     from: PeerId,
     body: &mut Body,
 ) -> Result<Told, Refusal> {
-    let (remaining, spent) = (header.remaining(), header.spent());
+    let (remaining, spent, runs) = (header.remaining(), header.spent(), header.runs());
     let Ask::Deliver { whole, tensors: metas, by } = header.ask else {
         unreachable!("the caller looked")
     };
@@ -235,7 +257,7 @@ async fn take_delivery(
     gate::receive_delivery(&job.onward, whole, standing.unwrap_or(&absent), utc)?;
     total(&metas)?;
     let tensors = receive_all(&metas, body, remaining).await?;
-    node.gathers.deliver(header.job, (by, spent, tensors)).await;
+    node.gathers.deliver(header.job, Delivery { by, spent, runs, tensors }).await;
     Ok(tell(node, Bytes::new()))
 }
 
@@ -297,5 +319,5 @@ fn tell(node: &Node, bytes: Bytes) -> Told {
         service_us: 0,
         in_flight: 0,
     };
-    Told { done, parts: vec![bytes], price: Bill::default() }
+    Told { done, parts: vec![bytes], price: Bill::default(), receipt: None }
 }

@@ -22,14 +22,16 @@ use hansa_core::limits::ATTEMPTS_MAX;
 use hansa_core::loads::{Loads, Report};
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::price::Bill;
-use hansa_core::wire::{Ask, Done, Stretch, TraceContext};
+use hansa_core::receipt::{Outcome, Share, Used, Why};
+use hansa_core::wire::{Ask, Done, Lineage, Run, Stretch, TraceContext};
 use hansa_runtime::engine::Request;
 use hansa_runtime::tensor::Tensor;
 use tokio::sync::mpsc;
 
 use super::ask::AskError;
+use super::evidence::{self, Staged, Trail, outcome_of_refusal};
 use super::payload::meta;
-use super::{Answer, Order, Outstanding, failed, gone, micros, not_taken};
+use super::{Answer, Attempt, Order, Outstanding, Receipted, failed, gone, micros, not_taken};
 use crate::limits::DELIVERIES_MAX;
 use crate::node::Node;
 
@@ -47,10 +49,25 @@ pub(super) struct Passage {
     pub(super) outputs: Vec<String>,
     /// Who ran the stages before.
     pub(super) by: Vec<PeerId>,
+    /// What they tell of it, for the entry's receipt.
+    pub(super) runs: Vec<Run>,
+    /// Where the job comes from; none at its entry.
+    pub(super) lineage: Option<Lineage>,
+    /// What is noted of it here.
+    pub(super) trail: Option<Arc<Trail>>,
 }
 
-/// Who ran the stages so far, what they charge, and outputs that came of it.
-type Delivery = (Vec<PeerId>, Bill, Vec<Tensor>);
+/// Outputs that came of stages.
+pub(super) struct Delivery {
+    /// Who ran them so far.
+    pub(super) by: Vec<PeerId>,
+    /// What they charge.
+    pub(super) spent: Bill,
+    /// What they tell of it.
+    pub(super) runs: Vec<Run>,
+    /// The outputs.
+    pub(super) tensors: Vec<Tensor>,
+}
 
 /// An entry's open jobs in stages: where what the stages deliver goes.
 #[derive(Default)]
@@ -107,12 +124,32 @@ impl<T> Drop for Attached<T> {
     }
 }
 
+impl Passage {
+    /// Notes that a stage was handed on in vain: what came of the others, they tell.
+    fn note(&self, node: &Node, link: &Link, passed: &Result<(), AskError>) {
+        let Some(trail) = &self.trail else { return };
+        let (why, outcome) = match passed {
+            // The entry hears of it from the stages; a stage has said it before it passed anything.
+            Ok(()) if self.job.path.is_empty() || trail.is_empty() => return,
+            Ok(()) => (Why::Retry, Outcome::Passed),
+            Err(AskError::Lost(_)) => (Why::Planned, Outcome::Failed),
+            Err(AskError::Refused(refusal)) => (Why::Planned, outcome_of_refusal(refusal)),
+        };
+        let share = Share::Stage { from: link.from, to: link.to };
+        let handed = evidence::hand(node, trail, self.job.id, share, link.peer, why);
+        if let Some(handed) = handed {
+            handed.note(outcome, None, Used::default());
+        }
+    }
+}
+
 impl Node {
     /// One attempt through a chain, at the job's entry.
     pub(super) async fn run_chain(
         self: &Arc<Self>,
         order: &Order,
         links: Vec<Link>,
+        attempt: Attempt,
     ) -> Result<Answer, AskError> {
         let started = tokio::time::Instant::now();
         let job = &order.job;
@@ -131,8 +168,12 @@ impl Node {
             tensors: order.inputs.clone(),
             outputs: outputs.clone(),
             by: Vec::new(),
+            runs: Vec::new(),
+            lineage: Some(order.evidence.lineage(self, attempt.number)),
+            trail: order.evidence.trail.clone(),
         };
         let (mut executed_by, mut price) = (Vec::<PeerId>::new(), Bill::default());
+        let mut runs = Vec::new();
         let mut made = BTreeMap::new();
         let (node, deadline) = (Arc::clone(self), self.clock.instant(job.deadline).into());
         let task = tokio::spawn(async move {
@@ -145,12 +186,12 @@ impl Node {
             tokio::select! {
                 biased;
                 delivery = arriving.recv() => {
-                    let (by, spent, tensors) = delivery.expect("one attempt at a time gathers");
+                    let told = delivery.expect("one attempt at a time gathers");
                     // The last to deliver has come by the most.
-                    if by.len() >= executed_by.len() {
-                        (executed_by, price) = (by, spent);
+                    if told.by.len() >= executed_by.len() {
+                        (executed_by, price, runs) = (told.by, told.spent, told.runs);
                     }
-                    let wanted = tensors.into_iter().filter(|tensor| outputs.contains(&tensor.name));
+                    let wanted = told.tensors.into_iter().filter(|tensor| outputs.contains(&tensor.name));
                     made.extend(wanted.map(|tensor| (tensor.name.clone(), tensor)));
                 }
                 passed = &mut passing.task, if !is_passed => {
@@ -169,6 +210,7 @@ impl Node {
         let outputs = outputs.iter().map(answered).collect();
         // What the peers of the chain tell of themselves on the way back is still worth hearing.
         passing.is_free = true;
+        order.note_runs(self, &runs);
         Ok(Answer {
             executed_by,
             outputs,
@@ -176,6 +218,7 @@ impl Node {
             service: started.elapsed(),
             in_flight: 0,
             price: price.held_to(job.limit()),
+            receipt: None,
         })
     }
 
@@ -228,6 +271,7 @@ impl Node {
                 } else {
                     self.send_stage(&passage, link).await
                 };
+                passage.note(self, &link, &passed);
                 let refusal = match passed {
                     Ok(()) => return Ok(()),
                     Err(AskError::Lost(reason)) => {
@@ -293,7 +337,10 @@ impl Node {
         };
         let body: Vec<_> = tensors.iter().map(|tensor| tensor.data.clone()).collect();
         let bytes = body.iter().map(|part| part.len() as u64).sum();
-        let header = self.job_header(&passage.job, passage.trace, ask);
+        let mut header = self.job_header(&passage.job, passage.trace, ask).telling(&passage.runs);
+        if let Some(lineage) = &passage.lineage {
+            header = header.descending(lineage);
+        }
         let _counted = Outstanding::count(self, link.peer, link.bundle);
         let (done, _) = self.call(link.peer, header, body).await?;
         // The answer comes when all behind the peer is done: its own share is what it says.
@@ -315,6 +362,7 @@ impl Node {
     /// Runs the stage that is this node's, and passes on what comes of it; returns when all behind
     /// it is done.
     pub(super) async fn run_stage(self: &Arc<Self>, passage: &Passage) -> Result<Done, Refusal> {
+        let started = self.clock.now().utc;
         let (mine, ahead) = passage.route.split_first().expect("a route has stages");
         let bundle = mine.link.bundle;
         let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
@@ -350,6 +398,28 @@ impl Node {
         let moved = [&inputs, &response.outputs].into_iter().flatten();
         let charged = self.charge(&job, response.service, moved);
         charged.amounts().for_each(|amount| job.spent.put(amount));
+        let used = evidence::used(job.rows, response.service, &charged);
+        let share = |link: &Link| Share::Stage { from: link.from, to: link.to };
+        // The entry's own stage is in the entry's own receipt.
+        let is_entry = job.path.first().is_none_or(|entry| *entry == self.me);
+        let receipted = if is_entry {
+            Receipted::Off
+        } else {
+            let stage = Staged {
+                job: &passage.job,
+                lineage: passage.lineage.as_ref(),
+                started,
+                hosted: &hosted,
+                used: used.clone(),
+                next: ahead.first().map(|next| (next.link.peer, share(&next.link))),
+            };
+            self.close_stage(stage, &inputs, &response.outputs).await
+        };
+        if receipted == Receipted::Lost {
+            self.may_keep(&job.policy)?;
+        }
+        let Link { from, to, .. } = mine.link;
+        let run = Run { peer: self.me, from, to, receipt: receipted.leaf(), used };
         let next = Passage {
             job: job.clone(),
             trace: passage.trace,
@@ -357,9 +427,20 @@ impl Node {
             tensors: tensors.into_values().collect(),
             outputs: passage.outputs.clone(),
             by: passage.by.iter().copied().chain([self.me]).collect(),
+            runs: passage.runs.iter().cloned().chain([run]).collect(),
+            lineage: passage.lineage.clone(),
+            trail: if is_entry { passage.trail.clone() } else { Trail::begin(self) },
         };
-        let by = next.by.clone();
-        tokio::try_join!(self.deliver(&job, passage.trace, by, wanted), self.pass(next))?;
+        let trail = next.trail.clone();
+        let (by, spent) = (next.by.clone(), job.spent.clone());
+        let delivery = Delivery { by, spent, runs: next.runs.clone(), tensors: wanted };
+        let passed = tokio::try_join!(self.deliver(&job, passage.trace, delivery), self.pass(next));
+        if let Some(trail) = trail.filter(|_| !is_entry) {
+            let model = format!("{}:{}", hosted.name, hosted.version);
+            let lineage = passage.lineage.as_ref();
+            self.close_mended(&passage.job, lineage, &model, &trail).await;
+        }
+        passed?;
         Ok(Done {
             executed_by: self.me,
             outputs: Vec::new(),
@@ -375,20 +456,20 @@ impl Node {
         &self,
         job: &Job,
         trace: TraceContext,
-        by: Vec<PeerId>,
-        tensors: Vec<Tensor>,
+        delivery: Delivery,
     ) -> Result<(), Refusal> {
         let Some(entry) = job.path.first().copied().filter(|entry| *entry != self.me) else {
-            self.gathers.deliver(job.id, (by, job.spent.clone(), tensors)).await;
+            self.gathers.deliver(job.id, delivery).await;
             return Ok(());
         };
+        let Delivery { by, runs, tensors, .. } = delivery;
         if tensors.is_empty() {
             return Ok(());
         }
         let tensors_told = tensors.iter().map(meta).collect();
         let ask = Ask::Deliver { whole: job.bundle, tensors: tensors_told, by };
         let body = tensors.iter().map(|tensor| tensor.data.clone()).collect();
-        let header = self.job_header(job, trace, ask);
+        let header = self.job_header(job, trace, ask).telling(&runs);
         match self.call(entry, header, body).await {
             Ok(_) => Ok(()),
             Err(AskError::Refused(refusal)) => Err(refusal),

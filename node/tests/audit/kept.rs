@@ -202,7 +202,7 @@ fn peers_cosign_and_proofs_carry_it() {
     let (note, _) = cosign(log.note(), None, &[], &signer, Utc(START_MS)).unwrap();
     log.append(vec![entry(&node().0, 300)]).unwrap();
     log.checkpoint().unwrap();
-    log.add_cosigned(&note).unwrap();
+    log.add_cosigned(&note, &[]).unwrap();
     let of = |proof: ReceiptProof| {
         let proven = proof.verify(&trust()).unwrap();
         (proven.size, proven.cosigned.iter().map(|own| own.peer).collect::<Vec<PeerId>>())
@@ -218,7 +218,7 @@ fn peers_cosign_and_proofs_carry_it() {
     fork.append((7..300).map(|number| entry(&node().0, number)).collect()).unwrap();
     let note = fork.checkpoint().unwrap().to_owned();
     let (note, _) = cosign(&note, None, &[], &signer, Utc(START_MS)).unwrap();
-    assert!(matches!(log.add_cosigned(&note), Err(LogError::Damaged { .. })));
+    assert!(matches!(log.add_cosigned(&note, &[]), Err(LogError::Damaged { .. })));
     std::fs::write(folder.path().join("cosigned"), note).unwrap();
     assert_eq!(
         report(folder.path()).defects,

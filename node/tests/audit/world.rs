@@ -117,6 +117,7 @@ pub(crate) fn forwarded(keeper: &Party, to: &Party, number: u64) -> Receipt {
         job: job(number),
         share: Share::Whole,
         why: Why::Planned,
+        executor: None,
         party: to.clone(),
         receipt: Some(Digest([8; 32])),
         outcome: Outcome::Answered,

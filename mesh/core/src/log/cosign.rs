@@ -7,6 +7,7 @@
 
 use super::checkpoint::{Checkpoint, CheckpointFault};
 use super::tree::extends;
+use crate::codec::{Decode, Encode};
 use crate::id::{Digest, PeerId};
 use crate::keys::verify;
 use crate::note::{self, ED25519_COSIGNATURE, Line, NoteFault, SignerKey, key_hash};
@@ -22,6 +23,15 @@ pub struct Cosignature {
     pub peer: PeerId,
     /// When it was made, by the cosigner's clock, to the second.
     pub at: Utc,
+}
+
+/// What a cosigner answers, on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum CosignAnswer {
+    /// The checkpoint with its signature, a note.
+    Cosigned(String),
+    /// It has seen the log when it had so many entries: the proof has to begin there.
+    Seen(u64),
 }
 
 /// Why a checkpoint is not cosigned, or a cosignature does not count.

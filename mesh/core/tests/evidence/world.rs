@@ -84,6 +84,7 @@ pub(crate) fn receipt(number: u8) -> Receipt {
             share: Share::Rows { first: 3, rows: 5 },
             why: Why::Hedge,
             party: party(3, "IE", "Harp Ltd"),
+            executor: None,
             receipt: Some(Digest([9; 32])),
             outcome: Outcome::Answered,
             used: Used { rows: 5, device_us: 300, price: euros(50) },

@@ -14,6 +14,8 @@ use hansa_core::scatter::Unsplittable;
 use hansa_runtime::tensor::InputError;
 use serde_json::{Value, json};
 
+use crate::api::receipts::RECEIPT;
+
 /// A client that met a draining node may try another, or this one's successor after this time.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// A peer that does not answer is probed anew within this time.
@@ -28,12 +30,21 @@ pub struct ApiError {
     /// One more member of the body.
     detail: Option<(&'static str, Value)>,
     retry_after: Option<Duration>,
+    /// What `Hansa-Receipt` says.
+    receipt: Option<String>,
 }
 
 impl ApiError {
     /// An error without detail.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), detail: None, retry_after: None }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            detail: None,
+            retry_after: None,
+            receipt: None,
+        }
     }
 
     /// The request is not the protocol.
@@ -75,6 +86,12 @@ impl ApiError {
         body
     }
 
+    /// The error of a job that left this receipt.
+    pub fn receipted(mut self, receipt: Option<String>) -> Self {
+        self.receipt = receipt;
+        self
+    }
+
     fn with(mut self, key: &'static str, value: Value) -> Self {
         self.detail = Some((key, value));
         self
@@ -102,6 +119,10 @@ impl IntoResponse for ApiError {
             let seconds = delay.as_millis().div_ceil(1_000).max(1);
             let value = HeaderValue::try_from(seconds.to_string()).expect("digits are a header");
             response.headers_mut().insert(RETRY_AFTER, value);
+        }
+        if let Some(receipt) = self.receipt {
+            let value = HeaderValue::try_from(receipt).expect("an id is a header");
+            response.headers_mut().insert(RECEIPT, value);
         }
         response
     }

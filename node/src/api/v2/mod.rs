@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub use demand::demand;
 pub use error::ApiError;
 pub use request::{InferRequest, OutputWanted, parse_infer};
-pub use response::{Rendered, check_wanted, json_bytes, render_infer, tensor_json};
+pub use response::{Head, Rendered, check_wanted, json_bytes, render_infer, tensor_json};
 
 /// The header that says how much of a body is JSON.
 pub const JSON_LENGTH: &str = "inference-header-content-length";

@@ -43,20 +43,35 @@ pub fn check_wanted(
     Ok(())
 }
 
+/// What an answer says before its outputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The model, as the app named it.
+    pub model: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// The app's own name for the request.
+    pub id: Option<&'a str>,
+    /// The proof of its receipt, if the app asked for it.
+    pub receipt: Option<&'a str>,
+}
+
 /// Renders the answer to a request that wanted `wanted` (none: all, as the model gave them).
 pub fn render_infer(
-    model: &str,
-    version: &str,
-    id: Option<&str>,
+    head: Head<'_>,
     outputs: Vec<Tensor>,
     wanted: &[OutputWanted],
     binary_default: bool,
 ) -> Result<Rendered, ApiError> {
-    let mut head = json!({ "model_name": model, "model_version": version });
+    let Head { model, version, id, receipt } = head;
+    let mut members = json!({ "model_name": model, "model_version": version });
     if let Some(id) = id {
-        head["id"] = id.into();
+        members["id"] = id.into();
     }
-    let mut json = head.to_string().into_bytes();
+    if let Some(receipt) = receipt {
+        members["parameters"] = json!({ "receipt": receipt });
+    }
+    let mut json = members.to_string().into_bytes();
     json.pop(); // The closing brace; the outputs go in before it.
     json.extend_from_slice(b",\"outputs\":[");
     let mut parts = Vec::new();

@@ -10,6 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const HEAD: Head<'_> = Head { model: "m", version: "1", id: None, receipt: None };
+
 const DTYPES: [DType; 14] = [
     DType::Bool,
     DType::Int8,
@@ -259,7 +261,7 @@ fn an_answer_is_the_bytes_that_clients_read() {
     let y = tensor("y", DType::Fp32, &[1, 2], &[0, 0, 0x80, 0x3f, 0, 0, 0, 0xbf]);
     let s = tensor("s", DType::Bytes, &[1], b"\x03\0\0\0a\"b");
     let outputs = vec![y, s];
-    let json = render_infer("m", "1", Some("7"), outputs.clone(), &[], false).unwrap();
+    let json = render_infer(Head { id: Some("7"), ..HEAD }, outputs.clone(), &[], false).unwrap();
     assert_eq!(json.json_length, None);
     assert_eq!(
         serde_json::from_slice::<Value>(&json.parts[0]).unwrap(),
@@ -269,7 +271,7 @@ fn an_answer_is_the_bytes_that_clients_read() {
         ]})
     );
     let asked = [wanted("s", Some(false)), wanted("y", None)];
-    let mixed = render_infer("m", "1", None, outputs.clone(), &asked, true).unwrap();
+    let mixed = render_infer(HEAD, outputs.clone(), &asked, true).unwrap();
     assert_eq!(mixed.json_length, Some(mixed.parts[0].len()));
     assert_eq!(
         serde_json::from_slice::<Value>(&mixed.parts[0]).unwrap(),
@@ -284,7 +286,7 @@ fn an_answer_is_the_bytes_that_clients_read() {
 
 #[test]
 fn what_json_cannot_say_is_refused_with_the_way_out() {
-    let render = |output: Tensor| render_infer("m", "1", None, vec![output], &[], false);
+    let render = |output: Tensor| render_infer(HEAD, vec![output], &[], false);
     for output in [
         tensor("y", DType::Fp32, &[1], &f32::NAN.to_le_bytes()),
         tensor("y", DType::Fp64, &[1], &f64::NEG_INFINITY.to_le_bytes()),
@@ -294,7 +296,7 @@ fn what_json_cannot_say_is_refused_with_the_way_out() {
     ] {
         refused(render(output.clone()), "binary_data_output");
         let asked = [wanted("y", Some(true))];
-        let rendered = render_infer("m", "1", None, vec![output.clone()], &asked, false);
+        let rendered = render_infer(HEAD, vec![output.clone()], &asked, false);
         assert_eq!(rendered.unwrap().parts[1], output.data);
     }
 }
@@ -317,7 +319,7 @@ fn an_answer_that_another_peer_bungled_is_its_fault() {
     let short = tensor("y", DType::Fp32, &[2], &[0; 4]);
     for (output, asked) in [(short.clone(), "y"), (short, "z")] {
         let asked = [wanted(asked, None)];
-        let error = render_infer("m", "1", None, vec![output], &asked, true).unwrap_err();
+        let error = render_infer(HEAD, vec![output], &asked, true).unwrap_err();
         assert_eq!((error.status(), error.code()), (StatusCode::BAD_GATEWAY, "bad_answer"));
     }
 }
@@ -388,13 +390,13 @@ fn read_back(rendered: &Rendered) -> Result<InferRequest, ApiError> {
 proptest! {
     #[test]
     fn tensors_survive_binary_bit_for_bit(tensors in proptest::collection::vec(any_tensor(), 0..4)) {
-        let rendered = render_infer("m", "1", None, tensors.clone(), &[], true).unwrap();
+        let rendered = render_infer(HEAD, tensors.clone(), &[], true).unwrap();
         prop_assert_eq!(read_back(&rendered).unwrap().inputs, tensors);
     }
 
     #[test]
     fn tensors_survive_json_bit_for_bit_where_json_can_say_them(tensor in any_tensor()) {
-        match render_infer("m", "1", None, vec![tensor.clone()], &[], false) {
+        match render_infer(HEAD, vec![tensor.clone()], &[], false) {
             Ok(rendered) => {
                 prop_assert_eq!(read_back(&rendered).unwrap().inputs, vec![tensor]);
             }
@@ -421,7 +423,7 @@ proptest! {
         edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
         length_off in -2..=2isize,
     ) {
-        let rendered = render_infer("m", "1", None, tensors, &[], binary);
+        let rendered = render_infer(HEAD, tensors, &[], binary);
         let Ok(rendered) = rendered else { return Ok(()) };
         let mut body = rendered.parts.concat();
         let json = String::from_utf8_lossy(&body[..rendered.parts[0].len()]).into_owned();
