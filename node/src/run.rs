@@ -141,8 +141,13 @@ async fn drain(node: &Arc<Node>) {
 /// Saying goodbye may take this long.
 const LEAVE_WITHIN_MS: u64 = 1_000;
 
+/// A file would grow beyond the process's limit (on Linux and macOS).
+const SIGXFSZ: i32 = 25;
+
 async fn told_to_stop(until_stdin_ends: bool) {
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+    // A limit on the size of files is an error to be told, not the node's death.
+    let _file_size = signal(SignalKind::from_raw(SIGXFSZ));
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
     let stdin_ends = async {
         if until_stdin_ends {

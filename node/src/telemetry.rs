@@ -25,6 +25,9 @@ pub enum TelemetryError {
 pub fn log(config: &TelemetryConfig) -> Result<(), TelemetryError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(config.log.parse::<EnvFilter>()?)
+        // A line that cannot be written (its disk is full) is lost: to say so would fail, too, and end
+        // whatever logged.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let started = match config.format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),

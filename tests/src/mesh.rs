@@ -177,6 +177,11 @@ impl Mesh {
         Self { folder, authority, nodes: Vec::new() }
     }
 
+    /// The public key of its authority.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Where everything lies.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -196,8 +196,6 @@ impl Policy {
             (self.purpose.is_some(), "purpose"),
             (!self.has_whole_price(), "max_price"),
             (self.rtt_evidence, "rtt_evidence"),
-            (self.receipt_required, "receipt_required"),
-            (self.audit_fail_closed, "audit_fail_closed"),
         ];
         clauses.into_iter().find(|(present, _)| *present).map(|(_, clause)| clause)
     }
