@@ -89,6 +89,10 @@ fn what_cannot_be_meant_is_refused() {
         ("[groups]\nDE = [\"FR\"]", "a country has this name"),
         ("[groups]\nX = [\"XX\"]", "not an assigned"),
         ("[api.tls]\ncert = \"a\"", "both cert and key"),
+        ("[audit]\nreceipts = \"each\"", "needs a charter"),
+        ("[audit]\nreceipts = \"all\"", "is not \"off\", \"batched\" or \"each\""),
+        ("[audit]\nfail_closed = true", "receipts are off"),
+        ("[audit]\nretention_days = 40000", "40000 is not from 0"),
         ("[telemetry]\nformat = \"xml\"", "neither text nor json"),
         ("[identity]\nkey_file = \"env:\"", "no environment variable"),
         ("api = 8000", "expected a table"),
@@ -128,8 +132,6 @@ fn a_key_of_a_later_version_is_refused_by_name_and_never_ignored() {
         ("api", "grpc = \"127.0.0.1:8001\""),
         ("api", "keys_file = \"keys\""),
         ("api", "admin = \"127.0.0.1:1\""),
-        ("audit", "receipts = \"each\""),
-        ("audit", "fail_closed = true"),
         ("telemetry", "otlp = \"http://127.0.0.1:4317\""),
         ("telemetry", "metrics = false"),
         ("model.batch", "max_rows = 8"),
@@ -275,7 +277,7 @@ fn every_default_that_exists_is_shown_uncommented() {
         ),
         ("api", &["http", "plaintext"]),
         ("runtime", &["library", "devices", "threads", "hold"]),
-        ("audit", &["receipts"]),
+        ("audit", &["receipts", "retention_days", "fail_closed"]),
         ("telemetry", &["log", "format", "metrics"]),
     ] {
         let present: BTreeSet<&str> =

@@ -235,7 +235,7 @@ fn no_crash_loses_a_receipt_that_a_client_was_told_of() {
         .collect();
     let lost: Vec<&String> = told.iter().filter(|job| !kept.contains_key(*job)).collect();
     assert!(lost.is_empty(), "{} of {} are lost, such as {:?}", lost.len(), told.len(), lost[0]);
-    println!("{kills} kills, {} receipts told of, {} kept, none lost", told.len(), kept.len());
+    eprintln!("{kills} kills, {} receipts told of, {} kept, none lost", told.len(), kept.len());
 }
 
 /// The receipt that an answer tells of, if there is an answer.

@@ -31,7 +31,8 @@ use super::retention::salts_path;
 use crate::limits::{AUDIT_RECENT_MAX, AUDIT_UNSETTLED_BYTES_MAX};
 
 /// Salts of a bundle, in bytes.
-const SALTS_BYTES: usize = 32 * WIDTH as usize;
+const SALTS_BYTES: usize = 32 * 256;
+const _: () = assert!(WIDTH == 256);
 
 /// A log, and the right to append to it.
 pub struct Log {
@@ -160,10 +161,9 @@ impl Log {
         self.edge.salts.resize(width * 32, 0);
         let first = size.saturating_sub(AUDIT_RECENT_MAX as u64).max(self.minimum) / WIDTH;
         for index in first..size.div_ceil(WIDTH) {
-            let mut at = index * WIDTH;
-            for entry in self.reader.bundle(index, size)?.unwrap_or_default() {
+            let entries = self.reader.bundle(index, size)?.unwrap_or_default();
+            for (at, entry) in (index * WIDTH..).zip(entries) {
                 self.recent.note(Entry::open(entry, Salt([0; 32]))?.job, at);
-                at += 1;
             }
         }
         Ok(())

@@ -28,7 +28,7 @@ pub struct ApiError {
     code: &'static str,
     message: String,
     /// One more member of the body.
-    detail: Option<(&'static str, Value)>,
+    detail: Option<Box<(&'static str, Value)>>,
     retry_after: Option<Duration>,
     /// What `Hansa-Receipt` says.
     receipt: Option<String>,
@@ -80,7 +80,7 @@ impl ApiError {
     /// The body of the answer.
     pub fn body(&self) -> Value {
         let mut body = json!({ "error": self.message, "code": self.code });
-        if let Some((key, value)) = &self.detail {
+        if let Some((key, value)) = self.detail.as_deref() {
             body[*key] = value.clone();
         }
         body
@@ -93,7 +93,7 @@ impl ApiError {
     }
 
     fn with(mut self, key: &'static str, value: Value) -> Self {
-        self.detail = Some((key, value));
+        self.detail = Some(Box::new((key, value)));
         self
     }
 
