@@ -89,6 +89,7 @@ fn every_answer_leaves_receipts_that_verify_offline_wherever_it_ran() {
     let at_berlin = verified(&mesh, mesh.node("berlin"), job);
     let own = &at_berlin["receipt"];
     assert_eq!(own["work"]["used"]["rows"], 1, "{own}");
+    assert_eq!(at_berlin["leaf"], receipt["parts"][0]["receipt"]);
     assert_eq!(own["path"][0]["location"], "CH");
     assert_eq!(own["policy"], receipt["policy"], "the same law, read alike");
     // Each committed to the same payloads under a salt of its own.
@@ -153,6 +154,45 @@ fn every_answer_leaves_receipts_that_verify_offline_wherever_it_ran() {
     let log = mesh.folder().join("zurich/data/audit").display().to_string();
     let shown = run_json(mesh.folder(), &["audit", "show", &log, "--json"]);
     assert_eq!(shown["countries"], totals["countries"], "{shown}");
+}
+
+#[test]
+fn each_stage_of_a_chain_keeps_a_receipt_that_the_entrys_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = onnx::write(folder.path(), &onnx::layers(6, WIDTH, 7)).display().to_string();
+    let out = folder.path().join("stages");
+    let dir = out.display().to_string();
+    run_json(folder.path(), &["models", "cut", &whole, "--stages", "3", "--out", &dir, "--json"]);
+    let stage = |name, place, number: usize| {
+        Spec::new(name, place, place).with("deep", out.join(format!("stage-{number}")))
+    };
+    let mesh = Mesh::with(&[
+        Spec::new("zurich", "CH", "CH"),
+        stage("berlin", "DE", 0),
+        stage("paris", "FR", 1),
+        stage("dublin", "IE", 2),
+    ]);
+    let started = Instant::now();
+    let answer = loop {
+        let answer = mesh.node("zurich").infer("deep", &question(2), &[]);
+        if answer.0 == 200 {
+            break answer;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{}", body(&answer));
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let job = header(&answer, "hansa-receipt");
+    let proven = verified(&mesh, mesh.node("zurich"), job);
+    let parts = proven["receipt"]["parts"].as_array().expect("parts").clone();
+    let places: Vec<_> = parts.iter().map(|part| &part["party"]["location"]).collect();
+    assert_eq!(places, ["DE", "FR", "IE"], "{parts:?}");
+    for (part, name) in parts.iter().zip(["berlin", "paris", "dublin"]) {
+        let own = verified(&mesh, mesh.node(name), job);
+        assert_eq!(own["leaf"], part["receipt"], "{own}");
+        assert_eq!(own["receipt"]["work"]["used"], part["used"]);
+        let next = own["receipt"]["parts"].as_array().expect("parts");
+        assert_eq!(next.len(), usize::from(name != "dublin"), "{own}");
+    }
 }
 
 #[test]

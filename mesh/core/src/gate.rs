@@ -118,6 +118,18 @@ pub fn receive_delivery(
     admit(policy, bundle, sender, utc).map_err(|rule| Refusal::NotServed { rule })
 }
 
+/// The gate of a cosigner of this node's log: a peer of another operator, to which this node may send.
+/// It is shown a number and a hash.
+pub fn may_cosign(
+    send: &Bounds,
+    own: &Charter,
+    standing: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> bool {
+    let is_other = standing.as_ref().is_ok_and(|charter| charter.operator != own.operator);
+    is_other && within(send, standing, utc).is_ok()
+}
+
 /// Whether one of `devices` is what the job needs.
 pub fn fits(needs: &DeviceNeeds, devices: &[Device]) -> bool {
     let fits = |device: &Device| {

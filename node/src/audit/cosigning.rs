@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hansa_core::codec::{decode, encode};
-use hansa_core::gate::within;
+use hansa_core::gate::may_cosign;
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::log::checkpoint::Checkpoint;
 use hansa_core::log::cosign::{CosignAnswer, CosignFault, cosign, cosignatures, name};
@@ -95,10 +95,8 @@ impl Node {
             return Vec::new();
         };
         let may = |entry: &&Entry| {
-            let standing = &entry.record.charter;
             entry.liveness == Liveness::Alive
-                && within(&self.send, standing, now.utc).is_ok()
-                && standing.as_ref().is_ok_and(|charter| charter.operator != own.operator)
+                && may_cosign(&self.send, own, &entry.record.charter, now.utc)
         };
         let mut others: Vec<&Entry> = view.entries().iter().filter(may).collect();
         let mut rng = Rng::new(self.draw_seed());

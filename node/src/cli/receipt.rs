@@ -59,7 +59,7 @@ pub fn run(command: &ReceiptCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn summary(proven: &Proven) -> String {
-    let Proven { receipt, charter, cosigned, index, size } = proven;
+    let Proven { receipt, charter, cosigned, index, size, .. } = proven;
     let by = charter.authorities.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let others =
         cosigned.iter().filter(|own| own.operator.as_ref().is_some_and(|o| *o != charter.operator));

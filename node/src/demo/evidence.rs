@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use hansa_core::charter::{Authority, Trust};
-use hansa_core::id::Digest;
 use hansa_core::log::proof::{Proven, ReceiptProof};
-use hansa_core::receipt::{Outcome, leaf};
+use hansa_core::receipt::Outcome;
 use hansa_runtime::cache;
 use serde::Serialize;
 
@@ -81,7 +80,7 @@ impl Auditor {
 
     /// Verifies one job's receipt; gives how many of other peers.
     fn one(&self, mesh: &Mesh, job: &JobLine, id: &str, file: &Path) -> anyhow::Result<usize> {
-        let (proven, _) = self.fetch(&mesh.client(&job.via), id, file)?;
+        let proven = self.fetch(&mesh.client(&job.via), id, file)?;
         let receipt = &proven.receipt;
         ensure!(receipt.job.to_string() == id, "it is of the job {}", receipt.job);
         let is_answered = receipt.outcome == Outcome::Answered;
@@ -103,7 +102,7 @@ impl Auditor {
             }
             let file = file.with_file_name(format!("{}.{}", part.job, node.role.name));
             let fetched = self.fetch(&Client::new(&node.http), &part.job.to_string(), &file);
-            let (_, leaf) = fetched.with_context(|| format!("of {}", node.role.name))?;
+            let Proven { leaf, .. } = fetched.with_context(|| format!("of {}", node.role.name))?;
             ensure!(leaf == named, "{} keeps another receipt than it said", node.role.name);
             executors += 1;
         }
@@ -111,10 +110,10 @@ impl Auditor {
     }
 
     /// Fetches a proof, keeps it in `file` and verifies it as it is read from there.
-    fn fetch(&self, client: &Client, id: &str, file: &Path) -> anyhow::Result<(Proven, Digest)> {
+    fn fetch(&self, client: &Client, id: &str, file: &Path) -> anyhow::Result<Proven> {
         fs::write(file, client.text(&format!("/mesh/v1/receipts/{id}"))?)?;
         let proof: ReceiptProof = fs::read_to_string(file)?.parse()?;
-        Ok((proof.verify(&self.trust)?, leaf(&proof.receipt)))
+        Ok(proof.verify(&self.trust)?)
     }
 }
 

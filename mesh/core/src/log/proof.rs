@@ -49,6 +49,8 @@ pub struct ReceiptProof {
 pub struct Proven {
     /// The receipt.
     pub receipt: Receipt,
+    /// Its leaf: by this the receipt of a job names those of its parts.
+    pub leaf: Digest,
     /// Its place in the keeper's log.
     pub index: u64,
     /// How many entries that log had.
@@ -138,7 +140,8 @@ impl ReceiptProof {
         }
         let charter = attested(&receipt, &self.charter, trust)?;
         let cosigned = self.cosigned(log, trust)?;
-        Ok(Proven { receipt, index, size, charter, cosigned })
+        let leaf = leaf(&self.receipt);
+        Ok(Proven { receipt, leaf, index, size, charter, cosigned })
     }
 
     fn cosigned(&self, log: PeerId, trust: &Trust) -> Result<Vec<Cosigned>, ProofFault> {
