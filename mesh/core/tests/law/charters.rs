@@ -110,8 +110,12 @@ fn an_authority_asserts_only_what_it_may() {
 #[test]
 fn a_charter_too_large_is_not_read() {
     let mut note = charter().sign(&signer("tuv")).unwrap();
-    while note.len() <= CHARTER_BYTES_MAX {
-        note = signer("x").sign(&note).unwrap();
+    let padding = "x".repeat(100);
+    for number in 0.. {
+        if note.len() > CHARTER_BYTES_MAX {
+            break;
+        }
+        note = signer(&format!("{padding}{number}")).sign(&note).unwrap();
     }
     assert_eq!(verify(&note), Err(CharterFault::TooLarge(note.len())));
 }

@@ -35,8 +35,6 @@ fn a_clause_that_is_not_enforced_refuses_the_job() {
         ("max_price", |policy| policy.price_micros_max = Some(u64::MAX)),
         ("max_price", |policy| policy.price_currency = Some("EUR".into())),
         ("rtt_evidence", |policy| policy.rtt_evidence = true),
-        ("receipt_required", |policy| policy.receipt_required = true),
-        ("audit_fail_closed", |policy| policy.audit_fail_closed = true),
     ];
     for (clause, set) in clauses {
         let mut policy = Policy::default();
