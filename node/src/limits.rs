@@ -85,6 +85,12 @@ pub const KEPT_LOOK_EVERY: Duration = Duration::from_secs(3);
 pub const ENGINE_QUEUE_MAX: usize = 1_024;
 /// A client that finds a model busy is told to come back after this, in ms.
 pub const BUSY_RETRY_MS: u32 = 1_000;
+/// Most who listen to events at once.
+pub const LISTENERS_MAX: usize = 64;
+/// Changes are looked for this often while somebody listens.
+pub const EVENTS_EVERY: Duration = Duration::from_millis(250);
+/// Who listens hears something at least this often, so that nobody between closes the connection.
+pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Receipts that wait to be kept; one more is refused.
 pub const AUDIT_QUEUE_MAX: usize = 16_384;
 /// Receipts go to the disk in batches of this many bytes at most, and one receipt more.

@@ -29,7 +29,7 @@ use hansa_runtime::tensor::Signature;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::ActorRef;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::actors::engine::EngineMessage;
@@ -153,6 +153,8 @@ pub struct Node {
     pub(crate) http: OnceLock<SocketAddr>,
     pub(crate) random: SystemRandom,
     pub(crate) gathers: Gathers,
+    /// Places for those who listen to events.
+    pub(crate) listeners: Arc<Semaphore>,
     pub(crate) placement: Mutex<Placement>,
 }
 

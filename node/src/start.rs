@@ -21,13 +21,14 @@ use ring::rand::SystemRandom;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::audit::keeper::Keeper;
 use crate::bundles::Shelf;
 use crate::clock::Clock;
 use crate::config::{Config, Receipts};
+use crate::limits::LISTENERS_MAX;
 use crate::models;
 use crate::node::Node;
 use crate::run::StartError;
@@ -97,6 +98,7 @@ impl Node {
             http: OnceLock::new(),
             random: SystemRandom::new(),
             gathers: Default::default(),
+            listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
         }))
     }
 

@@ -281,3 +281,44 @@ fn on_one_network_mdns_alone_suffices() {
     });
     Mesh::with(&specs);
 }
+
+#[test]
+fn who_listens_hears_of_peers_that_come_and_go_and_of_the_end() {
+    let mut mesh = Mesh::with(&[Spec::new("berlin", "DE", "DE"), Spec::new("paris", "FR", "FR")]);
+    let url = format!("{}/mesh/v1/events", mesh.node("berlin").url());
+    let answer = ureq::get(&url).call().expect("a stream");
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    let (heard, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut kind = String::new();
+        for line in
+            std::io::BufRead::lines(std::io::BufReader::new(answer.into_body().into_reader()))
+        {
+            let Ok(line) = line else { return };
+            if let Some(event) = line.strip_prefix("event: ") {
+                kind = event.to_owned();
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                let data: Value = serde_json::from_str(data).expect("JSON");
+                let _ = heard.send((kind.clone(), data));
+            }
+        }
+    });
+    let patience = Duration::from_secs(60);
+    let await_event = |kind: &str, member: &str, value: Value| {
+        let started = Instant::now();
+        loop {
+            let left = patience.saturating_sub(started.elapsed());
+            let (found, data) = hears.recv_timeout(left).expect("an event");
+            if found == kind && data[member] == value {
+                return data;
+            }
+        }
+    };
+    assert_eq!(await_event("peer", "name", json!("paris"))["liveness"], "alive");
+    mesh.kill("paris");
+    assert_eq!(await_event("peer", "liveness", json!("suspect"))["name"], "paris");
+    let berlin = mesh.node("berlin").process.id().to_string();
+    std::process::Command::new("kill").args(["-TERM", &berlin]).status().expect("kill");
+    await_event("node", "draining", json!(true));
+    assert!(hears.recv_timeout(patience).is_err(), "the stream ends");
+}

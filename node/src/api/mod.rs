@@ -5,6 +5,7 @@
 //! are handlers, thin between the two.
 
 pub mod aside;
+pub mod events;
 pub mod infer;
 pub mod mesh;
 pub mod models;
@@ -48,6 +49,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/mesh/v1/models/add", post(models::add))
         .route("/mesh/v1/models/{model}", delete(models::remove))
         .route("/mesh/v1/receipts/{id}", get(receipts::one))
+        .route("/mesh/v1/events", get(events::events))
         .route("/mesh/v1/usage", get(receipts::usage))
         .route("/metrics", get(mesh::metrics))
         .fallback(mesh::not_found)

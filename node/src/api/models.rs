@@ -147,7 +147,7 @@ fn told(node: &Node, model: &Model) -> Value {
 
 /// Every model with its digest, size and state: `serving`, those of a pull (see
 /// [`Moment`](crate::bundles::Moment)), `held` (whole and not served) or `partial`.
-fn models(node: &Node) -> Vec<Value> {
+pub(super) fn models(node: &Node) -> Vec<Value> {
     let engines = node.engines();
     let stored: BTreeMap<Digest, (u64, bool)> = node
         .shelf

@@ -83,6 +83,7 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
             "executed_in": done.executed_in,
             "price": done.price,
             "server_timing": done.server_timing,
+            "receipt": done.receipt,
             "outputs": outputs,
         }));
     } else {
@@ -95,8 +96,9 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
         }
         let place = if done.executed_in.is_empty() { "no charter" } else { &done.executed_in };
         let price = done.price.as_ref().map(|price| format!(" for {price}")).unwrap_or_default();
+        let receipt = done.receipt.map(|id| format!("; receipt {id}")).unwrap_or_default();
         out::line(&format!(
-            "executed by {} ({place}){price}; {}",
+            "executed by {} ({place}){price}; {}{receipt}",
             done.executed_by, done.server_timing
         ));
     }
