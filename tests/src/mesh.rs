@@ -31,6 +31,8 @@ pub struct Spec {
     pub extra: &'static str,
     /// More lines for its `[runtime]`.
     pub runtime: &'static str,
+    /// Threads of each model's instance.
+    pub threads: usize,
     /// Whether it learns of the mesh by mDNS instead of a bootstrap address.
     pub mdns: bool,
     /// Where its planes listen and what they advertise instead; none: any ports, themselves.
@@ -56,6 +58,7 @@ impl Spec {
             models: Vec::new(),
             extra: "",
             runtime: "",
+            threads: 1,
             mdns: false,
             behind: None,
         }
@@ -250,10 +253,10 @@ impl Mesh {
              [mesh]\n{listen}\n\
              mdns = {}\nbootstrap = [{bootstrap}]\n\
              [api]\nhttp = \"127.0.0.1:0\"\n\
-             [runtime]\nthreads = 1\n{}\n\
+             [runtime]\nthreads = {}\n{}\n\
              [[authority]]\nname = \"test.example\"\nkey = {:?}\n\
              may_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
-            spec.name, spec.mdns, spec.runtime, self.authority,
+            spec.name, spec.mdns, spec.threads, spec.runtime, self.authority,
         );
         for (name, path) in &spec.models {
             text += &format!("[[model]]\nname = {name:?}\nversion = \"1\"\npath = {path:?}\n");

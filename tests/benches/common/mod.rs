@@ -83,14 +83,19 @@ pub fn infer_request(
         r#"{{"inputs":[{{"name":"{name}","datatype":"{datatype}","shape":{shape:?},"parameters":{{"binary_data_size":{}}}}}],"parameters":{{"binary_data_output":true}}}}"#,
         data.len()
     );
+    http(model, &json, &[data], headers)
+}
+
+/// A request of a JSON part and tensors behind it.
+pub fn http(model: &str, json: &str, tensors: &[&[u8]], headers: &str) -> Vec<u8> {
     let head = format!(
         "POST /v2/models/{model}/infer HTTP/1.1\r\nHost: node\r\n\
          Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\
          Inference-Header-Content-Length: {}\r\n{headers}\r\n",
-        json.len() + data.len(),
+        json.len() + tensors.iter().map(|tensor| tensor.len()).sum::<usize>(),
         json.len()
     );
-    [head.as_bytes(), json.as_bytes(), data].concat()
+    [&[head.as_bytes(), json.as_bytes()], tensors].concat().concat()
 }
 
 /// Writes y = x over FP32 of any length as an ONNX file, field by field.
