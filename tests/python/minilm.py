@@ -32,7 +32,7 @@ class Graph:
         return name
 
     def keep(self, name, array):
-        self.initializers.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.initializers.append(onnx.numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def weight(self, name):
