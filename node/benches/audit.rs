@@ -70,6 +70,7 @@ fn keep(dir: &Path, count: u64, per_second: Option<u64>) -> (Duration, Duration,
         }
     }
     while writer.status().signed < count {
+        assert_eq!(writer.status().lost, 0, "receipts are lost: {:?}", writer.status());
         std::thread::sleep(Duration::from_millis(5));
     }
     (start.elapsed(), cpu() - before, turned_away)

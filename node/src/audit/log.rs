@@ -178,7 +178,8 @@ impl Log {
         if entries.iter().any(|entry| !self.charters.contains_key(&entry.charter)) {
             return Err(LogError::Charter);
         }
-        if self.unsettled > AUDIT_UNSETTLED_BYTES_MAX {
+        // Faster than checkpoints come: this one is made at once, and only if it fails there is no room.
+        if self.unsettled > AUDIT_UNSETTLED_BYTES_MAX && self.checkpoint().is_err() {
             let reason = "too many receipts wait for their tiles, which cannot be written";
             return Err(LogError::Refused(State::Unwritable(reason.into())));
         }
