@@ -16,6 +16,8 @@ pub struct Entry {
     pub job: JobId,
     /// The charter of its keeper that it names.
     pub charter: Digest,
+    /// Whether it is acknowledged only when no loss of power can lose it.
+    pub is_durable: bool,
 }
 
 impl Entry {
@@ -23,13 +25,18 @@ impl Entry {
     pub fn seal(receipt: &Receipt, salt: Salt) -> Result<Self, ReceiptFault> {
         let bytes = receipt.seal()?;
         let (job, charter) = (receipt.job, receipt.keeper().charter);
-        Ok(Self { leaf: leaf(&bytes), bytes, salt, job, charter })
+        Ok(Self { leaf: leaf(&bytes), bytes, salt, job, charter, is_durable: false })
+    }
+
+    /// The same, to be acknowledged only when no loss of power can lose it.
+    pub fn durable(self) -> Self {
+        Self { is_durable: true, ..self }
     }
 
     /// An entry as it was kept.
     pub(super) fn open(bytes: Vec<u8>, salt: Salt) -> Result<Self, ReceiptFault> {
         let receipt = Receipt::open(&bytes)?;
         let (job, charter) = (receipt.job, receipt.keeper().charter);
-        Ok(Self { leaf: leaf(&bytes), bytes, salt, job, charter })
+        Ok(Self { leaf: leaf(&bytes), bytes, salt, job, charter, is_durable: true })
     }
 }

@@ -1,9 +1,11 @@
 //! The journal: entries that are kept and not yet in their tiles, in batches, each with a hash of
 //! its own. A batch is there whole or not at all.
 //!
-//! A batch is written only after the one before it is on the disk. So a batch that is not whole is
-//! the last one, never acknowledged, and is cut off; one with another behind it was damaged later,
-//! and nothing is cut.
+//! Once a batch is written, no end of the process loses it. A loss of power may, until it is synced:
+//! at once where one of its receipts asks for that, else with the checkpoint, within a second. Each
+//! batch says how far the file was synced when it was written. So one that is not whole, with nothing
+//! behind it that was written after it was synced, is a torn end and is cut off; otherwise it was
+//! damaged later, and nothing is cut.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,8 +21,8 @@ use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_UNSETTLED_BYTES_MAX};
 
 /// What a batch begins with.
 const MAGIC: &[u8; 8] = b"hansa-j1";
-/// Magic, bytes of the body, first index, entries.
-const HEADER: usize = 8 + 4 + 8 + 4;
+/// Magic, bytes of the body, first index, how far the file was synced, entries.
+const HEADER: usize = 8 + 4 + 8 + 8 + 4;
 /// The first bytes of the SHA-256 over header and body.
 const SUM: usize = 16;
 /// What an entry takes besides its bytes: their number and the salt.
@@ -30,6 +32,8 @@ const ENTRY_OVERHEAD: usize = 2 + 32;
 pub(super) struct Journal {
     file: File,
     len: u64,
+    /// How much of it is on the disk.
+    synced: u64,
 }
 
 /// A batch of a journal.
@@ -37,6 +41,8 @@ pub(super) struct Journal {
 pub(super) struct Batch {
     /// The index of its first entry.
     pub(super) first: u64,
+    /// How much of the file was on the disk when it was written.
+    synced: u64,
     /// Salts and entries.
     pub(super) entries: Vec<([u8; 32], Vec<u8>)>,
 }
@@ -48,7 +54,7 @@ pub(super) struct Scan {
     pub(super) batches: Vec<Batch>,
     /// Where they end.
     pub(super) len: usize,
-    /// A batch is damaged that was acknowledged, since another follows it.
+    /// A batch is damaged that was on the disk, since one follows that was written afterwards.
     pub(super) damaged: bool,
 }
 
@@ -59,29 +65,34 @@ impl Journal {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let bytes = super::files::read(path, JOURNAL_BYTES_MAX)?.unwrap_or_default();
         let scan = scan(&bytes);
-        Ok((Self { file, len: scan.len as u64 }, scan, bytes.len() as u64))
+        let len = scan.len as u64;
+        Ok((Self { file, len, synced: 0 }, scan, bytes.len() as u64))
     }
 
     /// Cuts off what is not whole.
     pub(super) fn cut(&mut self) -> io::Result<()> {
         self.file.set_len(self.len)?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.synced = self.len;
+        Ok(())
     }
 
-    /// Puts `entries` on the disk, the first of which has the index `first`.
+    /// Writes `entries`, the first of which has the index `first`; when it returns, they are on the
+    /// disk if one of them is to be durable.
     pub(super) fn append(&mut self, first: u64, entries: &[Entry]) -> Result<(), AppendFault> {
-        self.write(&batch(first, entries))
+        let is_durable = entries.iter().any(|entry| entry.is_durable);
+        self.write(&batch(first, self.synced, entries), is_durable)
     }
 
     /// Writes and forgets, to see whether the disk takes it.
     pub(super) fn probe(&mut self) -> Result<(), AppendFault> {
         let len = self.len;
-        self.write(&[0; 4096])?;
-        self.len = len;
+        self.write(&[0; 4096], true)?;
+        (self.len, self.synced) = (len, len);
         self.file.set_len(len).map_err(AppendFault::Broken)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), AppendFault> {
+    fn write(&mut self, bytes: &[u8], is_durable: bool) -> Result<(), AppendFault> {
         if let Err(error) = self.file.write_all_at(bytes, self.len) {
             // Part of it may be there; the next batch must not come behind that.
             return Err(match self.file.set_len(self.len) {
@@ -89,16 +100,19 @@ impl Journal {
                 Err(_) => AppendFault::Broken(error),
             });
         }
-        // Once it has failed, a later fsync that succeeds says nothing of these bytes.
-        self.file.sync_data().map_err(AppendFault::Broken)?;
         self.len += bytes.len() as u64;
+        if is_durable {
+            // Once it has failed, a later fsync that succeeds says nothing of these bytes.
+            self.file.sync_data().map_err(AppendFault::Broken)?;
+            self.synced = self.len;
+        }
         Ok(())
     }
 
     /// Begins anew: all that it held is in its tiles.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
-        self.len = 0;
+        (self.len, self.synced) = (0, 0);
         Ok(())
     }
 }
@@ -117,13 +131,14 @@ pub(super) const JOURNAL_BYTES_MAX: u64 =
     2 * AUDIT_UNSETTLED_BYTES_MAX as u64 + 2 * AUDIT_BATCH_BYTES_MAX as u64;
 
 /// The bytes of a batch.
-fn batch(first: u64, entries: &[Entry]) -> Vec<u8> {
+fn batch(first: u64, synced: u64, entries: &[Entry]) -> Vec<u8> {
     let size = |entry: &Entry| entry.bytes.len() + ENTRY_OVERHEAD;
     let body: usize = entries.iter().map(size).sum();
     let mut bytes = Vec::with_capacity(HEADER + body + SUM);
     bytes.extend(MAGIC);
     bytes.extend(u32::try_from(body).expect("a batch is bounded").to_le_bytes());
     bytes.extend(first.to_le_bytes());
+    bytes.extend(synced.to_le_bytes());
     bytes.extend(u32::try_from(entries.len()).expect("a batch is bounded").to_le_bytes());
     for entry in entries {
         let length = u16::try_from(entry.bytes.len()).expect("a receipt is below 64 KiB");
@@ -145,7 +160,9 @@ pub(super) fn scan(bytes: &[u8]) -> Scan {
     }
     let rest = &bytes[scan.len..];
     let begins = |at: &usize| rest[*at..].starts_with(MAGIC);
-    scan.damaged = (0..rest.len()).filter(begins).any(|at| read(&rest[at..]).is_some());
+    let whole = scan.len as u64;
+    let later = |at| read(&rest[at..]).is_some_and(|(batch, _)| batch.synced > whole);
+    scan.damaged = (0..rest.len()).filter(begins).any(later);
     scan
 }
 
@@ -154,6 +171,7 @@ fn read(bytes: &[u8]) -> Option<(Batch, usize)> {
     let header = bytes.strip_prefix(MAGIC)?;
     let (body, header) = header.split_first_chunk()?;
     let (first, header) = header.split_first_chunk()?;
+    let (synced, header) = header.split_first_chunk()?;
     let (count, _) = header.split_first_chunk()?;
     let body = usize::try_from(u32::from_le_bytes(*body)).ok()?;
     let end = HEADER.checked_add(body)?;
@@ -175,7 +193,8 @@ fn read(bytes: &[u8]) -> Option<(Batch, usize)> {
         rest = after;
     }
     let first = u64::from_le_bytes(*first);
-    rest.is_empty().then_some((Batch { first, entries }, end + SUM))
+    let synced = u64::from_le_bytes(*synced);
+    rest.is_empty().then_some((Batch { first, synced, entries }, end + SUM))
 }
 
 /// How much of a batch an entry takes.
@@ -193,6 +212,7 @@ pub(super) fn plain(bytes: &[u8]) -> Entry {
         salt: Salt([7; 32]),
         job: JobId([0; 16]),
         charter: Digest([0; 32]),
+        is_durable: true,
     }
 }
 
@@ -212,7 +232,8 @@ mod tests {
         let mut ends = vec![0];
         for (first, texts) in [(0, vec!["one", "two"]), (2, vec!["three"]), (3, vec!["", "five"])] {
             let entries: Vec<_> = texts.iter().map(|text| plain(text.as_bytes())).collect();
-            bytes.extend(batch(first, &entries));
+            // Each after the one before was on the disk.
+            bytes.extend(batch(first, bytes.len() as u64, &entries));
             ends.push(bytes.len());
         }
         (bytes, ends)
@@ -244,6 +265,22 @@ mod tests {
             assert_eq!(scan.batches.len(), before, "bit {bit}");
             assert_eq!(scan.damaged, before < 2, "bit {bit}");
         }
+    }
+
+    #[test]
+    fn batches_that_were_never_synced_may_be_lost_in_any_order() {
+        let mut bytes = batch(0, 0, &[plain(b"synced")]);
+        let synced = bytes.len();
+        let second = batch(1, synced as u64, &[plain(b"written")]);
+        let third = batch(2, synced as u64, &[plain(b"too")]);
+        bytes.extend([&second[..], &third[..]].concat());
+        // The power went when the third was on the disk and the second was not.
+        bytes[synced..synced + second.len()].fill(0);
+        let found = scan(&bytes);
+        assert_eq!((found.batches.len(), found.len, found.damaged), (1, synced, false));
+        // What was on the disk and is not any more is another matter.
+        bytes[..synced].fill(0);
+        assert!(scan(&bytes).damaged);
     }
 
     #[test]

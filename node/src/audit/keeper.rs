@@ -29,6 +29,7 @@ pub struct Keeper {
     thread: Mutex<Option<JoinHandle<Result<(), LogError>>>>,
     reader: Reader,
     is_strict: bool,
+    is_durable: bool,
     retention: Option<Duration>,
     usage: Usage,
     /// One who reads all of it at a time.
@@ -59,6 +60,7 @@ impl Keeper {
             thread: Mutex::new(Some(thread)),
             reader,
             is_strict: config.fail_closed,
+            is_durable: config.fail_closed || config.receipts == Receipts::Each,
             retention: config.retention(),
             usage: Usage::default(),
             reading: Semaphore::new(1),
@@ -88,11 +90,13 @@ impl Keeper {
         }
     }
 
-    /// Hands a receipt over; what comes back tells when it is on the disk.
+    /// Hands a receipt over; what comes back tells when it is kept: so that the end of the process
+    /// does not lose it, and, if the entry or the operator says so, nor a loss of power.
     ///
     /// # Errors
     /// Too many wait, or the log is closed.
     pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
+        let entry = if self.is_durable { entry.durable() } else { entry };
         self.writer()?.keep(entry)
     }
 

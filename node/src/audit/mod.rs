@@ -13,10 +13,10 @@
 //! lock              held by the one process that writes
 //! ```
 //!
-//! A receipt is acknowledged when the journal is on the disk: one write and one fsync for all that
-//! wait. Each second they go to their tiles, the checkpoint is signed, and the journal begins anew.
-//! So whatever was acknowledged survives a kill at any moment, and whatever was signed never takes
-//! another form.
+//! A receipt is acknowledged when it is in the journal: one write for all that wait, and one fsync if
+//! one of them must outlive a loss of power. Each second they go to their tiles, the checkpoint is
+//! signed, all of it is on the disk, and the journal begins anew. So whatever was acknowledged survives
+//! a kill at any moment, and whatever was signed never takes another form.
 //!
 //! Old receipts are deleted by bundles of 256; their hashes stay (32 bytes a receipt), and so the
 //! root and every proof that was given hold. [`log`] owns the files, [`writer`] the one thread that

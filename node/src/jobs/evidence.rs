@@ -2,7 +2,7 @@
 //! came of each. What a receipt says is `hansa_core::receipt`'s to define, how it is kept
 //! [`crate::audit`]'s.
 //!
-//! Who answers an app waits until the receipt is on the disk: whoever is told of it can rely on it.
+//! Who answers an app waits until the receipt is kept: whoever is told of it can rely on it.
 //! A peer in between waits only where that is demanded (the policy's or the operator's `fail
 //! closed`), and otherwise answers at once: its answer carries the leaf that the receipt will have.
 
@@ -470,6 +470,8 @@ impl Node {
             Ok(entry) => entry,
             Err(fault) => return lost(fault.to_string()),
         };
+        let is_demanded = policy.receipt_required || policy.audit_fail_closed;
+        let entry = if is_demanded { entry.durable() } else { entry };
         let kept = Receipted::Kept { job: receipt.job, leaf: entry.leaf };
         let keeping = match audit.keep(entry) {
             Ok(keeping) => keeping,

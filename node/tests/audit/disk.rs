@@ -126,7 +126,7 @@ fn a_torn_batch_is_cut_and_a_damaged_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
     let mut log = filled(folder.path(), 3);
-    log.append(vec![entry(&node().0, 3)]).unwrap();
+    log.append(vec![entry(&node().0, 3).durable()]).unwrap();
     let first = std::fs::metadata(&journal).unwrap().len();
     log.append(vec![entry(&node().0, 4)]).unwrap();
     drop(log);
