@@ -19,6 +19,7 @@ use crate::limits::*;
 use crate::physics::Evidence;
 use crate::placement::Notice;
 use crate::price::Currency;
+use crate::revocation::Revocations;
 use crate::terms::Terms;
 use crate::time::{Now, Utc};
 use crate::wire::Extension;
@@ -358,6 +359,15 @@ impl Record {
     /// Whether it counts otherwise than its advert alone would.
     pub(crate) fn is_judged(&self) -> bool {
         self.is_judged
+    }
+
+    /// The same record as it stands under these lists of revocations.
+    pub fn under(self: &Arc<Self>, lists: &Revocations, utc: Utc) -> Arc<Self> {
+        let verdict = match &self.asserted {
+            Ok(charter) => lists.judge(charter, utc, None),
+            Err(_) => Ok(()),
+        };
+        Arc::clone(self).judged(verdict, self.evidence)
     }
 
     /// The same record as it stands when its charter is judged so; itself if nothing changes.

@@ -105,10 +105,10 @@ pub fn within(
 ) -> Result<(), Rule> {
     let charter = match standing {
         Ok(charter) => charter,
-        Err(CharterFault::Absent) => return Err(Rule::NoCharter),
-        Err(CharterFault::Revoked { .. }) => return Err(Rule::Revoked),
-        Err(CharterFault::Unchecked { .. }) => return Err(Rule::Unchecked),
-        Err(_) => return Err(Rule::CharterInvalid),
+        Err(CharterFault::Absent) => return unless_forgotten(Rule::NoCharter),
+        Err(CharterFault::Revoked { .. }) => return unless_forgotten(Rule::Revoked),
+        Err(CharterFault::Unchecked { .. }) => return unless_forgotten(Rule::Unchecked),
+        Err(_) => return unless_forgotten(Rule::CharterInvalid),
     };
     let signers = charter.authorities.iter();
     let counted = signers.filter(|name| bounds.authorities.permits_value(name));
