@@ -15,6 +15,7 @@ pub mod config;
 pub mod demo;
 pub mod jobs;
 pub mod keyfile;
+pub mod law;
 pub mod limits;
 pub mod models;
 pub mod node;

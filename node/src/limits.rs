@@ -118,3 +118,13 @@ pub const USAGE_LABELS_MAX: usize = 4_096;
 pub const AUDIT_DEFECTS_MAX: usize = 100;
 /// Largest file of authorities, in bytes.
 pub const AUTHORITIES_BYTES_MAX: u64 = 1 << 20;
+/// The files of the law are looked at so often.
+pub const LAW_LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Most files of kept lists of revocations that are read at a start.
+pub const LISTS_KEPT_MAX: usize = 1_024;
+/// A connected peer of which nothing is known yet is asked for an echo so often.
+pub const ECHO_EVERY: Duration = Duration::from_millis(250);
+/// Most peers that are dialled at once to be measured…
+pub const MEASURED_AT_ONCE: usize = 4;
+/// …as long as fewer than this are measured.
+pub const MEASURED_MAX: usize = 1_024;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hansa_core::advert::Device;
-use hansa_core::charter::{Charter, CharterFault, Trust};
+use hansa_core::charter::Trust;
 use hansa_core::flight::RetryBudget;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::keys::SigningKey;
@@ -40,6 +40,7 @@ use crate::bundles::{Model, Shelf};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jobs::Gathers;
+use crate::law::Law;
 use crate::limits::SIGNATURES_MAX;
 
 /// A model that this node serves.
@@ -115,10 +116,8 @@ pub struct Node {
     pub me: PeerId,
     /// The authorities that it trusts.
     pub trust: Arc<Trust>,
-    /// The note of its own charter.
-    pub charter_note: Option<String>,
-    /// Its own standing.
-    pub charter: Result<Charter, CharterFault>,
+    /// Its own standing, and what authorities revoked.
+    pub law: Law,
     /// Whom it serves.
     pub serve: Bounds,
     /// Where it sends.
@@ -167,6 +166,7 @@ impl Node {
     /// Makes `view` the one that jobs plan against.
     pub fn publish_view(&self, view: Arc<View>) {
         metrics::gauge!("hansa_peers").set(view.entries().len() as f64);
+        self.law.learn(&view);
         self.view.store(view);
     }
 

@@ -102,6 +102,7 @@ pub async fn run(
         Actor::spawn(None, Supervisor, node.clone()).await.map_err(StartError::from_spawn)?;
     node.keep_models();
     node.keep_log();
+    node.keep_law();
     tracing::info!(name = node.config.node.name, peer = %node.me, "ready");
     tokio::select! {
         () = told_to_stop(until_stdin_ends) => {}

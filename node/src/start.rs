@@ -28,6 +28,7 @@ use crate::audit::keeper::Keeper;
 use crate::bundles::Shelf;
 use crate::clock::Clock;
 use crate::config::{Config, Receipts};
+use crate::law::Law;
 use crate::limits::LISTENERS_MAX;
 use crate::models;
 use crate::node::Node;
@@ -65,6 +66,9 @@ impl Node {
             }
             _ => None,
         };
+        let clock = Clock::start();
+        let utc = clock.now().utc;
+        let law = Law::new(&config, &trust, charter_note, charter, audit.is_some(), utc);
         Ok(Arc::new(Self {
             audit,
             groups_digest: config.groups.digest(),
@@ -72,8 +76,7 @@ impl Node {
             seed,
             me,
             trust,
-            charter_note,
-            charter,
+            law,
             serve: config.policy.serve.clone(),
             placement: Mutex::new(Placement::new(config.policy.serve.clone())),
             send: config.policy.send.clone(),
@@ -81,7 +84,7 @@ impl Node {
             groups: config.groups.clone(),
             shelf: Shelf::open(&config)?,
             config,
-            clock: Clock::start(),
+            clock,
             tasks: TaskTracker::new(),
             draining: watch::Sender::new(false),
             metrics,
@@ -175,13 +178,14 @@ impl Node {
             data_addrs,
             relays: Vec::new(),
             coordinate: Default::default(),
-            charter: self.charter_note.clone(),
+            charter: self.law.note().map(|note| note.to_string()),
             devices: self.devices().iter().map(models::coarse).collect(),
             models,
             price: self.config.price.clone(),
             extensions: Vec::new(),
         };
         advert.offer_stages(&stages);
+        advert.promise(self.law.terms());
         advert.supply(&self.supply());
         advert.tell(self.placement().told());
         advert

@@ -630,7 +630,7 @@ impl World {
                 Output::Rtt { peer, rtt } if !self.adverts.is_empty() => {
                     self.measured.push((host, peer, rtt));
                 }
-                Output::Rtt { .. } | Output::ViewChanged => {}
+                Output::Rtt { .. } | Output::ViewChanged | Output::Revocations(_) => {}
             }
         }
         self.outputs = outputs;

@@ -16,8 +16,11 @@ use crate::holding::Supply;
 use crate::id::{Digest, PeerId};
 use crate::keys::{Signature, SigningKey, verify};
 use crate::limits::*;
+use crate::physics::Evidence;
 use crate::placement::Notice;
 use crate::price::Currency;
+use crate::revocation::Revocations;
+use crate::terms::Terms;
 use crate::time::{Now, Utc};
 use crate::wire::Extension;
 
@@ -171,11 +174,19 @@ pub enum AdvertFault {
 pub struct Record {
     /// What the peer says.
     pub advert: Advert,
-    /// What its authorities say, or why that does not count here. Validity in time is checked by
-    /// the gate, at the moment of use.
+    /// What its authorities say, or why that does not count here, also since it was revoked. Validity
+    /// in time is checked by the gate, at the moment of use.
     pub charter: Result<Charter, CharterFault>,
     /// The stages that it serves.
     pub stages: Vec<Stage>,
+    /// What its charter says by itself, whatever was revoked.
+    asserted: Result<Charter, CharterFault>,
+    /// Whether it counts otherwise than its advert alone would.
+    is_judged: bool,
+    /// What measured round trips say of its place.
+    pub evidence: Evidence,
+    /// What it promises.
+    pub terms: Terms,
     /// What it has of files, and room for.
     pub supply: Supply,
     /// What it tells of demand.
@@ -305,14 +316,29 @@ impl SignedAdvert {
         let stages = advert.stages()?;
         let supply = advert.supplied()?;
         let notice = Notice::of(&advert.extensions)?;
+        let terms = advert.promised()?;
         let charter = match &advert.charter {
             Some(note) => trust.verify(note, advert.peer),
             None => Err(CharterFault::Absent),
         };
-        let class = Class::of(&charter, &advert.devices);
+        let (asserted, evidence) = (charter.clone(), Evidence::None);
+        let class = Class::of(&charter, &terms, evidence, &advert.devices);
         let Digest(print) = Digest::of(&encode(&(PRINT_CONTEXT, advert.peer, advert.version)));
         let print = u64::from_le_bytes(print[..8].try_into().expect("eight of 32 bytes"));
-        Ok(Arc::new(Record { advert, charter, stages, supply, notice, class, print, signed: self }))
+        Ok(Arc::new(Record {
+            advert,
+            charter,
+            asserted,
+            is_judged: false,
+            evidence,
+            terms,
+            stages,
+            supply,
+            notice,
+            class,
+            print,
+            signed: self,
+        }))
     }
 }
 
@@ -323,6 +349,58 @@ impl Record {
     /// A hash of peer and version.
     pub(crate) fn print(&self) -> u64 {
         self.print
+    }
+
+    /// What its charter says by itself, whatever was revoked.
+    pub fn asserted(&self) -> &Result<Charter, CharterFault> {
+        &self.asserted
+    }
+
+    /// Whether it counts otherwise than its advert alone would.
+    pub(crate) fn is_judged(&self) -> bool {
+        self.is_judged
+    }
+
+    /// The same record as it stands under these lists of revocations.
+    pub fn under(self: &Arc<Self>, lists: &Revocations, utc: Utc) -> Arc<Self> {
+        let verdict = match &self.asserted {
+            Ok(charter) => lists.judge(charter, utc, None),
+            Err(_) => Ok(()),
+        };
+        Arc::clone(self).judged(verdict, self.evidence)
+    }
+
+    /// The same record as it stands when its charter is judged so; itself if nothing changes.
+    pub(crate) fn judged(
+        self: Arc<Self>,
+        verdict: Result<(), CharterFault>,
+        evidence: Evidence,
+    ) -> Arc<Self> {
+        let is_same = match (&verdict, &self.charter) {
+            (Ok(()), judged) => *judged == self.asserted,
+            (Err(fault), Err(known)) => fault == known,
+            (Err(_), Ok(_)) => false,
+        };
+        if is_same && evidence == self.evidence {
+            return self;
+        }
+        let is_judged = verdict.is_err() || evidence != Evidence::None;
+        let charter = verdict.and_then(|()| self.asserted.clone());
+        let class = Class::of(&charter, &self.terms, evidence, &self.advert.devices);
+        Arc::new(Self {
+            advert: self.advert.clone(),
+            charter,
+            asserted: self.asserted.clone(),
+            is_judged,
+            evidence,
+            terms: self.terms.clone(),
+            stages: self.stages.clone(),
+            supply: self.supply.clone(),
+            notice: self.notice.clone(),
+            class,
+            print: self.print,
+            signed: self.signed.clone(),
+        })
     }
 
     /// The advert as it travels.
@@ -361,9 +439,23 @@ pub(crate) mod tests {
             extensions: Vec::new(),
         };
         let charter = Err(CharterFault::Absent);
-        let class = Class::of(&charter, &advert.devices);
+        let (asserted, evidence, terms) = (charter.clone(), Evidence::None, Terms::default());
+        let class = Class::of(&charter, &terms, evidence, &advert.devices);
         let signed = SignedAdvert { body: Vec::new(), signature: [0; 64] };
         let (stages, supply, notice) = (Vec::new(), Supply::default(), Notice::default());
-        Arc::new(Record { advert, charter, stages, supply, notice, class, print: word, signed })
+        Arc::new(Record {
+            advert,
+            charter,
+            asserted,
+            is_judged: false,
+            evidence,
+            terms,
+            stages,
+            supply,
+            notice,
+            class,
+            print: word,
+            signed,
+        })
     }
 }

@@ -351,13 +351,13 @@ pub(crate) fn admit(
     stage: &Stage,
     tried: &[PeerId],
 ) -> Result<(), Rule> {
-    let (peer, charter) = (entry.record.advert.peer, &entry.record.charter);
+    let (peer, record) = (entry.record.advert.peer, &*entry.record);
     if peer == view.me() && job.path.is_empty() {
-        gate::admit_entry(&job.policy, job.bundle, charter, now.utc)?;
+        gate::admit_entry(&job.policy, job.bundle, record, now.utc)?;
     } else if peer == view.me() {
-        gate::admit(&job.policy, job.bundle, charter, now.utc)?;
+        gate::admit(&job.policy, job.bundle, record, now.utc)?;
     } else {
-        gate::admit(&job.onward, job.bundle, charter, now.utc)?;
+        gate::admit(&job.onward, job.bundle, record, now.utc)?;
     }
     gate::affords(job.limit(), work(now, loads, job, entry, stage).price)?;
     let avoided = loads.avoided(peer, now.mono);

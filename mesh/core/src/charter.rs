@@ -92,6 +92,20 @@ pub enum CharterFault {
         /// What.
         what: String,
     },
+    /// One of its authorities took it back.
+    #[error("authority `{authority}` revoked the charter {serial}")]
+    Revoked {
+        /// Who.
+        authority: String,
+        /// Its serial.
+        serial: String,
+    },
+    /// This node demands word of what is revoked, and has none of late.
+    #[error("no list of what `{authority}` revoked is new enough here")]
+    Unchecked {
+        /// Whose.
+        authority: String,
+    },
 }
 
 impl Charter {
@@ -176,6 +190,11 @@ impl Trust {
         Self { authorities, keys }
     }
 
+    /// Keys of the authorities.
+    pub fn keys(&self) -> &[VerifierKey] {
+        &self.keys
+    }
+
     /// Reads `note` as the charter of `subject`: every fault has its own reason.
     pub fn verify(&self, note: &str, subject: PeerId) -> Result<Charter, CharterFault> {
         if note.len() > CHARTER_BYTES_MAX {
@@ -235,8 +254,8 @@ fn parse(text: &str) -> Result<Charter, CharterFault> {
         operator: value("operator")?.1.to_owned(),
         control: read(value("control")?)?,
         data_classes: classes(value("data-classes")?.1),
-        not_before: read_date(value("not-before")?)?,
-        not_after: read_date(value("not-after")?)?,
+        not_before: moment(value("not-before")?)?,
+        not_after: moment(value("not-after")?)?,
         authorities: BTreeSet::new(),
     };
     if let Some((line, _)) = lines.next() {
@@ -266,17 +285,20 @@ fn classes(text: &str) -> BTreeSet<String> {
     if text == "-" { BTreeSet::new() } else { text.split(',').map(str::to_owned).collect() }
 }
 
-fn date(utc: Utc) -> String {
+/// A moment as charters write it, to the second.
+pub(crate) fn date(utc: Utc) -> String {
     let seconds = i64::try_from(utc.0 / 1_000).unwrap_or(i64::MAX);
     let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     date.format(&Rfc3339).unwrap_or_default()
 }
 
-fn read_date((line, text): (usize, &str)) -> Result<Utc, CharterFault> {
-    let fault = || CharterFault::Line {
-        line,
-        reason: format!("`{text}` is not a date like 2026-01-31T00:00:00Z"),
-    };
+fn moment((line, text): (usize, &str)) -> Result<Utc, CharterFault> {
+    read_date(text).map_err(|reason| CharterFault::Line { line, reason })
+}
+
+/// The moment that `text` names; what is wrong with it, if it names none.
+pub(crate) fn read_date(text: &str) -> Result<Utc, String> {
+    let fault = || format!("`{text}` is not a date like 2026-01-31T00:00:00Z");
     let date = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| fault())?;
     let seconds = u64::try_from(date.unix_timestamp()).map_err(|_| fault())?;
     Ok(Utc(seconds * 1_000))

@@ -286,8 +286,7 @@ impl Flight {
     /// The next peer of the order that still passes all that `plan` asks of a peer.
     fn next_preferred(&mut self, now: Now, view: &View, loads: &Loads) -> Option<Attempt> {
         let job = &self.job;
-        let is_refused = job.policy.unsupported().is_some() || job.deadline <= now.mono;
-        if is_refused || !job.may_stay_whole() {
+        if job.deadline <= now.mono || !job.may_stay_whole() {
             return None;
         }
         while let Some(Preference { peer, expected }) = self.preferred.pop() {

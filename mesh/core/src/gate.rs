@@ -3,39 +3,96 @@
 
 use serde::Serialize;
 
-use crate::advert::Device;
+use crate::advert::{Device, Record};
 use crate::charter::{Charter, CharterFault};
 use crate::codec::{Decode, Encode};
 use crate::id::Digest;
+use crate::physics::Evidence;
 use crate::plan::Refusal;
 use crate::policy::{Bounds, DeviceNeeds, Policy};
 use crate::price::Amount;
+use crate::terms::Terms;
 use crate::time::Utc;
+
+/// All that the gate knows of a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// Its charter, or why that does not count.
+    pub charter: &'a Result<Charter, CharterFault>,
+    /// What it promises, if anything.
+    pub terms: Option<&'a Terms>,
+    /// What measured round trips say of its place.
+    pub evidence: Evidence,
+}
+
+/// A peer of whom nothing else is known: it promises nothing, and nothing was measured.
+impl<'a> From<&'a Result<Charter, CharterFault>> for Standing<'a> {
+    fn from(charter: &'a Result<Charter, CharterFault>) -> Self {
+        Self { charter, terms: None, evidence: Evidence::None }
+    }
+}
+
+impl<'a> From<&'a Record> for Standing<'a> {
+    fn from(record: &'a Record) -> Self {
+        let (charter, terms) = (&record.charter, Some(&record.terms));
+        Self { charter, terms, evidence: record.evidence }
+    }
+}
 
 /// Whether a peer of this standing may see the data of a job under `policy` that runs `bundle`.
 /// Every movement of data asks this one function: first hop, forward, retry, and the peer that
 /// receives.
-pub fn admit(
+pub fn admit<'a>(
     policy: &Policy,
     bundle: Digest,
-    standing: &Result<Charter, CharterFault>,
+    standing: impl Into<Standing<'a>>,
     utc: Utc,
 ) -> Result<(), Rule> {
-    within(&policy.bounds, standing, utc)?;
+    let standing = standing.into();
+    within(&policy.bounds, standing.charter, utc)?;
+    let proven = match standing.evidence {
+        Evidence::Plausible => Ok(()),
+        Evidence::None => Err(Rule::NoRttEvidence),
+        Evidence::Contradicted => Err(Rule::Contradicted),
+    };
+    if let (true, Err(rule)) = (policy.rtt_evidence, proven) {
+        unless_forgotten(rule)?;
+    }
+    promises(policy, standing.terms)?;
     permits_bundle(policy, bundle)
+}
+
+/// Whether a peer that promises so much may have a job that demands it.
+fn promises(policy: &Policy, terms: Option<&Terms>) -> Result<(), Rule> {
+    let of_purpose = policy
+        .purpose
+        .as_ref()
+        .is_none_or(|purpose| terms.is_some_and(|terms| terms.purposes.contains(purpose)));
+    let needs_receipt = policy.receipt_required || policy.audit_fail_closed;
+    if !of_purpose {
+        unless_forgotten(Rule::Purpose)?;
+    }
+    if needs_receipt && !terms.is_some_and(|terms| terms.keeps_receipts) {
+        unless_forgotten(Rule::Receipt)?;
+    }
+    Ok(())
 }
 
 /// The gate for the entry itself: a job that constrains nothing runs on the node that it was
 /// submitted to also without a charter, since its data does not move.
-pub fn admit_entry(
+pub fn admit_entry<'a>(
     policy: &Policy,
     bundle: Digest,
-    standing: &Result<Charter, CharterFault>,
+    standing: impl Into<Standing<'a>>,
     utc: Utc,
 ) -> Result<(), Rule> {
+    let standing = standing.into();
     if policy.bounds.is_unconstrained() {
+        promises(policy, standing.terms)?;
         return permits_bundle(policy, bundle);
     }
+    // Nobody measures how far it is from itself.
+    let standing = Standing { evidence: Evidence::Plausible, ..standing };
     admit(policy, bundle, standing, utc)
 }
 
@@ -48,8 +105,10 @@ pub fn within(
 ) -> Result<(), Rule> {
     let charter = match standing {
         Ok(charter) => charter,
-        Err(CharterFault::Absent) => return Err(Rule::NoCharter),
-        Err(_) => return Err(Rule::CharterInvalid),
+        Err(CharterFault::Absent) => return unless_forgotten(Rule::NoCharter),
+        Err(CharterFault::Revoked { .. }) => return unless_forgotten(Rule::Revoked),
+        Err(CharterFault::Unchecked { .. }) => return unless_forgotten(Rule::Unchecked),
+        Err(_) => return unless_forgotten(Rule::CharterInvalid),
     };
     let signers = charter.authorities.iter();
     let counted = signers.filter(|name| bounds.authorities.permits_value(name));
@@ -63,22 +122,47 @@ pub fn within(
         (counted >= usize::from(bounds.signatures_min), Rule::Signatures),
         (bounds.data_classes.is_subset(&charter.data_classes), Rule::DataClass),
     ];
-    match rules.into_iter().find(|(holds, rule)| !holds && Some(*rule) != FORGOTTEN) {
-        Some((_, rule)) => Err(rule),
-        None => Ok(()),
-    }
+    rules.into_iter().filter(|(holds, _)| !holds).try_for_each(|(_, rule)| unless_forgotten(rule))
 }
 
-/// The rule that a gate broken on purpose forgets, so that the simulator's checkers are seen to
+/// A rule that fails keeps a peer out.
+#[cfg(not(hansa_broken_gate))]
+#[inline]
+fn unless_forgotten(rule: Rule) -> Result<(), Rule> {
+    Err(rule)
+}
+
+/// A gate that is broken on purpose forgets one rule, so that the simulator's checkers are seen to
 /// check. Only `--cfg hansa_broken_gate` breaks it, and a release cannot be built so.
-const FORGOTTEN: Option<Rule> = if cfg!(hansa_broken_gate) { Some(Rule::Control) } else { None };
+#[cfg(hansa_broken_gate)]
+fn unless_forgotten(rule: Rule) -> Result<(), Rule> {
+    if broken::forgotten() == Some(rule) { Ok(()) } else { Err(rule) }
+}
+
+/// Which rule the broken gate forgets.
+#[cfg(hansa_broken_gate)]
+pub mod broken {
+    use super::Rule;
+    use std::sync::Mutex;
+
+    static FORGOTTEN: Mutex<Option<Rule>> = Mutex::new(None);
+
+    /// Has the gate forget `rule` from now on, in the whole process.
+    pub fn forget(rule: Option<Rule>) {
+        *FORGOTTEN.lock().expect("no holder panics") = rule;
+    }
+
+    pub(super) fn forgotten() -> Option<Rule> {
+        *FORGOTTEN.lock().expect("no holder panics")
+    }
+}
 
 #[cfg(all(hansa_broken_gate, not(debug_assertions)))]
 compile_error!("a gate that is broken on purpose is for tests");
 
 fn permits_bundle(policy: &Policy, bundle: Digest) -> Result<(), Rule> {
     let permitted = policy.bundles.permits_value(&bundle);
-    if permitted { Ok(()) } else { Err(Rule::Bundle) }
+    if permitted { Ok(()) } else { unless_forgotten(Rule::Bundle) }
 }
 
 /// The gate of the peer that receives a job, before it reads a byte of the payload: it serves only
@@ -89,9 +173,11 @@ pub fn receive(
     sender: &Result<Charter, CharterFault>,
     policy: &Policy,
     bundle: Digest,
-    own: &Result<Charter, CharterFault>,
+    own: Standing<'_>,
     utc: Utc,
 ) -> Result<(), Refusal> {
+    // What others measure of this peer, they go by.
+    let own = Standing { evidence: Evidence::Plausible, ..own };
     within(serve, sender, utc).map_err(|rule| Refusal::NotServed { rule })?;
     let unsatisfiable = |rule| Refusal::PolicyUnsatisfiable { failed: [(rule, 1)].into() };
     admit(policy, bundle, own, utc).map_err(unsatisfiable)
@@ -109,10 +195,10 @@ pub fn serve_entry(
 
 /// The gate of a job's entry for what a stage delivers: only peers that the job may go to have
 /// anything of it.
-pub fn receive_delivery(
+pub fn receive_delivery<'a>(
     policy: &Policy,
     bundle: Digest,
-    sender: &Result<Charter, CharterFault>,
+    sender: impl Into<Standing<'a>>,
     utc: Utc,
 ) -> Result<(), Refusal> {
     admit(policy, bundle, sender, utc).map_err(|rule| Refusal::NotServed { rule })
@@ -187,12 +273,24 @@ pub enum Rule {
     Tried,
     /// What it would ask is over what the job may cost, or in another currency.
     Price,
+    /// An authority revoked its charter.
+    Revoked,
+    /// There is no list of revocations that is new enough to tell whether its charter still counts.
+    Unchecked,
+    /// It answers sooner than anybody could from where its charter places it.
+    Contradicted,
+    /// Too few round trips to it were measured to say anything of its place.
+    NoRttEvidence,
+    /// It does not promise to keep to the purpose of the data.
+    Purpose,
+    /// It leaves no receipts.
+    Receipt,
 }
 
 impl Rule {
     /// Whether the rule speaks of the moment, not of what is permitted: later it may hold.
     pub fn is_of_the_moment(self) -> bool {
-        matches!(self, Rule::Unreachable | Rule::Visited | Rule::Tried)
+        matches!(self, Rule::Unreachable | Rule::Visited | Rule::Tried | Rule::NoRttEvidence)
     }
 }
 
@@ -215,6 +313,14 @@ impl std::fmt::Display for Rule {
             Rule::Visited => "the job has passed it already",
             Rule::Tried => "it failed this job already",
             Rule::Price => "it asks more than the job may cost",
+            Rule::Revoked => "its charter was revoked",
+            Rule::Unchecked => "no list of revocations is new enough to trust its charter",
+            Rule::Contradicted => {
+                "it answers sooner than it could from where its charter places it"
+            }
+            Rule::NoRttEvidence => "too few round trips to it were measured yet",
+            Rule::Purpose => "it does not promise to keep to the purpose",
+            Rule::Receipt => "it leaves no receipts",
         })
     }
 }

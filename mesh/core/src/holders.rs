@@ -241,7 +241,7 @@ impl Holders {
             // One speaks for its class, at a time when its charter is valid.
             let first = &held.offers[span.range.start];
             let record = &entries[first.entry as usize].record;
-            gate::admit(policy, bundle, &record.charter, first.valid.0)?;
+            gate::admit(policy, bundle, &**record, first.valid.0)?;
             let fits = gate::fits(&policy.device, &record.advert.devices);
             if fits { Ok(()) } else { Err(Rule::Device) }
         };

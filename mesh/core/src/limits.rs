@@ -120,3 +120,19 @@ pub const PARTS_MAX: usize = 64;
 pub const COSIGNERS_MAX: usize = 8;
 /// Longest proof of a receipt, in bytes.
 pub const PROOF_BYTES_MAX: usize = 128 * 1024;
+/// Largest list of revocations (a signed note), in bytes: three fit a frame of gossip.
+pub const REVOCATION_BYTES_MAX: usize = 16 * 1024;
+/// Most serials that one list of revocations names.
+pub const REVOKED_MAX: usize = 1_024;
+/// Most lists of one authority and epoch that are looked at: there is to be one.
+pub const DISPUTED_MAX: usize = 4;
+/// Most lists of revocations that one frame of gossip brings.
+pub const FRAME_LISTS_MAX: usize = 3;
+/// Most lists of which one frame of gossip tells.
+pub const HEADS_MAX: usize = 128;
+/// Most purposes that a peer or a node names.
+pub const PURPOSES_MAX: usize = 32;
+/// Fewer echoes than this are no evidence of where a peer is.
+pub const ECHOES_MIN: u32 = 10;
+/// Most peers of which a directory keeps the fastest echo.
+pub const ECHOED_MAX: usize = PEERS_MAX;

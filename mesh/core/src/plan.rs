@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::advert::Record;
 use crate::chain::{self, Chain, chain};
 use crate::codec::{Decode, Encode};
 use crate::gate::{self, Rule};
@@ -239,9 +238,6 @@ const LOCAL_AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Decides what is done with `job`. `tried` are peers that have failed it.
 pub fn plan(now: Now, view: &View, loads: &Loads, job: &Job, tried: &[PeerId]) -> Plan {
-    if let Some(clause) = job.policy.unsupported() {
-        return Plan::Refuse(Refusal::Unsupported { clause: clause.to_owned() });
-    }
     if job.deadline <= now.mono {
         return Plan::Refuse(Refusal::Deadline);
     }
@@ -367,9 +363,9 @@ pub(crate) fn admit_here(
 ) -> Result<Offer, Rule> {
     let record = &entry.record;
     if job.path.is_empty() {
-        gate::admit_entry(&job.policy, job.bundle, &record.charter, now.utc)?;
+        gate::admit_entry(&job.policy, job.bundle, &**record, now.utc)?;
     } else {
-        gate::admit(&job.policy, job.bundle, &record.charter, now.utc)?;
+        gate::admit(&job.policy, job.bundle, &**record, now.utc)?;
     }
     let offer = can_run(entry, job)?;
     let load = loads.read(offer.peer, job.bundle, now.mono);
@@ -386,9 +382,8 @@ pub(crate) fn admit_here(
 /// Whether a job that enters at this peer may run here, were its bundle here.
 pub fn may_run_here(now: Now, view: &View, policy: &Policy, bundle: Digest) -> bool {
     view.get(view.me()).is_some_and(|entry| {
-        let Record { charter, advert, .. } = &*entry.record;
-        gate::admit_entry(policy, bundle, charter, now.utc).is_ok()
-            && gate::fits(&policy.device, &advert.devices)
+        gate::admit_entry(policy, bundle, &*entry.record, now.utc).is_ok()
+            && gate::fits(&policy.device, &entry.record.advert.devices)
     })
 }
 
@@ -418,7 +413,7 @@ pub fn keepers(now: Now, view: &View, loads: &Loads, job: &Job) -> Result<Vec<Pe
         if peer == view.me() {
             continue;
         }
-        let admitted = gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc);
+        let admitted = gate::admit(&job.onward, job.bundle, &*entry.record, now.utc);
         match admitted {
             Ok(()) if loads.avoided(peer, now.mono) => {
                 *failed.entry(Rule::Unreachable).or_insert(0) += 1
@@ -446,7 +441,7 @@ pub(crate) fn admit_there(
     job: &Job,
     tried: &[PeerId],
 ) -> Result<Offer, Rule> {
-    gate::admit(&job.onward, job.bundle, &entry.record.charter, now.utc)?;
+    gate::admit(&job.onward, job.bundle, &*entry.record, now.utc)?;
     let offer = can_run(entry, job)?;
     let load = loads.read(offer.peer, job.bundle, now.mono);
     gate::affords(job.limit(), price(job, &offer, &load))?;

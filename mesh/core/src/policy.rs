@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use crate::codec::{Decode, Encode, encode};
 use crate::id::Digest;
-use crate::limits::{DEADLINE_MAX, HOPS_MAX, NARROWED_VALUES_MAX, POLICY_VALUES_MAX};
+use crate::limits::{
+    DEADLINE_MAX, HOPS_MAX, NAME_BYTES_MAX, NARROWED_VALUES_MAX, POLICY_VALUES_MAX,
+};
 use crate::place::{Groups, Place};
 use crate::price::{Amount, Currency};
 
@@ -84,8 +86,8 @@ pub struct DeviceNeeds {
     pub memory_mib_min: Option<u32>,
 }
 
-/// Everything that a job can demand: the structure of the wire in full. Clauses that this version
-/// cannot enforce are refused by [`Policy::unsupported`], never ignored.
+/// Everything that a job can demand: the structure of the wire in full. Each clause is kept; a header
+/// of another version, or with more than this, is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Policy {
     /// Who may see the job's data, on every hop.
@@ -102,13 +104,14 @@ pub struct Policy {
     pub device: DeviceNeeds,
     /// Nothing of the job may be kept after its answer. Every node of this version keeps nothing.
     pub retain_nothing: bool,
-    /// What the data may be used for.
+    /// What the data may be used for: only peers that promise to keep to it see it.
     pub purpose: Option<String>,
     /// Most that the answer may cost, in millionths of `price_currency`.
     pub price_micros_max: Option<u64>,
     /// ISO 4217 code of `price_micros_max`.
     pub price_currency: Option<String>,
-    /// Refuse peers whose measured round trips contradict their charter.
+    /// Refuse peers whose measured round trips contradict their charter, and, since nothing passes by
+    /// default, those of which too few were measured to say so.
     pub rtt_evidence: bool,
     /// Refuse when no receipt can be given.
     pub receipt_required: bool,
@@ -189,17 +192,6 @@ impl Bounds {
 }
 
 impl Policy {
-    /// The first clause that this version cannot enforce, if the policy has one. A job that
-    /// carries one is refused, never run as if the clause were not there.
-    pub fn unsupported(&self) -> Option<&'static str> {
-        let clauses = [
-            (self.purpose.is_some(), "purpose"),
-            (!self.has_whole_price(), "max_price"),
-            (self.rtt_evidence, "rtt_evidence"),
-        ];
-        clauses.into_iter().find(|(present, _)| *present).map(|(_, clause)| clause)
-    }
-
     /// The policy under `bounds` as well.
     pub fn narrow(&self, bounds: &Bounds) -> Self {
         Self { bounds: self.bounds.narrow(bounds), ..self.clone() }
@@ -245,6 +237,7 @@ impl Policy {
             && places.iter().all(listed)
             && self.hops_max.is_none_or(|hops| hops <= HOPS_MAX)
             && self.has_whole_price()
+            && self.purpose.as_ref().is_none_or(|purpose| purpose.len() <= NAME_BYTES_MAX)
     }
 
     /// The SHA-256 of the canonical bytes. Two policies are the same law exactly when these agree.
@@ -287,7 +280,7 @@ pub enum ConstraintError {
 }
 
 /// Every constraint, as a parameter of v2 names it. As a header: `Hansa-` and the name with dashes.
-pub const CONSTRAINTS: [&str; 9] = [
+pub const CONSTRAINTS: [&str; 12] = [
     "locations",
     "control",
     "operators",
@@ -297,6 +290,9 @@ pub const CONSTRAINTS: [&str; 9] = [
     "split",
     "retention",
     "receipt",
+    "purpose",
+    "rtt_evidence",
+    "audit",
 ];
 
 fn near(key: &str) -> String {
@@ -355,6 +351,14 @@ impl Demand {
                 let unknown = || fault(format!("`{value}` is not auto, never, rows or stages"));
                 self.policy.split = named.ok_or_else(unknown)?;
             }
+            "purpose" if value.len() <= NAME_BYTES_MAX => {
+                self.policy.purpose = Some(value.to_owned());
+            }
+            "purpose" => return Err(fault(format!("more than {NAME_BYTES_MAX} bytes"))),
+            "rtt_evidence" if value == "required" => self.policy.rtt_evidence = true,
+            "rtt_evidence" => return Err(fault(format!("`{value}` is not `required`"))),
+            "audit" if value == "fail-closed" => self.policy.audit_fail_closed = true,
+            "audit" => return Err(fault(format!("`{value}` is not `fail-closed`"))),
             "receipt" => match value {
                 "inline" => self.with_receipt = true,
                 "required" => self.policy.receipt_required = true,
@@ -442,9 +446,8 @@ mod tests {
     fn a_limit_of_price_is_an_amount_and_a_currency() {
         let policy = demand("max_price", "0.02 EUR").unwrap().policy;
         assert_eq!(policy.price_max().unwrap().to_string(), "0.020000 EUR");
-        assert_eq!(policy.unsupported(), None);
-        let half = Policy { price_currency: None, ..policy };
-        assert_eq!((half.unsupported(), half.is_well_formed()), (Some("max_price"), false));
+        assert!(policy.is_well_formed());
+        assert!(!Policy { price_currency: None, ..policy }.is_well_formed());
         let fault = demand("max_price", "0.02 EUX").unwrap_err().to_string();
         assert!(fault.contains("`EUX` is not the code"), "{fault}");
     }

@@ -91,22 +91,22 @@ pub fn resolve(
 fn is_offered(now: Now, view: &View, policy: &Policy, law: Digest, bundle: Digest) -> bool {
     let here = view.get(view.me()).is_some_and(|entry| {
         let holds = entry.record.advert.models.iter().any(|held| held.bundle == bundle);
-        holds && gate::admit_entry(policy, bundle, &entry.record.charter, now.utc).is_ok()
+        holds && gate::admit_entry(policy, bundle, &*entry.record, now.utc).is_ok()
     });
     let in_stages = || {
         view.stages(bundle).any(|(entry, _)| {
-            let charter = &entry.record.charter;
+            let record = &*entry.record;
             if entry.record.advert.peer == view.me() {
-                gate::admit_entry(policy, bundle, charter, now.utc).is_ok()
+                gate::admit_entry(policy, bundle, record, now.utc).is_ok()
             } else {
-                gate::admit(policy, bundle, charter, now.utc).is_ok()
+                gate::admit(policy, bundle, record, now.utc).is_ok()
             }
         })
     };
     here || in_stages()
         || view.permitted(policy, law, bundle).all().any(|offer| {
-            let charter = &view.entries()[offer.entry as usize].record.charter;
-            gate::admit(policy, bundle, charter, now.utc).is_ok()
+            let record = &*view.entries()[offer.entry as usize].record;
+            gate::admit(policy, bundle, record, now.utc).is_ok()
         })
 }
 

@@ -184,8 +184,7 @@ pub fn scatter(
         Split::Never | Split::Stages => return Ok(None),
     };
     // What refuses any job, refuses this one where it is planned.
-    let is_refused = job.policy.unsupported().is_some() || job.deadline <= now.mono;
-    if !job.path.is_empty() || is_refused {
+    if !job.path.is_empty() || job.deadline <= now.mono {
         return Ok(None);
     }
     let cannot = |why| if is_forced { Err(Refusal::Unsplittable { why }) } else { Ok(None) };

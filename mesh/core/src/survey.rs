@@ -82,11 +82,7 @@ impl Survey {
     ) -> Option<Self> {
         // Whoever is asked would run all of it.
         let is_split = matches!(job.policy.split, Split::Rows | Split::Stages);
-        if is_split
-            || job.hops_left == 0
-            || job.policy.unsupported().is_some()
-            || job.deadline <= now.mono
-        {
+        if is_split || job.hops_left == 0 || job.deadline <= now.mono {
             return None;
         }
         if !job.may_stay_whole() {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hansa_core::advert::Advert;
-use hansa_core::directory::{Event, Input, Message, Output, Params, Shards};
+use hansa_core::directory::{Event, Input, Message, Output, Shards};
 use hansa_core::id::PeerId;
+use hansa_core::revocation::RevocationList;
 use hansa_net::control::ControlHandle;
 use hansa_net::data::DataPlane;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -62,8 +63,17 @@ pub enum PeerMessage {
     Tick,
     /// A job found this peer unreachable on the data plane.
     Lost(PeerId),
-    /// The node's own content changed: models, devices.
+    /// The node's own content changed: models, devices, its charter.
     Refresh,
+    /// A file has a list of revocations.
+    Revocations(Arc<RevocationList>),
+    /// A peer echoed on the data plane.
+    Echo {
+        /// Which.
+        peer: PeerId,
+        /// From the question to its answer.
+        rtt: Duration,
+    },
     /// Say goodbye to the mesh, then answer.
     Leave(RpcReplyPort<()>),
 }
@@ -94,7 +104,7 @@ impl Actor for Peer {
         let own = node.advert(&control, &data);
         let (key, trust, now) = (&node.key, &node.trust, node.clock.now());
         let (shards, seed) = (&node.config.mesh.shards, node.draw_seed());
-        let directory = Shards::new(shards, key, &own, trust, seed, now, &Params::default())?;
+        let directory = Shards::new(shards, key, &own, trust, seed, now, &node.params())?;
         node.publish_view(directory.view());
         node.set_peer(Some(myself.clone()));
         let mut state = PeerState {
@@ -107,6 +117,9 @@ impl Actor for Peer {
             outputs: Vec::new(),
             alarm: None,
         };
+        for list in state.node.law.lists() {
+            state.feed(&myself, Input::Revocations(list));
+        }
         state.feed(&myself, Input::Tick);
         Ok(state)
     }
@@ -136,6 +149,8 @@ impl Actor for Peer {
             PeerMessage::Tick => state.feed(&myself, Input::Tick),
             PeerMessage::Lost(peer) => state.feed(&myself, Input::Unreachable { peer }),
             PeerMessage::Refresh => state.publish(&myself),
+            PeerMessage::Revocations(list) => state.feed(&myself, Input::Revocations(list)),
+            PeerMessage::Echo { peer, rtt } => state.feed(&myself, Input::Echo { peer, rtt }),
             PeerMessage::Leave(reply) => {
                 state.feed(&myself, Input::Leave);
                 tokio::time::sleep(LEAVE_FLUSH).await;
@@ -213,6 +228,7 @@ impl PeerState {
                 }
             }
             Output::Rtt { peer, rtt } => self.node.loads().measured_rtt(peer, rtt),
+            Output::Revocations(list) => self.node.keep_list(&list),
             Output::ViewChanged => self.node.publish_view(self.directory.view()),
             Output::Event(event) => report(&event),
         }
@@ -235,6 +251,8 @@ fn report(event: &Event) {
         Event::AdvertRefused { .. } => "advert_refused",
         Event::Refuted { .. } => "refuted",
         Event::Outbid { .. } => "outbid",
+        Event::RevocationsDisputed { .. } => "revocations_disputed",
+        Event::PeerContradicted { .. } => "contradicted",
         Event::Stalled { .. } => "stalled",
     };
     metrics::counter!("hansa_membership_events_total", "event" => name).increment(1);
@@ -242,6 +260,8 @@ fn report(event: &Event) {
         Event::PublishRefused { .. }
         | Event::AdvertRefused { .. }
         | Event::Outbid { .. }
+        | Event::RevocationsDisputed { .. }
+        | Event::PeerContradicted { .. }
         | Event::PeerDown { .. } => {
             tracing::warn!(?event, "membership");
         }

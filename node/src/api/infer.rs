@@ -119,9 +119,8 @@ async fn run(
     let request = node.aside.run(bytes, move || parse(body)).await?;
     named.check(request.model.as_deref())?;
     let Demand { policy, deadline, with_receipt } = demand(node, headers, &request.parameters)?;
-    // Before anybody is asked anything: a law that cannot be kept is refused.
-    if let Some(clause) = policy.unsupported() {
-        return Err(Refusal::Unsupported { clause: clause.to_owned() }.into());
+    if policy.rtt_evidence {
+        node.law.want_evidence();
     }
     let is_timed = deadline.is_some();
     let deadline = arrived + deadline.unwrap_or(DEADLINE_DEFAULT);

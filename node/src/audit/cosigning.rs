@@ -91,7 +91,8 @@ impl Node {
     /// A few peers of other operators, drawn anew each time, with their charters where whoever can
     /// verify this node's can verify them.
     fn cosigners(&self) -> Vec<(PeerId, Option<String>)> {
-        let (Ok(own), view, now) = (&self.charter, self.view(), self.clock.now()) else {
+        let (charter, view, now) = (self.law.charter(), self.view(), self.clock.now());
+        let Ok(own) = &*charter else {
             return Vec::new();
         };
         let may = |entry: &&Entry| {

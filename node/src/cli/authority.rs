@@ -1,4 +1,4 @@
-//! `hansa authority`: the offline side of charters. It needs no node and no network; an authority's
+//! `hansa authority`: the offline side of charters and of their revocation (`revoke`). It needs no node and no network; an authority's
 //! key belongs on a machine that has neither.
 
 use std::collections::BTreeSet;
@@ -12,10 +12,12 @@ use hansa_core::id::PeerId;
 use hansa_core::limits::{CHARTER_BYTES_MAX, CLOCK_SKEW_MAX};
 use hansa_core::note::{SignerKey, VerifierKey, signer_names};
 use hansa_core::place::Place;
+use hansa_core::revocation::Revocation;
 use hansa_core::time::Utc;
 use serde_json::json;
 
 use super::out;
+use super::revoke::RevokeArgs;
 use crate::clock::Clock;
 use crate::keyfile;
 
@@ -28,7 +30,9 @@ pub enum AuthorityCommand {
     New(NewArgs),
     /// Signs a charter
     Issue(IssueArgs),
-    /// Shows what a charter says and who signed it
+    /// Signs a list of charters that count no more: the last one with more serials
+    Revoke(RevokeArgs),
+    /// Shows what a charter, or a list of revocations, says and who signed it
     Inspect(InspectArgs),
 }
 
@@ -87,7 +91,7 @@ pub struct IssueArgs {
 /// `hansa authority inspect`
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// The charter
+    /// The charter or the list
     pub file: PathBuf,
     /// A public key to verify with; once for each
     #[arg(long = "authority", value_name = "KEY")]
@@ -102,6 +106,7 @@ pub fn run(command: &AuthorityCommand) -> anyhow::Result<()> {
     match command {
         AuthorityCommand::New(args) => new(args),
         AuthorityCommand::Issue(args) => issue(args),
+        AuthorityCommand::Revoke(args) => super::revoke::run(args),
         AuthorityCommand::Inspect(args) => inspect(args),
     }
 }
@@ -194,16 +199,14 @@ fn cosign(signer: &SignerKey, file: &Path) -> anyhow::Result<String> {
 fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let at = || args.file.display().to_string();
     let note = std::fs::read_to_string(&args.file).with_context(at)?;
+    if Revocation::is_one(&note) {
+        let anything = trust_in(&args.authorities);
+        let trust = (!args.authorities.is_empty()).then_some(&anything);
+        return super::revoke::inspect(&note, trust, args.json).with_context(at);
+    }
     let mut charter = Charter::read_unverified(&note).with_context(at)?;
     if !args.authorities.is_empty() {
-        // What each may assert is the trusting node's to say; here only the signatures count.
-        let anything = || BTreeSet::from(["*".to_owned()]);
-        let authority = |key: &VerifierKey| Authority {
-            key: key.clone(),
-            countries: anything(),
-            operators: anything(),
-        };
-        let trust = Trust::new(args.authorities.iter().map(authority).collect());
+        let trust = trust_in(&args.authorities);
         charter = trust.verify(&note, charter.subject).with_context(at)?;
     }
     let valid = charter.valid_at(Clock::start().now().utc);
@@ -227,4 +230,15 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         if valid { "valid now" } else { "not valid now" },
     ));
     Ok(())
+}
+
+/// What each may assert is the trusting node's to say; here only the signatures count.
+fn trust_in(keys: &[VerifierKey]) -> Trust {
+    let anything = || BTreeSet::from(["*".to_owned()]);
+    let authority = |key: &VerifierKey| Authority {
+        key: key.clone(),
+        countries: anything(),
+        operators: anything(),
+    };
+    Trust::new(keys.iter().map(authority).collect())
 }

@@ -15,6 +15,7 @@ pub mod out;
 pub mod peers;
 pub mod plan;
 pub mod receipt;
+pub mod revoke;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -33,6 +33,10 @@ fn row(peer: &Value) -> Vec<String> {
         None if charter["valid"] == false => format!("{} (expired)", text(&charter["location"])),
         None => text(&charter["location"]),
     };
+    let location = match peer["rtt_evidence"].as_str() {
+        Some("contradicted") => format!("{location} (contradicted by its round trips)"),
+        _ => location,
+    };
     let state = if peer["me"] == true { "this peer".into() } else { text(&peer["liveness"]) };
     let rtt = peer["rtt_ms"].as_f64().map_or("–".into(), |ms| format!("{ms:.1} ms"));
     let id = text(&peer["peer_id"]);

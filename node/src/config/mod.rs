@@ -209,6 +209,12 @@ pub struct PolicyConfig {
     pub send: Bounds,
     /// Most that an answer to one of its apps may cost, whatever the app permits.
     pub max_price: Option<Amount>,
+    /// Purposes to which it keeps the data of jobs that name one.
+    pub purposes: BTreeSet<String>,
+    /// Files with lists of revocations.
+    pub revocations: Vec<PathBuf>,
+    /// Charters of authorities whose list is older than this do not count.
+    pub revocations_age_max: Option<Duration>,
 }
 
 /// Receipts, and the log of them.

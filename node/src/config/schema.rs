@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hansa_core::limits::{NAME_BYTES_MAX, SHARDS_MAX};
+use hansa_core::limits::{HEADS_MAX, NAME_BYTES_MAX, PURPOSES_MAX, SHARDS_MAX};
 use hansa_core::note::VerifierKey;
 use hansa_core::place::{Groups, Place};
 use hansa_core::policy::{Bounds, Clause, Demand};
@@ -34,6 +34,9 @@ const RETENTION_DAYS: u32 = 190;
 /// Longest that they may be told to be kept, short of for ever: a hundred years.
 const RETENTION_DAYS_MAX: u32 = 36_525;
 
+/// Oldest that a list of revocations may be said to be, in hours: a year.
+const REVOCATIONS_AGE_H_MAX: u32 = 8_784;
+
 /// Groups that are built in.
 const GROUPS: &str = include_str!("../../../configs/groups.toml");
 
@@ -53,7 +56,7 @@ pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path) -> Config {
         runtime: root.table("runtime", |section| runtime(section, folder)),
         models: models::read(root, folder),
         price: root.table("price", price),
-        policy: root.table("policy", |section| policy(section, &groups)),
+        policy: root.table("policy", |section| policy(section, folder, &groups)),
         audit,
         telemetry: telemetry(root),
         groups,
@@ -270,8 +273,24 @@ fn rate(section: &mut Section<'_, '_>, key: &'static str) -> u64 {
     0
 }
 
-fn policy(section: &mut Section<'_, '_>, groups: &Groups) -> PolicyConfig {
+fn policy(section: &mut Section<'_, '_>, folder: &Path, groups: &Groups) -> PolicyConfig {
+    let purposes: Vec<String> = section.get("purposes").unwrap_or_default();
+    if purposes.len() > PURPOSES_MAX {
+        section.refuse("purposes", format!("{} purposes; at most {PURPOSES_MAX}", purposes.len()));
+    }
+    if let Some(reason) = purposes.iter().find_map(|purpose| name(purpose).err()) {
+        section.refuse("purposes", reason);
+    }
+    let files: Vec<String> = section.get("revocations").unwrap_or_default();
+    if files.len() > HEADS_MAX || files.iter().any(String::is_empty) {
+        section.refuse("revocations", format!("at most {HEADS_MAX} paths, none of them empty"));
+    }
+    let hours = bounded(section, "revocations_max_age_h", 0..=REVOCATIONS_AGE_H_MAX).unwrap_or(0);
+    let hours = u64::try_from(hours).expect("a few thousand");
     PolicyConfig {
+        purposes: purposes.into_iter().collect(),
+        revocations: files.iter().map(|file| folder.join(file)).collect(),
+        revocations_age_max: (hours > 0).then(|| Duration::from_secs(hours * 3_600)),
         max_price: section
             .parse("max_price", |text| text.parse::<Amount>().map_err(|error| error.to_string())),
         serve: section.table("serve", |section| bounds(section, groups)),

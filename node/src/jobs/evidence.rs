@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use hansa_core::gate::Rule;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::limits::PARTS_MAX;
+use hansa_core::physics;
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::policy::Policy;
 use hansa_core::price::Bill;
@@ -237,17 +238,11 @@ pub(super) fn outcome_of_refusal(refusal: &Refusal) -> Outcome {
 impl Node {
     /// A peer as its charter names it; none if this node sees no charter of it that counts.
     pub(super) fn party(&self, peer: PeerId) -> Option<Party> {
-        if peer == self.me {
-            return Some(Party::of(
-                self.charter.as_ref().ok()?,
-                self.charter_note.as_ref()?,
-                false,
-            ));
-        }
         let view = self.view();
         let record = &view.get(peer)?.record;
         let note = record.advert.charter.as_ref()?;
-        Some(Party::of(record.charter.as_ref().ok()?, note, false))
+        let contradicted = record.evidence == physics::Evidence::Contradicted;
+        Some(Party::of(record.charter.as_ref().ok()?, note, contradicted))
     }
 
     /// Why a job is refused that must leave a receipt, where none can be kept.

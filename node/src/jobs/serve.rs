@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hansa_core::chain;
 use hansa_core::charter::CharterFault;
 use hansa_core::codec::encode;
-use hansa_core::gate::{self, Rule};
+use hansa_core::gate::{self, Rule, Standing};
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::limits::HEADER_BYTES_MAX;
 use hansa_core::plan::{Job, Plan, Refusal, plan};
@@ -105,7 +105,11 @@ async fn answer_call(
         None => &Err(CharterFault::Absent),
     };
     let utc = node.clock.now().utc;
-    gate::receive(&node.serve, standing, &header.policy, bundle, &node.charter, utc)?;
+    if header.policy.rtt_evidence {
+        node.law.want_evidence(); // It may have to pass the job on.
+    }
+    let own = node.law.own();
+    gate::receive(&node.serve, standing, &header.policy, bundle, own.standing(), utc)?;
     let (remaining, is_timed) = (header.remaining(), header.names_deadline());
     let lineage = header.lineage();
     let (metas, outputs) = match header.ask {
@@ -251,10 +255,13 @@ async fn take_delivery(
     // A stage that was done twice, since somebody was slow, delivers twice.
     let Some(job) = job else { return Ok(tell(node, Bytes::new())) };
     let view = node.view();
-    let standing = view.get(from).map(|entry| &entry.record.charter);
     let absent = Err(CharterFault::Absent);
+    let standing = match view.get(from) {
+        Some(entry) => Standing::from(&*entry.record),
+        None => Standing::from(&absent),
+    };
     let utc = node.clock.now().utc;
-    gate::receive_delivery(&job.onward, whole, standing.unwrap_or(&absent), utc)?;
+    gate::receive_delivery(&job.onward, whole, standing, utc)?;
     total(&metas)?;
     let tensors = receive_all(&metas, body, remaining).await?;
     node.gathers.deliver(header.job, Delivery { by, spent, runs, tensors }).await;

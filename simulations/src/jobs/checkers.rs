@@ -68,7 +68,7 @@ impl Checkers {
 
     /// The job's bytes leave for a host, or are run where they are.
     pub fn sent(&mut self, setup: &Setup, job: usize, to: usize) {
-        if let Some(clause) = forbidden(setup, job, to) {
+        if let Some(clause) = forbidden(setup, job, to, Some(self.now)) {
             self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
         }
         if setup.laws[setup.arrivals[job].law].policy.split == Split::Stages {
@@ -92,7 +92,7 @@ impl Checkers {
     pub fn taken(&mut self, setup: &Setup, job: usize, host: usize) {
         let entry = setup.arrivals[job].entry;
         let (serve, sender) = (&setup.hosts[host].serve, &setup.hosts[entry]);
-        if host != entry && outside(serve, sender).is_some() {
+        if host != entry && (outside(serve, sender).is_some() || lapsed(sender, self.now)) {
             self.fault("serve", format!("host {host} served entry {entry}, whom it refuses"));
         }
     }
@@ -130,7 +130,7 @@ impl Checkers {
 
     /// What comes of a stage, or the job's input, leaves one host for the next.
     pub fn passed(&mut self, setup: &Setup, job: usize, from: usize, to: usize) {
-        if let Some(clause) = forbidden(setup, job, to) {
+        if let Some(clause) = forbidden(setup, job, to, Some(self.now)) {
             self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
         }
         let sends = &setup.hosts[from].send;
@@ -145,7 +145,8 @@ impl Checkers {
         let serve = &setup.hosts[host].serve;
         let whom = [from, setup.arrivals[job].entry];
         for whom in whom.into_iter().filter(|whom| *whom != host && from != host) {
-            if outside(serve, &setup.hosts[whom]).is_some() {
+            let whom_host = &setup.hosts[whom];
+            if outside(serve, whom_host).is_some() || lapsed(whom_host, self.now) {
                 self.fault("serve", format!("host {host} ran a stage for {whom}, whom it refuses"));
             }
         }
@@ -185,7 +186,7 @@ impl Checkers {
 }
 
 /// The clause of the job's law that keeps its bytes from `to`, if one does.
-fn forbidden(setup: &Setup, job: usize, to: usize) -> Option<&'static str> {
+fn forbidden(setup: &Setup, job: usize, to: usize, now: Option<Mono>) -> Option<&'static str> {
     let arrival = &setup.arrivals[job];
     let policy = &setup.laws[arrival.law].policy;
     let (host, bundle) = (&setup.hosts[to], setup.models[arrival.model].bundle);
@@ -194,12 +195,20 @@ fn forbidden(setup: &Setup, job: usize, to: usize) -> Option<&'static str> {
     if let Some(clause) = outside(&policy.bounds, host).filter(|_| !unbound) {
         return Some(clause);
     }
+    if now.is_some_and(|now| lapsed(host, now)) && !unbound {
+        return Some("charter's term");
+    }
     let sends = outside(&setup.hosts[arrival.entry].send, host);
+    let promised = &host.promises;
+    let of_purpose = policy.purpose.as_ref().is_none_or(|one| promised.purposes.contains(one));
+    let wants_receipt = policy.receipt_required || policy.audit_fail_closed;
     let rules = [
         (is_here || sends.is_none(), "entry's own bounds"),
         (passes(&policy.bundles, |listed| *listed == bundle), "bundles"),
         (is_here || policy.hops_max != Some(0), "hops"),
         (suits(policy, &host.devices), "device"),
+        (of_purpose, "purpose"),
+        (promised.keeps_receipts || !wants_receipt, "receipts"),
         (is_possible(policy), "clause that nobody can keep"),
     ];
     rules.into_iter().find(|(holds, _)| !holds).map(|(_, clause)| clause)
@@ -214,8 +223,16 @@ pub(super) fn may_run(setup: &Setup, job: usize, host: usize) -> bool {
     let is_here = host == arrival.entry;
     model.size <= setup.memory(server)
         && outside(&model.law.bounds, &setup.hosts[host]).is_none()
-        && forbidden(setup, job, host).is_none()
+        && forbidden(setup, job, host, None).is_none()
         && (is_here || outside(&setup.hosts[host].serve, sender).is_none())
+}
+
+/// Whether the charter of `host` does not count at this moment: it ended or was revoked, and no other
+/// has come.
+fn lapsed(host: &Host, now: Mono) -> bool {
+    let now = now.since(Mono(0));
+    let past = |moment: Option<Duration>| moment.is_some_and(|moment| moment <= now);
+    !past(host.term.renewed) && (past(host.term.ends) || past(host.term.revoked))
 }
 
 /// The clause that `host` does not meet.
@@ -256,10 +273,9 @@ fn suits(policy: &Policy, devices: &[Device]) -> bool {
 }
 
 /// Nobody scatters rows in a world, so a demand for that is not kept. No host asks a price, so any
-/// limit of price is.
+/// limit of price is. Nor does any host measure where others are.
 fn is_possible(policy: &Policy) -> bool {
     policy.split != Split::Rows
-        && policy.purpose.is_none()
         && policy.price_micros_max.is_some() == policy.price_currency.is_some()
-        && !(policy.rtt_evidence || policy.receipt_required || policy.audit_fail_closed)
+        && !policy.rtt_evidence
 }

@@ -1,7 +1,7 @@
 //! What jobs are played over: who knows whom, how far it is, what befalls the hosts. The seam
 //! between jobs and gossip.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use hansa_core::charter::{Authority, Charter, Trust};
 use hansa_core::id::PeerId;
 use hansa_core::keys::SigningKey;
 use hansa_core::note::SignerKey;
+use hansa_core::revocation::{Revocation, RevocationList, Revocations};
 use hansa_core::rng::{Rng, mix};
 use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::view::{Entry, Liveness, View};
 
 use crate::course::Change;
-use crate::jobs::setup::{AUTHORITY, Fault, Host, Setup, Terms};
+use crate::jobs::setup::{AUTHORITY, Fault, Host, Setup, Term, Terms};
 use crate::recording::ReplayEvent;
 use crate::world::GENESIS;
 
@@ -74,7 +75,16 @@ pub trait Mesh {
     fn note(&mut self, _: ReplayEvent) {}
 }
 
-/// A mesh in which everybody knows everybody from the start, and nothing that happens changes it.
+/// What happens to a host of a fixed mesh.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Fault(Fault),
+    Revoke,
+    Renew,
+}
+
+/// A mesh in which everybody knows everybody from the start, and hears at once what becomes of
+/// charters; nothing else changes it.
 #[derive(Clone, Debug)]
 pub struct Fixed {
     views: Vec<Arc<View>>,
@@ -85,7 +95,13 @@ pub struct Fixed {
     jitter: Duration,
     /// Entries know how far all servers are.
     measured: Vec<(usize, PeerId, Duration)>,
-    faults: VecDeque<(Duration, usize, Fault)>,
+    faults: VecDeque<(Duration, usize, Turn)>,
+    /// Adverts of hosts when their charters are renewed.
+    renewals: BTreeMap<usize, Arc<Record>>,
+    /// Serials that were revoked, and all lists so far.
+    revoked: BTreeSet<String>,
+    lists: Revocations,
+    is_entry: Vec<bool>,
     chance: Rng,
     now: Mono,
 }
@@ -115,7 +131,15 @@ impl Fixed {
         let shared = view(&records[0]);
         let views = records.iter().zip(&entry);
         let views = views.map(|(record, is)| if *is { view(record) } else { shared.clone() });
-        let mut faults = setup.faults.clone();
+        let faults = setup.faults.iter().map(|(at, host, fault)| (*at, *host, Turn::Fault(*fault)));
+        let mut faults: Vec<_> = faults.collect();
+        let mut renewals = BTreeMap::new();
+        for (n, host) in setup.hosts.iter().enumerate() {
+            faults.extend(host.term.revoked.map(|at| (at, n, Turn::Revoke)));
+            let Some(at) = host.term.renewed else { continue };
+            faults.push((at, n, Turn::Renew));
+            renewals.insert(n, renewal(setup, n, at, &keys[n]));
+        }
         faults.sort_by_key(|(at, host, _)| (*at, *host));
         let mut mesh = Self {
             views: views.collect(),
@@ -124,6 +148,10 @@ impl Fixed {
             jitter: setup.jitter,
             measured: Vec::new(),
             faults: faults.into(),
+            renewals,
+            revoked: BTreeSet::new(),
+            lists: Revocations::default(),
+            is_entry: entry.clone(),
             chance: Rng::new(mix(setup.seed ^ 0xa18)),
             now: Mono(0),
             records,
@@ -136,6 +164,54 @@ impl Fixed {
         mesh.measured = pairs.map(|(a, b)| (a, mesh.peer(b), mesh.rtt(a, b))).collect();
         mesh
     }
+}
+
+impl Fixed {
+    /// The authority signs its next list, and all have it.
+    fn revoke(&mut self, host: usize, utc: Utc) {
+        let issued = Utc(utc.0 / 1_000 * 1_000);
+        self.revoked.insert(host.to_string());
+        let says = Revocation {
+            authority: AUTHORITY.to_owned(),
+            epoch: u64::try_from(self.revoked.len()).unwrap_or(u64::MAX),
+            issued,
+            next_update: issued + Duration::from_secs(3_600),
+            serials: self.revoked.clone(),
+        };
+        let note = says.sign(&signer([9; 32])).expect("a list");
+        let list = RevocationList::verify(&note, &trust(), utc).expect("a list that counts");
+        self.lists.take(&list);
+        for record in &mut self.records {
+            *record = record.under(&self.lists, utc);
+        }
+        self.look();
+    }
+
+    /// Everybody who plans sees the records as they are now.
+    fn look(&mut self) {
+        let alive = |record: &Arc<Record>| Entry {
+            record: record.clone(),
+            liveness: Liveness::Alive,
+            since: Mono(0),
+        };
+        let entries: Vec<Entry> = self.records.iter().map(alive).collect();
+        for (host, record) in
+            self.records.iter().enumerate().filter(|(host, _)| self.is_entry[*host])
+        {
+            self.views[host] = Arc::new(View::new(record.advert.peer, entries.clone()));
+        }
+    }
+}
+
+/// The advert of a host with another charter, from this moment on.
+fn renewal(setup: &Setup, n: usize, at: Duration, key: &SigningKey) -> Arc<Record> {
+    let host = Host { term: Term::default(), ..setup.hosts[n].clone() };
+    let signer = signer(if host.forged { [8; 32] } else { [9; 32] });
+    let serial = format!("{n}-renewed");
+    let mut advert = advert(serial, n, key.peer_id(), &host, setup, &signer);
+    let now = Now { mono: Mono(0) + at, utc: GENESIS + at };
+    (advert.version.sequence, advert.issued) = (2, now.utc);
+    advert.sign(key).verify(&trust(), now).expect("an advert")
 }
 
 impl Mesh for Fixed {
@@ -180,12 +256,20 @@ impl Mesh for Fixed {
 
     fn change(&mut self) -> Vec<Change> {
         let fault = self.faults.pop_front().into_iter();
-        let change = fault.map(|(_, host, fault)| match fault {
-            Fault::Crash => Change::Down(host),
-            Fault::Restart => Change::Up(host),
-            Fault::Slow(times) => Change::Slow(host, times),
-        });
-        change.collect()
+        let mut changes = Vec::new();
+        for (at, host, turn) in fault {
+            match turn {
+                Turn::Fault(Fault::Crash) => changes.push(Change::Down(host)),
+                Turn::Fault(Fault::Restart) => changes.push(Change::Up(host)),
+                Turn::Fault(Fault::Slow(times)) => changes.push(Change::Slow(host, times)),
+                Turn::Revoke => self.revoke(host, GENESIS + at),
+                Turn::Renew => {
+                    self.records[host] = self.renewals[&host].under(&self.lists, GENESIS + at);
+                    self.look();
+                }
+            }
+        }
+        changes
     }
 
     fn advance(&mut self, until: Mono) {
@@ -218,7 +302,7 @@ pub(super) fn records<'k>(
     let now = Now { mono: Mono(0), utc: GENESIS };
     let record = |(n, host): (usize, &Host)| {
         let signer = if host.forged { &forger } else { &authority };
-        let advert = advert(n, key(n).peer_id(), host, setup, signer);
+        let advert = advert(n.to_string(), n, key(n).peer_id(), host, setup, signer);
         advert.sign(key(n)).verify(trust, now).expect("an advert")
     };
     setup.hosts.iter().enumerate().map(record).collect()
@@ -244,17 +328,24 @@ pub(super) fn offers(setup: &Setup, host: &Host, held: &BTreeSet<usize>) -> Vec<
     held.union(&host.claims).map(offer).collect()
 }
 
-fn advert(n: usize, peer: PeerId, host: &Host, setup: &Setup, signer: &SignerKey) -> Advert {
+fn advert(
+    serial: String,
+    n: usize,
+    peer: PeerId,
+    host: &Host,
+    setup: &Setup,
+    signer: &SignerKey,
+) -> Advert {
     let charter = |terms: &Terms| {
         let charter = Charter {
-            serial: n.to_string(),
+            serial: serial.clone(),
             subject: peer,
             location: terms.location.parse().expect("a place"),
             operator: terms.operator.clone(),
             control: terms.control.parse().expect("a place"),
             data_classes: terms.data_classes.clone(),
             not_before: Utc(GENESIS.0 - 1_000_000),
-            not_after: Utc(GENESIS.0 + 100_000_000_000),
+            not_after: host.term.ends.map_or(Utc(GENESIS.0 + 100_000_000_000), |at| GENESIS + at),
             authorities: Default::default(),
         };
         charter.sign(signer).expect("a charter")
@@ -277,6 +368,7 @@ fn advert(n: usize, peer: PeerId, host: &Host, setup: &Setup, signer: &SignerKey
         extensions: Vec::new(),
     };
     advert.offer_stages(&stages(setup, host));
+    advert.promise(&host.promises);
     advert
 }
 

@@ -27,6 +27,17 @@ pub struct Terms {
     pub data_classes: BTreeSet<String>,
 }
 
+/// When a charter counts, since the start; by default always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Term {
+    /// It expires, at a whole second.
+    pub ends: Option<Duration>,
+    /// Its authority revokes it.
+    pub revoked: Option<Duration>,
+    /// Another takes its place, which counts from then on.
+    pub renewed: Option<Duration>,
+}
+
 /// What a host runs jobs with.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -47,6 +58,10 @@ pub struct Host {
     pub terms: Option<Terms>,
     /// Whether nobody signed the charter that it shows.
     pub forged: bool,
+    /// When its charter counts.
+    pub term: Term,
+    /// What it promises.
+    pub promises: hansa_core::terms::Terms,
     /// Whom it serves.
     pub serve: Bounds,
     /// Where it sends.

@@ -10,7 +10,7 @@ use hansa_core::rng::{Rng, mix};
 use hansa_sim::arrivals::{exponential, normal};
 use hansa_sim::jobs::law::groups;
 use hansa_sim::jobs::setup::{
-    AUTHORITY, Arrival, Fault, Host, Law, Model, Server, Setup, Size, Terms,
+    AUTHORITY, Arrival, Fault, Host, Law, Model, Server, Setup, Size, Term, Terms,
 };
 use hansa_sim::scenario::{DeviceSpec, ServiceSpec};
 
@@ -18,6 +18,7 @@ const PLACES: [&str; 12] =
     ["NL", "DE-BE", "DE", "FR", "CH", "US-VA", "US-CA", "US", "SG", "JP", "BR", "IN"];
 const OPERATORS: [&str; 4] = ["Acme", "Nord", "Sakura", "Verde"];
 const CLASSES: [&str; 3] = ["finance", "health", "personal"];
+const PURPOSES: [&str; 3] = ["care", "research", "support"];
 const LISTS: [&str; 9] =
     ["EU", "EEA,CH", "US", "!US", "!US-CA", "EU,!DE", "DE-BE,US-VA", "!EU", "SG,JP,IN"];
 
@@ -71,6 +72,14 @@ pub(crate) fn random(seed: u64, jobs: usize) -> Setup {
             law: rng.below(setup.laws.len()),
             deadline: Duration::from_secs(pick(rng, &[1, 10, 60, 600])),
         });
+    }
+    // Charters end, are revoked and renewed while jobs run; a charter ends at a whole second.
+    for host in &mut setup.hosts {
+        let mut moment =
+            |one_in| (rng.below(one_in) == 0).then(|| Duration::from_secs_f64(rng.unit() * at));
+        let (ends, revoked) = (moment(8), moment(8));
+        let ends = ends.map(|ends| Duration::from_secs(ends.as_secs() + 1));
+        host.term = Term { ends, revoked, renewed: moment(4) };
     }
     for _ in 0..rng.below(20) {
         let (begin, host) = (rng.unit() * at, rng.below(setup.hosts.len()));
@@ -139,6 +148,11 @@ fn host(rng: &mut Rng, setup: &Setup, region: usize, place: &str) -> Host {
         region,
         terms: (rng.below(10) > 0).then_some(terms),
         forged: rng.below(20) == 0,
+        term: Term::default(),
+        promises: hansa_core::terms::Terms {
+            purposes: some(rng, &PURPOSES),
+            keeps_receipts: rng.below(3) > 0,
+        },
         serve: if rng.below(6) == 0 { bounds(rng) } else { Bounds::default() },
         send: if rng.below(6) == 0 { bounds(rng) } else { Bounds::default() },
         devices: vec![computes],
@@ -196,6 +210,10 @@ fn policy(rng: &mut Rng) -> Policy {
     if rng.below(6) == 0 {
         policy.device.memory_mib_min = Some(40_000);
     }
+    if rng.below(6) == 0 {
+        policy.purpose = Some(pick(rng, &PURPOSES).to_owned());
+    }
+    policy.receipt_required = rng.below(8) == 0;
     if rng.below(20) == 0 {
         policy.split = Split::Rows;
     }

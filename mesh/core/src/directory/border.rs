@@ -1,11 +1,14 @@
 //! The border of the directory: what happened goes in, what is to be done comes out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::Message;
 use crate::advert::{Advert, AdvertFault, Version};
 use crate::id::PeerId;
 use crate::limits::PEERS_MAX;
+use crate::physics::Echoes;
+use crate::revocation::RevocationList;
 use crate::time::Mono;
 
 /// What happened.
@@ -37,6 +40,15 @@ pub enum Input {
     },
     /// This peer has something new to say of itself. Peer, version and date are filled in here.
     Publish(Box<Advert>),
+    /// The host has a list of revocations: from a file, or from another shard.
+    Revocations(Arc<RevocationList>),
+    /// A peer echoed a number that nobody could guess: evidence of how far it can be.
+    Echo {
+        /// Which.
+        peer: PeerId,
+        /// From the question to its answer.
+        rtt: Duration,
+    },
     /// This peer leaves. It says so and is silent from then on.
     Leave,
 }
@@ -68,6 +80,8 @@ pub enum Output {
         /// How long.
         rtt: Duration,
     },
+    /// A list of revocations that was not known: keep it, so that a restart does not forget it.
+    Revocations(Arc<RevocationList>),
     /// [`super::Directory::view`] has news.
     ViewChanged,
     /// For logs and metrics.
@@ -145,6 +159,20 @@ pub enum Event {
         from: PeerId,
         /// Why.
         reason: Refused,
+    },
+    /// An authority signed two lists of revocations with one epoch. What either revokes is revoked.
+    RevocationsDisputed {
+        /// Which.
+        authority: String,
+        /// Of both.
+        epoch: u64,
+    },
+    /// A peer answers sooner than anybody could from where its charter places it.
+    PeerContradicted {
+        /// Which.
+        peer: PeerId,
+        /// What was measured.
+        echoes: Echoes,
     },
     /// This peer refuted an accusation of itself.
     Refuted {

@@ -80,6 +80,7 @@ impl Directory {
 
     fn forget_member(&mut self, peer: PeerId) {
         self.suspects.remove(&Short::of(peer));
+        self.echoes.remove(&peer);
         if self.connected.contains(&peer) {
             self.strangers.insert(peer);
         }

@@ -312,6 +312,12 @@ impl Members {
         self.troubles.remove(&short(&before));
     }
 
+    /// Puts the same advert, judged otherwise, in its place.
+    pub(super) fn revise(&mut self, at: usize, record: Arc<Record>) {
+        debug_assert_eq!(record.print(), self.records[at].print(), "the same advert");
+        self.records[at] = record;
+    }
+
     pub(super) fn set_health(&mut self, peer: PeerId, health: Liveness, now: Mono) {
         let short = Short::of(peer);
         let Ok(index) = self.find(short) else { return };

@@ -15,6 +15,7 @@ use crate::codec::{CodecError, Decode, Encode, decode, decode_head, encode, enco
 use crate::coordinate::Coordinate;
 use crate::id::PeerId;
 use crate::limits::*;
+use crate::revocation::{Head, RevocationFault, RevocationList};
 use crate::time::Now;
 use crate::wire::Extension;
 
@@ -127,6 +128,10 @@ pub struct Message {
     pub talk: Talk,
     /// The news.
     pub news: News,
+    /// Lists of revocations.
+    pub lists: Vec<Arc<RevocationList>>,
+    /// Which lists of revocations the sender has, if it says so.
+    pub heads: Option<Vec<Head>>,
     /// Adverts that were left out when it was read. Their sender may be honest, with another clock
     /// or another version.
     pub refused: Vec<AdvertFault>,
@@ -155,6 +160,9 @@ pub enum FrameFault {
     /// An advert that its subject did not sign: an honest sender would have seen it.
     #[error("gossip frame with a forged advert")]
     ForgedAdvert,
+    /// A list of revocations that an authority did not sign: an honest sender would have seen it.
+    #[error("gossip frame with a list that does not count: {0}")]
+    List(#[from] RevocationFault),
     /// An accusation or a leave that does not count.
     #[error("gossip frame with a claim that is {0}")]
     Claim(#[from] ClaimFault),
@@ -183,10 +191,16 @@ struct EnvelopeRef<'a> {
     extensions: Vec<Extension>,
 }
 
+/// The extension of a frame that holds lists of revocations, as notes.
+const LISTS: u16 = 1;
+/// That which says which lists the sender has.
+const HEADS: u16 = 2;
+
 impl Message {
     /// A step that carries no news.
     pub fn of(talk: Talk) -> Self {
-        Self { shard: Shard::default(), talk, news: News::default(), refused: Vec::new() }
+        let (news, lists) = (News::default(), Vec::new());
+        Self { shard: Shard::default(), talk, news, lists, heads: None, refused: Vec::new() }
     }
 
     /// The bytes of the wire.
@@ -210,8 +224,17 @@ impl Message {
             adverts: records.iter().map(|r| (r.hops, r.said.signed())).collect(),
             accusations: accusations.iter().map(|a| (a.hops, a.said.signed())).collect(),
             leaves: leaves.iter().map(|l| (l.hops, l.said.signed())).collect(),
-            extensions: Vec::new(),
+            extensions: self.extensions(),
         }
+    }
+
+    /// What peers of an earlier version skip.
+    fn extensions(&self) -> Vec<Extension> {
+        let extension = |tag, bytes| Extension { tag, critical: false, bytes };
+        let notes: Vec<&str> = self.lists.iter().map(|list| list.note()).collect();
+        let lists = (!notes.is_empty()).then(|| extension(LISTS, encode(&notes)));
+        let heads = self.heads.as_ref().map(|heads| extension(HEADS, encode(heads)));
+        lists.into_iter().chain(heads).collect()
     }
 
     /// Reads a frame and verifies all that is signed in it. `held` says which adverts need no
@@ -241,6 +264,7 @@ impl Message {
                 Err(fault) => refused.push(fault),
             }
         }
+        let (lists, heads) = read_lists(&envelope.extensions, trust, now)?;
         let accusations = envelope.accusations.into_iter().map(|claim| read(claim, now));
         let leaves = envelope.leaves.into_iter().map(|claim| read(claim, now));
         let news = News {
@@ -248,8 +272,40 @@ impl Message {
             accusations: accusations.collect::<Result<_, _>>()?,
             leaves: leaves.collect::<Result<_, _>>()?,
         };
-        Ok(Self { shard: envelope.shard, talk: envelope.talk, news, refused })
+        Ok(Self { shard: envelope.shard, talk: envelope.talk, news, lists, heads, refused })
     }
+}
+
+/// What a frame says of revocations. Lists of authorities that are not trusted here are left out:
+/// their sender may trust others.
+#[expect(clippy::type_complexity, reason = "two things that are taken apart at once")]
+fn read_lists(
+    extensions: &[Extension],
+    trust: &Trust,
+    now: Now,
+) -> Result<(Vec<Arc<RevocationList>>, Option<Vec<Head>>), FrameFault> {
+    let held = |tag| extensions.iter().find(|extension| extension.tag == tag);
+    let mut lists = Vec::new();
+    if let Some(extension) = held(LISTS) {
+        let notes: Vec<String> = decode(&extension.bytes)?;
+        if notes.len() > FRAME_LISTS_MAX {
+            return Err(FrameFault::OverLimit("lists"));
+        }
+        for note in notes {
+            match RevocationList::verify(&note, trust, now.utc) {
+                Ok(list) => lists.push(list),
+                // Its sender may trust others, or have another clock.
+                Err(RevocationFault::UnknownAuthority(_) | RevocationFault::FromTheFuture(_)) => {}
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+    }
+    let Some(extension) = held(HEADS) else { return Ok((lists, None)) };
+    let heads: Vec<Head> = decode(&extension.bytes)?;
+    if heads.len() > HEADS_MAX || heads.iter().any(|head| head.authority.len() > NAME_BYTES_MAX) {
+        return Err(FrameFault::OverLimit("heads"));
+    }
+    Ok((lists, Some(heads)))
 }
 
 fn read<C: Claim>(

@@ -11,6 +11,7 @@ mod border;
 mod claim;
 mod farewell;
 mod held;
+mod lists;
 mod members;
 mod message;
 mod neighbours;
@@ -42,6 +43,8 @@ use crate::coordinate::Position;
 use crate::id::{Digest, PeerId};
 use crate::keys::SigningKey;
 use crate::limits::*;
+use crate::physics::Echoes;
+use crate::revocation::Revocations;
 use crate::rng::{Rng, mix};
 use crate::time::{Mono, Now};
 use crate::view::{Entry, Liveness, View};
@@ -73,6 +76,10 @@ pub struct Directory {
     secret: u64,
     nonces: u64,
     own: Arc<Record>,
+    /// What authorities revoked.
+    revocations: Revocations,
+    /// The fastest echoes of members.
+    echoes: BTreeMap<PeerId, Echoes>,
     /// Where this peer is in the space of round trips.
     position: Position,
     /// What the next own advert says.
@@ -136,6 +143,8 @@ impl Directory {
             view: OnceLock::new(),
             view_published: now.mono,
             own,
+            revocations: Revocations::default(),
+            echoes: BTreeMap::new(),
             position: Position::default(),
             content,
             key,
@@ -168,6 +177,7 @@ impl Directory {
             left: false,
             params,
         };
+        directory.own = directory.judge(now.utc, Arc::clone(&directory.own));
         directory.members.tree_mut().add(&directory.own);
         directory.start_timers(now.mono);
         Ok(directory)
@@ -232,6 +242,7 @@ impl Directory {
             Ok(place) => [&records[..place], &records[place + 1..]].concat(),
             Err(_) => records.to_vec(),
         };
+        let others = others.into_iter().map(|record| self.judge(now.utc, record)).collect();
         self.members.fill(others, now.mono, pace);
         self.view_stale = true;
     }
@@ -274,6 +285,8 @@ impl Directory {
                 }
                 self.want_publication(now.mono);
             }
+            Input::Revocations(list) => self.take_list(now, None, &list, out),
+            Input::Echo { peer, rtt } => self.take_echo(now, peer, rtt, out),
             Input::Leave => return self.leave(now, out),
         }
         while let Some(timer) = self.timers.pop_due(now.mono) {
@@ -295,6 +308,12 @@ impl Directory {
         self.speaking = Some(from);
         for fault in message.refused {
             out.push(Output::Event(Event::AdvertRefused { from, reason: fault.into() }));
+        }
+        for list in message.lists {
+            self.take_list(now, Some(from), &list, out);
+        }
+        if let Some(heads) = message.heads {
+            self.compare_lists(now.mono, from, &heads, out);
         }
         for record in message.news.records {
             self.take_record(now, from, record, out);
@@ -354,7 +373,12 @@ impl Directory {
                 self.timers.set(now.mono + self.params.advert_refresh, Timer::Refresh);
             }
             Timer::View => self.refresh_view(now.mono, out),
-            Timer::Sweep => self.sweep(now.mono, out),
+            Timer::Sweep => {
+                if self.params.revocations_age_max.is_some() {
+                    self.judge_all(now.utc);
+                }
+                self.sweep(now.mono, out);
+            }
         }
     }
 
@@ -374,7 +398,9 @@ impl Directory {
     }
 
     fn send(&mut self, now: Mono, to: PeerId, talk: Talk, out: &mut Vec<Output>) {
-        let message = Message { shard: self.shard, ..Message::of(talk) };
+        let tells = matches!(talk, Talk::Summary { .. }) && !self.revocations.is_empty();
+        let heads = tells.then(|| self.heads());
+        let message = Message { shard: self.shard, heads, ..Message::of(talk) };
         self.send_message(now, to, message, out);
     }
 

@@ -44,7 +44,11 @@ impl Directory {
             Ok(own) => {
                 self.members.tree_mut().remove(&self.own);
                 self.members.tree_mut().add(&own);
-                self.own = own;
+                let moved = own.asserted() != self.own.asserted();
+                self.own = self.judge(now.utc, own);
+                if moved && !self.echoes.is_empty() {
+                    self.judge_all(now.utc);
+                }
                 self.view_stale = true;
                 let rumour = Rumour { hops: 0, said: Arc::clone(&self.own) };
                 self.hot.push_record(rumour, self.me);

@@ -49,6 +49,9 @@ pub struct Params {
     pub advert_interval: Duration,
     /// … after a burst of so many. A peer paces itself at half of both.
     pub advert_burst: u32,
+    /// A charter does not count unless each authority that signed it issued a list of revocations
+    /// within this time; without it no list is demanded, and those that are there count.
+    pub revocations_age_max: Option<Duration>,
 }
 
 impl Default for Params {
@@ -75,6 +78,7 @@ impl Default for Params {
             advert_refresh: ADVERT_REFRESH,
             advert_interval: Duration::from_secs(1),
             advert_burst: 8,
+            revocations_age_max: None,
         }
     }
 }

@@ -31,7 +31,8 @@ impl Directory {
             return;
         }
         let summary = self.summary(true);
-        let mut message = Message { shard: self.shard, ..Message::of(summary) };
+        let heads = (!self.revocations.is_empty()).then(|| self.heads());
+        let mut message = Message { shard: self.shard, heads, ..Message::of(summary) };
         message.news.records.push(Rumour { hops: 0, said: Arc::clone(&self.own) });
         self.send_message(now, peer, message, out);
     }
@@ -287,7 +288,7 @@ impl Directory {
         self.send_news(now, to, news, out);
     }
 
-    fn may_answer_large(&mut self, now: Mono, to: PeerId) -> bool {
+    pub(super) fn may_answer_large(&mut self, now: Mono, to: PeerId) -> bool {
         let contact = self.members.contact(to);
         contact.is_some_and(|c| c.answers.take(now, COURTESY_INTERVAL, LARGE_ANSWERS_BURST))
     }

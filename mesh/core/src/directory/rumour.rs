@@ -142,6 +142,7 @@ impl Directory {
             return;
         }
         let short = Short::of(peer);
+        let record = self.judge(now.utc, record);
         let pace = (self.params.advert_interval, self.params.advert_burst);
         let refuse = |reason| Output::Event(Event::AdvertRefused { from, reason });
         let place = self.members.find(short);
@@ -162,6 +163,14 @@ impl Directory {
             }
             _ => {}
         }
+        // It moved: what was measured speaks of another place.
+        let at = |record: &Record| record.asserted().as_ref().ok().map(|its| its.location.clone());
+        let moved = known.is_some_and(|known| at(known.record) != at(&record));
+        let record = if moved && self.echoes.remove(&peer).is_some() {
+            self.judge(now.utc, record)
+        } else {
+            record
+        };
         match place {
             Ok(at) => {
                 if !self.members.take_advert(at, now.mono, pace) {

@@ -15,6 +15,7 @@ use crate::codec::{Decode, Encode};
 use crate::id::{Digest, PeerId};
 use crate::keys::SigningKey;
 use crate::limits::SHARDS_MAX;
+use crate::physics::Echoes;
 use crate::rng::mix;
 use crate::time::{Mono, Now};
 use crate::view::{Entry, View};
@@ -85,7 +86,13 @@ impl Shards {
                 else {
                     return;
                 };
+                let lists = message.lists.clone();
                 self.feed(index, now, Input::Message { from, message }, out);
+                // What one shard hears of revocations holds in all.
+                let others = if self.all.len() > 1 { lists } else { Vec::new() };
+                for list in &others {
+                    self.feed_all(now, out, || Input::Revocations(Arc::clone(list)));
+                }
             }
             Input::Tick if self.all.len() == 1 => self.feed(0, now, Input::Tick, out),
             Input::Tick => {
@@ -102,6 +109,10 @@ impl Shards {
             }
             Input::Unreachable { peer } => self.feed_all(now, out, || Input::Unreachable { peer }),
             Input::Publish(advert) => self.feed_all(now, out, || Input::Publish(advert.clone())),
+            Input::Revocations(list) => {
+                self.feed_all(now, out, || Input::Revocations(Arc::clone(&list)));
+            }
+            Input::Echo { peer, rtt } => self.feed_all(now, out, || Input::Echo { peer, rtt }),
             Input::Leave => self.feed_all(now, out, || Input::Leave),
         }
     }
@@ -166,6 +177,11 @@ impl Shards {
     /// The record of a peer, from whichever shard.
     pub fn record(&self, peer: PeerId) -> Option<&Arc<Record>> {
         self.all.iter().find_map(|directory| directory.record(peer))
+    }
+
+    /// The fastest echoes of a peer.
+    pub fn echoes(&self, peer: PeerId) -> Option<Echoes> {
+        self.all.iter().find_map(|directory| directory.echoes(peer))
     }
 
     /// Whether no directory needs to see the advert of `peer` with this version.

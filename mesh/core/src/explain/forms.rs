@@ -63,10 +63,7 @@ impl Asker<'_> {
         let mut job = self.job.clone();
         job.policy.split = Split::Rows;
         let spread = scatter(self.now, self.view, self.loads, &job)?;
-        spread.ok_or_else(|| match self.job.policy.unsupported() {
-            Some(clause) => Refusal::Unsupported { clause: clause.to_owned() },
-            None => Refusal::Deadline,
-        })
+        spread.ok_or(Refusal::Deadline)
     }
 
     fn form(

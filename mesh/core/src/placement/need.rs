@@ -55,7 +55,7 @@ pub(super) fn needs<'a>(
     let absent = shelf.stock.iter().filter(|stock| stock.is_absent());
     let needs = absent.filter_map(|stock| {
         let mut from = by_bundle.remove(&stock.bundle)?;
-        gate::admit(&stock.law, stock.bundle, &me.record.charter, now.utc).ok()?;
+        gate::admit(&stock.law, stock.bundle, &*me.record, now.utc).ok()?;
         view.keepers(stock.bundle).next()?;
         from.sort_by_key(|(_, want)| std::cmp::Reverse(want.per_minute));
         from.truncate(WANTS_HEARD_MAX);
@@ -115,7 +115,7 @@ impl Need<'_> {
                 && !serves(record, bundle)
                 && record.notice.pledges.iter().all(|pledge| pledge.bundle != bundle)
                 && has_memory(record, self.stock.bytes)
-                && gate::admit(&self.stock.law, bundle, &record.charter, now.utc).is_ok()
+                && gate::admit(&self.stock.law, bundle, &**record, now.utc).is_ok()
                 && self.helps(record, now.utc);
             if could {
                 all += 1;

@@ -11,5 +11,6 @@ mod narrowing;
 mod oracle;
 mod random;
 mod refusals;
+mod revoking;
 mod wire;
 mod world;

@@ -26,22 +26,30 @@ fn planned(view: &View, job: &Job) -> Plan {
 }
 
 #[test]
-fn a_clause_that_is_not_enforced_refuses_the_job() {
+fn each_clause_refuses_by_its_own_rule() {
     let view = view(&[("DE", M), ("FR", M)]);
     type Set = fn(&mut Policy);
-    let clauses: [(&str, Set); 5] = [
-        ("split", |policy| policy.split = Split::Rows),
-        ("purpose", |policy| policy.purpose = Some("research".into())),
-        ("max_price", |policy| policy.price_micros_max = Some(u64::MAX)),
-        ("max_price", |policy| policy.price_currency = Some("EUR".into())),
-        ("rtt_evidence", |policy| policy.rtt_evidence = true),
+    let clauses: [(Rule, Set); 4] = [
+        (Rule::Purpose, |policy| policy.purpose = Some("research".into())),
+        (Rule::NoRttEvidence, |policy| policy.rtt_evidence = true),
+        (Rule::Receipt, |policy| policy.receipt_required = true),
+        (Rule::Receipt, |policy| policy.audit_fail_closed = true),
     ];
-    for (clause, set) in clauses {
-        let mut policy = Policy::default();
+    for (rule, set) in clauses {
+        // The entry is of DE, and nobody else may run the job.
+        let mut policy = only("FR");
         set(&mut policy);
-        let refusal = Refusal::Unsupported { clause: clause.into() };
+        let failed = BTreeMap::from([(Rule::Location, 1), (rule, 1)]);
+        // Evidence may come yet.
+        let refusal = match rule.is_of_the_moment() {
+            true => Refusal::Unavailable { failed },
+            false => Refusal::PolicyUnsatisfiable { failed },
+        };
         assert_eq!(planned(&view, &job(policy)), Plan::Refuse(refusal));
     }
+    let policy = Policy { split: Split::Rows, ..Policy::default() };
+    let refusal = Refusal::Unsupported { clause: "split".into() };
+    assert_eq!(planned(&view, &job(policy)), Plan::Refuse(refusal));
     for split in [Split::Auto, Split::Never] {
         let policy = Policy { split, retain_nothing: true, ..Policy::default() };
         assert!(!matches!(planned(&view, &job(policy)), Plan::Refuse(_)));

@@ -112,7 +112,13 @@ impl Link {
         }
     }
 
-    fn echo(&self) {
+    /// The round trips that were measured since the last call.
+    pub(super) fn take_echoes(&self) -> Vec<Duration> {
+        self.echoes.lock().expect("no holder panics").take()
+    }
+
+    /// Asks the peer for an echo.
+    pub(super) fn echo(&self) {
         let nonce = self.echoes.lock().expect("no holder panics").launch(Instant::now());
         let _ = self.connection.send_datagram(datagram(ASK, nonce));
     }

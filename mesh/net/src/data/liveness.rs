@@ -105,10 +105,14 @@ pub(super) struct Echoes {
     sent: u64,
     flying: VecDeque<(u64, Instant)>,
     measured: VecDeque<Duration>,
+    /// Those that nobody asked for yet.
+    fresh: Vec<Duration>,
 }
 
 /// Echoes and round trips that are remembered.
 const ECHOES: usize = 8;
+/// Round trips that are kept for whoever asks for each.
+const FRESH_MAX: usize = 16;
 
 impl Echoes {
     /// The nonce of a new echo, which nobody can guess who has not received it.
@@ -129,7 +133,16 @@ impl Echoes {
         if self.measured.len() == ECHOES {
             self.measured.pop_front();
         }
-        self.measured.push_back(now.saturating_duration_since(launched));
+        let rtt = now.saturating_duration_since(launched);
+        self.measured.push_back(rtt);
+        if self.fresh.len() < FRESH_MAX {
+            self.fresh.push(rtt);
+        }
+    }
+
+    /// The round trips that were measured since the last call, as far as they are kept.
+    pub(super) fn take(&mut self) -> Vec<Duration> {
+        std::mem::take(&mut self.fresh)
     }
 
     /// The best of the last round trips: the distance, without the noise of busy hosts.

@@ -223,6 +223,18 @@ impl DataPlane {
         self.0.0.live(peer)?.rtt()
     }
 
+    /// Asks a connected peer for an echo of a number that it cannot guess.
+    pub fn echo(&self, peer: &PeerId) {
+        if let Some(link) = self.0.0.live(peer) {
+            link.echo();
+        }
+    }
+
+    /// The round trips of echoes that came since the last call, the last few of them.
+    pub fn take_echoes(&self, peer: &PeerId) -> Vec<Duration> {
+        self.0.0.live(peer).map_or_else(Vec::new, |link| link.take_echoes())
+    }
+
     /// Takes no new calls from others from now on; those in flight, and our own, go on.
     pub fn refuse_new(&self) {
         self.0.0.shared.draining.store(true, Ordering::Relaxed);

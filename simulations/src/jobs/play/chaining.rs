@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hansa_core::chain::{self, Link, chain};
 use hansa_core::flight::Event as Happened;
-use hansa_core::gate;
+use hansa_core::gate::{self, Standing};
 use hansa_core::id::PeerId;
 use hansa_core::limits::ATTEMPTS_MAX;
 use hansa_core::loads::{Loads, Report};
@@ -204,7 +204,7 @@ impl Play<'_> {
         let charter = |of: usize| &self.mesh.record(of).charter;
         // What does not move has passed the gate when it was handed on.
         if leg.from != leg.to {
-            let (sender, own) = (charter(leg.from), charter(leg.to));
+            let (sender, own) = (charter(leg.from), Standing::from(self.mesh.record(leg.to)));
             gate::receive(&host.serve, sender, &leg.policy, model.bundle, own, utc)?;
             gate::serve_entry(&host.serve, charter(arrival.entry), utc)?;
         }
@@ -269,7 +269,7 @@ impl Play<'_> {
         let (entry, model) = (self.arrival(job).entry, self.arrival(job).model);
         let (bundle, utc) = (self.setup.models[model].bundle, self.now_at(entry).utc);
         let Some(air) = self.air.get_mut(&job) else { return };
-        let sender = &self.mesh.record(from).charter;
+        let sender = self.mesh.record(from);
         let policy = &air.flight.job().onward;
         let is_welcome =
             from == entry || gate::receive_delivery(policy, bundle, sender, utc).is_ok();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hansa_core::gate;
+use hansa_core::gate::{self, Standing};
 use hansa_core::id::Digest;
 use hansa_core::placement::{Move, Notice, Placement, Shelf, State, Stock};
 use hansa_core::plan::Job;
@@ -171,7 +171,8 @@ impl Play<'_> {
             let (record, utc) = (self.mesh.record(*source), self.now_at(*source).utc);
             let serve = &self.setup.hosts[*source].serve;
             *source != host
-                && gate::receive(serve, own, &spec.law, spec.bundle, &record.charter, utc).is_ok()
+                && gate::receive(serve, own, &spec.law, spec.bundle, Standing::from(record), utc)
+                    .is_ok()
         };
         let holders = view.holders(spec.bundle).map(|entry| self.hosts[&entry.record.advert.peer]);
         let source = holders.filter(gives).min_by_key(|source| self.mesh.rtt(host, *source));

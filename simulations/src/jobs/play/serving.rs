@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use hansa_core::flight::RetryBudget;
-use hansa_core::gate;
+use hansa_core::gate::{self, Standing};
 use hansa_core::loads::Loads;
 use hansa_core::plan::Refusal;
 use hansa_core::quote::Load;
@@ -46,14 +46,21 @@ impl Play<'_> {
         let arrival = self.arrival(job);
         let policy = &self.setup.laws[arrival.law].policy;
         let bundle = self.setup.models[arrival.model].bundle;
-        let own = &self.mesh.record(host).charter;
+        let own = self.mesh.record(host);
         let utc = self.now_at(host).utc;
         if host == arrival.entry {
             let unsatisfiable = |rule| Refusal::PolicyUnsatisfiable { failed: [(rule, 1)].into() };
             return gate::admit_entry(policy, bundle, own, utc).map_err(unsatisfiable);
         }
         let sender = &self.mesh.record(arrival.entry).charter;
-        gate::receive(&self.setup.hosts[host].serve, sender, policy, bundle, own, utc)
+        gate::receive(
+            &self.setup.hosts[host].serve,
+            sender,
+            policy,
+            bundle,
+            Standing::from(own),
+            utc,
+        )
     }
 
     pub(super) fn reached(&mut self, job: usize, host: usize) {
