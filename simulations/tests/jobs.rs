@@ -50,7 +50,7 @@ fn a_strategy_that_ignores_the_policy_is_caught_clause_by_clause() {
     for clause in ["charter", "locations", "control", "operators", "authorities", "data classes"] {
         assert!(caught.contains(clause), "{clause} is not among {caught:?}");
     }
-    for clause in ["bundles", "device", "entry's own bounds", "clause that nobody can keep"] {
+    for clause in ["bundles", "device", "entry's own bounds", "purpose"] {
         assert!(caught.contains(clause), "{clause} is not among {caught:?}");
     }
 }

@@ -27,12 +27,15 @@ impl PolicyArgs {
         self.pairs().map(pair).collect()
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
         let pairs = [
             ("Locations", self.locations.clone()),
             ("Control", self.control.clone()),
             ("Operators", self.operators.clone()),
             ("Data-Class", self.data_class.clone()),
+            ("Purpose", self.purpose.clone()),
+            ("Rtt-Evidence", self.rtt_evidence.clone()),
+            ("Receipt", self.receipt.clone()),
             ("Deadline-Ms", self.deadline_ms.map(|ms| ms.to_string())),
             ("Max-Price", self.max_price.clone()),
             ("Split", self.split.clone()),
@@ -65,6 +68,7 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
             names.join("; ")
         );
     }
+    super::entry::check(&client, args)?;
     let done = client.infer(&args.model, &inputs, &args.policy.headers())?;
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder)?;

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod authority;
 pub mod check;
 pub mod cut;
+mod entry;
 pub mod infer;
 pub mod init;
 pub mod models;
@@ -123,6 +124,10 @@ pub struct InferArgs {
     /// Write each output to DIR as NAME.npy
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Whom to believe about peers: a file, one authority a line. Before any input is sent, the node
+    /// that is asked must show a charter that the constraints permit
+    #[arg(long, value_name = "FILE")]
+    pub authorities: Option<PathBuf>,
     /// Show the plan instead of running the job
     #[arg(long)]
     pub explain: bool,
@@ -146,6 +151,15 @@ pub struct PolicyArgs {
     /// Classes of the data, each of which a peer's charter must name
     #[arg(long, value_name = "CLASSES")]
     pub data_class: Option<String>,
+    /// What the data may be used for
+    #[arg(long, value_name = "PURPOSE")]
+    pub purpose: Option<String>,
+    /// `required`: only peers whose round trips were measured and do not contradict their charter
+    #[arg(long, value_name = "required")]
+    pub rtt_evidence: Option<String>,
+    /// `required`: only peers that leave a receipt
+    #[arg(long, value_name = "required")]
+    pub receipt: Option<String>,
     /// Answer within this time
     #[arg(long, value_name = "MS")]
     pub deadline_ms: Option<u64>,

@@ -12,6 +12,11 @@ pub fn line(text: &str) {
     write(text.trim_end_matches('\n').as_bytes());
 }
 
+/// Tells people something beside the result, where programs do not read it.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}"); // Nobody has to read it.
+}
+
 /// Prints a value as one line of JSON.
 pub fn json_line(value: &impl Serialize) {
     write(&serde_json::to_vec(value).expect("our own values serialize"));
