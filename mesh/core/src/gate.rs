@@ -212,6 +212,15 @@ pub fn receive_delivery<'a>(
     admit(policy, bundle, sender, utc).map_err(|rule| Refusal::NotServed { rule })
 }
 
+/// The gate of a client, for the node that it would send a job to: that node sees the inputs, too.
+pub fn may_enter(
+    bounds: &Bounds,
+    entry: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Rule> {
+    within(bounds, entry, utc)
+}
+
 /// The gate of a cosigner of this node's log: a peer of another operator, to which this node may send.
 /// It is shown a number and a hash.
 pub fn may_cosign(
