@@ -90,7 +90,7 @@ fn a_revoked_peer_gets_no_job_from_anybody_until_it_has_another_charter() {
     let made = run_json(mesh.folder(), &[&revoke[..], &more].concat());
     assert_eq!((&made["epoch"], made["serials"].as_array().map(Vec::len)), (&json!(2), Some(1)));
     let shown =
-        run(mesh.folder(), &["authority", "inspect", &out, "--authority", mesh.authority()]);
+        said(mesh.folder(), &["authority", "inspect", &out, "--authority", mesh.authority()]);
     assert!(shown.contains("epoch 2") && shown.contains("verified: test.example"), "{shown}");
 
     // The one reads it from its file, the other hears of it.

@@ -355,7 +355,7 @@ pub(crate) fn admit(
     if peer == view.me() && job.path.is_empty() {
         gate::admit_entry(&job.policy, job.bundle, record, now.utc)?;
     } else if peer == view.me() {
-        gate::admit(&job.policy, job.bundle, record, now.utc)?;
+        gate::admit_own(&job.policy, job.bundle, record, now.utc)?;
     } else {
         gate::admit(&job.onward, job.bundle, record, now.utc)?;
     }

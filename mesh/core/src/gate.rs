@@ -78,6 +78,18 @@ fn promises(policy: &Policy, terms: Option<&Terms>) -> Result<(), Rule> {
     Ok(())
 }
 
+/// The gate for the peer that asks, of itself: the same, but that nobody measures how far it is from
+/// itself. What others measure of it, they go by.
+pub fn admit_own<'a>(
+    policy: &Policy,
+    bundle: Digest,
+    standing: impl Into<Standing<'a>>,
+    utc: Utc,
+) -> Result<(), Rule> {
+    let standing = Standing { evidence: Evidence::Plausible, ..standing.into() };
+    admit(policy, bundle, standing, utc)
+}
+
 /// The gate for the entry itself: a job that constrains nothing runs on the node that it was
 /// submitted to also without a charter, since its data does not move.
 pub fn admit_entry<'a>(
@@ -91,9 +103,7 @@ pub fn admit_entry<'a>(
         promises(policy, standing.terms)?;
         return permits_bundle(policy, bundle);
     }
-    // Nobody measures how far it is from itself.
-    let standing = Standing { evidence: Evidence::Plausible, ..standing };
-    admit(policy, bundle, standing, utc)
+    admit_own(policy, bundle, standing, utc)
 }
 
 /// Whether a peer of this standing is within `bounds`: also asked of the peer that sends a job, by
@@ -176,11 +186,9 @@ pub fn receive(
     own: Standing<'_>,
     utc: Utc,
 ) -> Result<(), Refusal> {
-    // What others measure of this peer, they go by.
-    let own = Standing { evidence: Evidence::Plausible, ..own };
     within(serve, sender, utc).map_err(|rule| Refusal::NotServed { rule })?;
     let unsatisfiable = |rule| Refusal::PolicyUnsatisfiable { failed: [(rule, 1)].into() };
-    admit(policy, bundle, own, utc).map_err(unsatisfiable)
+    admit_own(policy, bundle, own, utc).map_err(unsatisfiable)
 }
 
 /// The gate of a peer that is to run a stage, for the job's entry: outputs go there from here, so it
@@ -202,6 +210,15 @@ pub fn receive_delivery<'a>(
     utc: Utc,
 ) -> Result<(), Refusal> {
     admit(policy, bundle, sender, utc).map_err(|rule| Refusal::NotServed { rule })
+}
+
+/// The gate of a client, for the node that it would send a job to: that node sees the inputs, too.
+pub fn may_enter(
+    bounds: &Bounds,
+    entry: &Result<Charter, CharterFault>,
+    utc: Utc,
+) -> Result<(), Rule> {
+    within(bounds, entry, utc)
 }
 
 /// The gate of a cosigner of this node's log: a peer of another operator, to which this node may send.

@@ -365,7 +365,7 @@ pub(crate) fn admit_here(
     if job.path.is_empty() {
         gate::admit_entry(&job.policy, job.bundle, &**record, now.utc)?;
     } else {
-        gate::admit(&job.policy, job.bundle, &**record, now.utc)?;
+        gate::admit_own(&job.policy, job.bundle, &**record, now.utc)?;
     }
     let offer = can_run(entry, job)?;
     let load = loads.read(offer.peer, job.bundle, now.mono);

@@ -47,7 +47,7 @@ pub(super) fn check(client: &Client, args: &InferArgs) -> anyhow::Result<()> {
         bail!("nothing was sent: the node at {} shows no charter", args.via);
     };
     let charter = trust.verify(note, id);
-    let verdict = gate::within(bounds, &charter, Clock::start().now().utc);
+    let verdict = gate::may_enter(bounds, &charter, Clock::start().now().utc);
     match (verdict, &charter) {
         (Ok(()), _) => Ok(()),
         (Err(rule), Err(fault)) => {

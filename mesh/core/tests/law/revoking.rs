@@ -344,3 +344,12 @@ fn only_who_promises_a_purpose_or_receipts_gets_jobs_that_demand_them() {
         assert_eq!(here(&of(&[], false)), Err(Rule::Receipt));
     }
 }
+
+#[test]
+fn a_peer_runs_a_job_that_demands_evidence_of_it_though_it_measures_only_others() {
+    let own = directory(1, &[], Params::default());
+    let strict = Policy { rtt_evidence: true, ..Policy::default() };
+    let (record, bundle) = (own.own(), Digest([0; 32]));
+    assert_eq!(gate::admit_own(&strict, bundle, &**record, NOW.utc), Ok(()));
+    assert_eq!(gate::admit(&strict, bundle, &**record, NOW.utc), Err(Rule::NoRttEvidence));
+}
