@@ -25,6 +25,11 @@ metadata = client.get_model_metadata("magika")
 assert metadata["inputs"] == [{"name": "bytes", "datatype": "INT32", "shape": [-1, 2048]}], metadata
 assert metadata["outputs"][0]["datatype"] == "FP32", metadata
 
+config = client.get_model_config("magika")
+assert config["input"] == [{"name": "bytes", "data_type": "TYPE_INT32", "dims": [-1, 2048]}], config
+assert config["output"][0]["data_type"] == "TYPE_FP32", config
+assert isinstance(client.get_model_repository_index(), list)
+
 rng = np.random.default_rng(7)
 rows = rng.integers(0, 257, size=(64, 2048), dtype=np.int32)
 options = ort.SessionOptions()

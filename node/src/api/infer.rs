@@ -65,6 +65,16 @@ pub async fn metadata(
     Ok(Json(v2::model_metadata(&named.model, &resolved, &signature)).into_response())
 }
 
+/// `GET /v2/models/NAME[/versions/V]/config`
+pub async fn config(
+    State(node): State<Arc<Node>>,
+    Path(named): Path<Named>,
+) -> Result<Response, ApiError> {
+    let resolved = named.resolve(&node, &Policy::default())?;
+    let signature = node.describe(resolved.bundle, &Policy::default()).await?;
+    Ok(Json(v2::model_config(&named.model, &signature)).into_response())
+}
+
 /// `GET /v2/models/NAME[/versions/V]/ready`
 pub async fn model_ready(
     State(node): State<Arc<Node>>,

@@ -11,6 +11,7 @@ pub mod mesh;
 pub mod models;
 pub mod packed;
 pub mod receipts;
+pub mod repository;
 pub mod server;
 pub mod trace;
 pub mod v2;
@@ -29,6 +30,7 @@ use crate::node::Node;
 pub fn router(node: Arc<Node>) -> Router {
     let model = Router::new()
         .route("/", get(infer::metadata))
+        .route("/config", get(infer::config))
         .route("/ready", get(infer::model_ready))
         .route("/infer", post(infer::infer));
     Router::new()
@@ -40,6 +42,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .nest("/v2/models/{model}/", model.clone())
         .route("/v2/models/{model}/versions/{version}", get(infer::metadata))
         .nest("/v2/models/{model}/versions/{version}/", model)
+        .route("/v2/repository/index", post(repository::index))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/mesh/v1/peers", get(mesh::peers))

@@ -1,6 +1,7 @@
 //! The Open Inference Protocol v2 with the binary tensor extension, as pure functions between
 //! bytes and tensors. No sockets, no node.
 
+mod config;
 mod demand;
 mod elements;
 mod error;
@@ -13,6 +14,7 @@ use hansa_core::plan::Resolved;
 use hansa_runtime::tensor::Signature;
 use serde_json::{Value, json};
 
+pub use config::model_config;
 pub use demand::demand;
 pub use error::ApiError;
 pub use request::{InferRequest, OutputWanted, parse_infer};
@@ -26,7 +28,7 @@ pub fn server_metadata() -> Value {
     json!({
         "name": "hansa",
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "model_configuration"],
     })
 }
 

@@ -350,7 +350,8 @@ fn metadata_names_the_bundle_behind_the_name() {
     assert_eq!(metadata["inputs"], json!([{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]));
     assert_eq!(metadata["versions"], json!(["2"]));
     assert_eq!(metadata["parameters"]["bundle"], bundle.to_string());
-    assert_eq!(server_metadata()["extensions"], json!(["binary_tensor_data"]));
+    let extensions = json!(["binary_tensor_data", "model_configuration"]);
+    assert_eq!(server_metadata()["extensions"], extensions);
 }
 
 /// Tensors of every type, whose bytes are what type and shape make.
