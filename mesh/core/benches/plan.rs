@@ -112,6 +112,7 @@ fn entry(count: u32, authority: &SignerKey, trust: &Trust, rng: &mut Rng) -> Ent
         subject: key.peer_id(),
         location: location.parse().expect("a place"),
         operator: format!("Operator {}", rng.below(50)),
+        lei: None,
         control: control.parse().expect("a place"),
         data_classes: classes.iter().map(|class| (*class).to_owned()).collect(),
         not_before: Utc(NOW.utc.0 - 1_000_000),

@@ -5,6 +5,7 @@
 
 use core::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -361,21 +362,19 @@ impl Record {
         self.is_judged
     }
 
-    /// The same record as it stands under these lists of revocations.
-    pub fn under(self: &Arc<Self>, lists: &Revocations, utc: Utc) -> Arc<Self> {
-        let verdict = match &self.asserted {
-            Ok(charter) => lists.judge(charter, utc, None),
-            Err(_) => Ok(()),
-        };
-        Arc::clone(self).judged(verdict, self.evidence)
-    }
-
-    /// The same record as it stands when its charter is judged so; itself if nothing changes.
-    pub(crate) fn judged(
+    /// The same record as it stands for one who knows these lists of revocations, none of which may
+    /// be older than `age_max`, and whose echoes say so of its place; itself if nothing changes.
+    pub fn under(
         self: Arc<Self>,
-        verdict: Result<(), CharterFault>,
+        lists: &Revocations,
+        utc: Utc,
+        age_max: Option<Duration>,
         evidence: Evidence,
     ) -> Arc<Self> {
+        let verdict = match &self.asserted {
+            Ok(charter) => lists.judge(charter, utc, age_max),
+            Err(_) => Ok(()),
+        };
         let is_same = match (&verdict, &self.charter) {
             (Ok(()), judged) => *judged == self.asserted,
             (Err(fault), Err(known)) => fault == known,

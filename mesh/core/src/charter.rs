@@ -9,30 +9,32 @@
 //! subject 12D3KooW…
 //! location DE-BE
 //! operator Nordlicht GmbH
+//! lei 529900HANSADEMONOD88
 //! control DE
 //! data-classes health,finance
 //! not-before 2026-01-01T00:00:00Z
 //! not-after 2026-02-01T00:00:00Z
 //! ```
 //!
-//! Whether it is valid *now* is asked by the gate, at the moment of use.
+//! The line `lei`, the operator's legal entity identifier, is absent where it has none or names none.
+//! Whether a charter is valid *now* is asked by the gate, at the moment of use.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::str::FromStr;
 
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::id::PeerId;
+use crate::lei::Lei;
 use crate::limits::{CHARTER_BYTES_MAX, NAME_BYTES_MAX};
 use crate::note::{self, NoteFault, SignerKey, VerifierKey};
 use crate::place::Place;
 use crate::time::Utc;
 
 const HEAD: &str = "hansa/charter/v1";
-/// Where the data classes stand, from 1.
-const CLASSES_LINE: usize = 7;
-
 /// What a charter says, and who says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Charter {
@@ -44,6 +46,8 @@ pub struct Charter {
     pub location: Place,
     /// The legal name of who runs it.
     pub operator: String,
+    /// Its legal entity identifier, if the charter names it.
+    pub lei: Option<Lei>,
     /// The country whose law reaches the operator's ultimate parent.
     pub control: Place,
     /// Classes of data that it may see.
@@ -112,8 +116,9 @@ impl Charter {
     /// The text that authorities sign.
     pub fn text(&self) -> String {
         let classes: Vec<&str> = self.data_classes.iter().map(String::as_str).collect();
+        let lei = self.lei.map_or(String::new(), |lei| format!("lei {lei}\n"));
         format!(
-            "{HEAD}\nserial {}\nsubject {}\nlocation {}\noperator {}\ncontrol {}\n\
+            "{HEAD}\nserial {}\nsubject {}\nlocation {}\noperator {}\n{lei}control {}\n\
              data-classes {}\nnot-before {}\nnot-after {}\n",
             self.serial,
             self.subject,
@@ -132,7 +137,8 @@ impl Charter {
         let text = self.text();
         if parse(&text)?.data_classes != self.data_classes {
             let reason = "a data class is not empty and has no comma".into();
-            return Err(CharterFault::Line { line: CLASSES_LINE, reason });
+            let line = 7 + usize::from(self.lei.is_some());
+            return Err(CharterFault::Line { line, reason });
         }
         signer.sign(&text).map_err(CharterFault::Note)
     }
@@ -223,52 +229,37 @@ impl Trust {
 /// Reads the text, strictly: each line where it belongs, nothing more.
 fn parse(text: &str) -> Result<Charter, CharterFault> {
     // Not `str::lines`, which would pass over a carriage return.
-    let mut lines = (1..).zip(text.strip_suffix('\n').unwrap_or(text).split('\n'));
-    let mut last = 1;
-    let fault = |line, reason: String| CharterFault::Line { line, reason };
+    let mut lines = Lines { rest: text.strip_suffix('\n').unwrap_or(text).split('\n'), at: 0 };
     match lines.next() {
-        Some((_, HEAD)) => {}
+        Some(HEAD) => {}
         other => {
-            let found = other.map_or("nothing", |(_, line)| line);
-            return Err(fault(1, format!("expected `{HEAD}`, found `{found}`")));
+            let found = other.unwrap_or("nothing");
+            return Err(lines.fault(format!("expected `{HEAD}`, found `{found}`")));
         }
     }
-    let mut value = |key: &'static str| {
-        last += 1;
-        let (line, text) =
-            lines.next().ok_or_else(|| fault(last, format!("`{key}` is missing")))?;
-        let value = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(' '));
-        let value = value.filter(|value| !value.is_empty() && value.len() <= NAME_BYTES_MAX);
-        let value = value.ok_or_else(|| fault(line, format!("expected `{key} …`")))?;
-        Ok::<_, CharterFault>((line, value))
-    };
-    fn read<T: std::str::FromStr<Err: std::fmt::Display>>(
-        (line, text): (usize, &str),
-    ) -> Result<T, CharterFault> {
-        text.parse().map_err(|error: T::Err| CharterFault::Line { line, reason: error.to_string() })
-    }
     let charter = Charter {
-        serial: value("serial")?.1.to_owned(),
-        subject: read(value("subject")?)?,
-        location: read(value("location")?)?,
-        operator: value("operator")?.1.to_owned(),
-        control: read(value("control")?)?,
-        data_classes: classes(value("data-classes")?.1),
-        not_before: moment(value("not-before")?)?,
-        not_after: moment(value("not-after")?)?,
+        serial: lines.value("serial")?.to_owned(),
+        subject: lines.read("subject")?,
+        location: lines.read("location")?,
+        operator: lines.value("operator")?.to_owned(),
+        lei: lines.read_if_there("lei")?,
+        control: lines.read("control")?,
+        data_classes: {
+            let classes = classes(lines.value("data-classes")?);
+            if classes.contains("") {
+                return Err(lines.fault("an empty data class; none at all is `-`".into()));
+            }
+            classes
+        },
+        not_before: lines.moment("not-before")?,
+        not_after: lines.moment("not-after")?,
         authorities: BTreeSet::new(),
     };
-    if let Some((line, _)) = lines.next() {
-        return Err(fault(line, "more lines than a charter has".into()));
-    }
-    if charter.data_classes.contains("") {
-        return Err(fault(CLASSES_LINE, "a data class is empty".into()));
-    }
     if charter.not_after <= charter.not_before {
-        return Err(fault(9, "it ends before it begins".into()));
+        return Err(lines.fault("it ends before it begins".into()));
     }
-    if charter.data_classes.contains("") {
-        return Err(fault(CLASSES_LINE, "an empty data class; none at all is `-`".into()));
+    if lines.next().is_some() {
+        return Err(lines.fault("more lines than a charter has".into()));
     }
     // One text per meaning: otherwise two notes could say the same and hash differently.
     let canonical = charter.text();
@@ -276,9 +267,57 @@ fn parse(text: &str) -> Result<Charter, CharterFault> {
         let differs = |(ours, its): (&str, &str)| ours != its;
         let line = canonical.split('\n').zip(text.split('\n')).position(differs).unwrap_or(0) + 1;
         let expected = canonical.split('\n').nth(line - 1).unwrap_or_default();
-        return Err(fault(line, format!("not in canonical form: expected `{expected}`")));
+        let reason = format!("not in canonical form: expected `{expected}`");
+        return Err(CharterFault::Line { line, reason });
     }
     Ok(charter)
+}
+
+/// The lines that are left, and the number of the one that was read last.
+struct Lines<'a> {
+    rest: std::str::Split<'a, char>,
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Option<&'a str> {
+        self.at += 1;
+        self.rest.next()
+    }
+
+    fn fault(&self, reason: String) -> CharterFault {
+        CharterFault::Line { line: self.at, reason }
+    }
+
+    /// What follows `key` on the next line.
+    fn value(&mut self, key: &str) -> Result<&'a str, CharterFault> {
+        let text = self.next().ok_or_else(|| self.fault(format!("`{key}` is missing")))?;
+        let value = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(' '));
+        let value = value.filter(|value| !value.is_empty() && value.len() <= NAME_BYTES_MAX);
+        value.ok_or_else(|| self.fault(format!("expected `{key} …`")))
+    }
+
+    fn read<T: FromStr<Err: Display>>(&mut self, key: &str) -> Result<T, CharterFault> {
+        let value = self.value(key)?;
+        value.parse().map_err(|error: T::Err| self.fault(error.to_string()))
+    }
+
+    /// The same of a line that may be absent.
+    fn read_if_there<T: FromStr<Err: Display>>(
+        &mut self,
+        key: &str,
+    ) -> Result<Option<T>, CharterFault> {
+        let is_it = |line: &str| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(' '));
+        match self.rest.clone().next() {
+            Some(line) if is_it(line) => self.read(key).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn moment(&mut self, key: &str) -> Result<Utc, CharterFault> {
+        let value = self.value(key)?;
+        read_date(value).map_err(|reason| self.fault(reason))
+    }
 }
 
 fn classes(text: &str) -> BTreeSet<String> {
@@ -290,10 +329,6 @@ pub(crate) fn date(utc: Utc) -> String {
     let seconds = i64::try_from(utc.0 / 1_000).unwrap_or(i64::MAX);
     let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     date.format(&Rfc3339).unwrap_or_default()
-}
-
-fn moment((line, text): (usize, &str)) -> Result<Utc, CharterFault> {
-    read_date(text).map_err(|reason| CharterFault::Line { line, reason })
 }
 
 /// The moment that `text` names; what is wrong with it, if it names none.
@@ -316,6 +351,7 @@ mod tests {
             subject: PEER,
             location: "DE-BE".parse().unwrap(),
             operator: "Nordlicht GmbH".into(),
+            lei: None,
             control: "US".parse().unwrap(),
             data_classes: ["finance", "health"].map(String::from).into(),
             not_before: Utc(1_767_225_600_000),
@@ -346,6 +382,35 @@ mod tests {
         let verified = trust.verify(&charter.sign(&signer).unwrap(), PEER).unwrap();
         let authorities = BTreeSet::from(["harbour".to_owned()]);
         assert_eq!(verified, Charter { authorities, ..charter });
+    }
+
+    #[test]
+    fn a_legal_entity_identifier_follows_the_legal_name() {
+        let signer = signer("harbour", 1);
+        let trust = Trust::new(vec![authority(&signer, &["*"], &["*"])]);
+        let named = Charter { lei: "506700GE1G29325QX363".parse().ok(), ..charter() };
+        let text = named.text();
+        let lines = "operator Nordlicht GmbH\nlei 506700GE1G29325QX363\ncontrol US\n";
+        assert!(text.contains(lines), "{text}");
+        let verified = trust.verify(&named.sign(&signer).unwrap(), PEER).unwrap();
+        assert_eq!(verified.lei, named.lei);
+        for (from, to, at) in [
+            ("QX363", "QX364", 6),
+            ("QX363", "QX36", 6),
+            ("lei ", "lei  ", 6),
+            ("control US\n", "control US\nlei 506700GE1G29325QX363\n", 8),
+            ("lei ", "lei 506700GE1G29325QX363\nlei ", 7),
+            ("finance,health", ",health", 8),
+            ("2026-02-01T", "2025-02-01T", 10),
+        ] {
+            let fault = trust.verify(&signer.sign(&text.replace(from, to)).unwrap(), PEER);
+            assert!(
+                matches!(fault, Err(CharterFault::Line { line, .. }) if line == at),
+                "{to}: {fault:?}"
+            );
+        }
+        let class = Charter { data_classes: ["a,b".to_owned()].into(), ..named };
+        assert!(matches!(class.sign(&signer), Err(CharterFault::Line { line: 8, .. })));
     }
 
     #[test]

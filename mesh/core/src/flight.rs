@@ -39,29 +39,37 @@ const LATE_SLACK: Duration = Duration::from_millis(100);
 /// does not multiply the load.
 #[derive(Clone, Debug)]
 pub struct RetryBudget {
-    /// In fifths of a retry.
-    fifths: u32,
+    /// In hundredths of a retry.
+    saved: u32,
+    /// What each job earns, in hundredths of a retry.
+    percent: u32,
 }
 
-/// Each job earns a fifth of a retry: 20 %.
-const RETRY_FIFTHS: u32 = 5;
-/// Most retries that can be saved up, and what a node starts with.
-const RETRIES_SAVED_MAX: u32 = 100;
+/// Each job earns a fifth of a retry.
+pub const RETRY_PERCENT: u32 = 20;
+/// What so many jobs earn can be saved up, and is what a node starts with.
+pub const RETRIES_SAVED_JOBS: u32 = 500;
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self { fifths: RETRIES_SAVED_MAX * RETRY_FIFTHS }
+        Self::of_percent(RETRY_PERCENT)
     }
 }
 
 impl RetryBudget {
+    /// Retries for this part of the jobs, at most all of them.
+    pub fn of_percent(percent: u32) -> Self {
+        let percent = percent.min(100);
+        Self { saved: percent * RETRIES_SAVED_JOBS, percent }
+    }
+
     fn earn(&mut self) {
-        self.fifths = (self.fifths + 1).min(RETRIES_SAVED_MAX * RETRY_FIFTHS);
+        self.saved = (self.saved + self.percent).min(self.percent * RETRIES_SAVED_JOBS);
     }
 
     fn spend(&mut self, retries: u32) -> bool {
-        let left = self.fifths.checked_sub(retries * RETRY_FIFTHS);
-        self.fifths = left.unwrap_or(self.fifths);
+        let left = self.saved.checked_sub(retries * 100);
+        self.saved = left.unwrap_or(self.saved);
         left.is_some()
     }
 }
@@ -217,10 +225,14 @@ impl Flight {
         match may.then(|| self.next(now, view, loads)) {
             Some(Ok(attempt)) => self.attempt(now, attempt),
             Some(Err(Refusal::Deadline)) => self.end(Err(Refusal::Deadline)),
-            // What a peer said tells the app more than that nobody is left to ask.
-            Some(Err(_)) | None => {
+            left => {
                 let told = self.told.take().expect("heard just now");
-                self.end(Err(told))
+                self.end(Err(match (told, left) {
+                    // Who died says nothing; which rules keep all others out says much.
+                    (Refusal::Failed { .. }, Some(Err(counted))) if is_counted(&counted) => counted,
+                    // What a peer said tells the app more than that nobody is left to ask.
+                    (told, _) => told,
+                }))
             }
         }
     }
@@ -358,6 +370,11 @@ fn again(refusal: &Refusal) -> Again {
         | Refusal::Unsplittable { .. }
         | Refusal::Deadline => Again::Never,
     }
+}
+
+/// Whether it says how many peers fail which rule.
+fn is_counted(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::PolicyUnsatisfiable { .. } | Refusal::Unavailable { .. })
 }
 
 /// How much an app can do with a refusal that another peer might not have given.

@@ -78,6 +78,13 @@ fn promises(policy: &Policy, terms: Option<&Terms>) -> Result<(), Rule> {
     Ok(())
 }
 
+/// Whether the answer to a job under `policy` may be kept by the peer that ran it, for other jobs that
+/// ask the same and come to that peer, or be one that was kept so. Not where nothing may be kept, nor
+/// where the data has a purpose, which the other job's may not be.
+pub fn may_reuse(policy: &Policy) -> bool {
+    !policy.retain_nothing && policy.purpose.is_none()
+}
+
 /// The gate for the peer that asks, of itself: the same, but that nobody measures how far it is from
 /// itself. What others measure of it, they go by.
 pub fn admit_own<'a>(
@@ -239,7 +246,9 @@ pub fn fits(needs: &DeviceNeeds, devices: &[Device]) -> bool {
         needs.provider.as_ref().is_none_or(|provider| *provider == device.provider)
             && needs.memory_mib_min.is_none_or(|mib| device.memory_total_mib >= mib)
     };
-    *needs == DeviceNeeds::default() || devices.iter().any(fits)
+    *needs == DeviceNeeds::default()
+        || devices.iter().any(fits)
+        || unless_forgotten(Rule::Device).is_ok()
 }
 
 /// Whether a peer that asks `price` is within what a job may still cost. One that asks nothing always
@@ -248,7 +257,7 @@ pub fn affords(limit: Option<Amount>, price: Option<Amount>) -> Result<(), Rule>
     match (limit, price) {
         (Some(limit), Some(price)) => {
             let is_within = price.currency == limit.currency && price.micros <= limit.micros;
-            if is_within { Ok(()) } else { Err(Rule::Price) }
+            if is_within { Ok(()) } else { unless_forgotten(Rule::Price) }
         }
         _ => Ok(()),
     }

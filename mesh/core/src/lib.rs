@@ -23,6 +23,7 @@ mod holders;
 pub mod holding;
 pub mod id;
 pub mod keys;
+pub mod lei;
 pub mod limits;
 pub mod loads;
 pub mod log;

@@ -37,6 +37,8 @@ pub const POLICY_VALUES_MAX: usize = 512;
 /// Most distinct values in one clause of a policy that travels: the app's own, narrowed by every
 /// node that sent it.
 pub const NARROWED_VALUES_MAX: usize = POLICY_VALUES_MAX * (1 + HOPS_MAX as usize);
+/// Most authorities that a policy may want to have signed a charter.
+pub const SIGNATURES_ASKED_MAX: u8 = 16;
 /// Most inputs or outputs of a job.
 pub const TENSORS_MAX: usize = 256;
 /// Highest rank of a tensor.

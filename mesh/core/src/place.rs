@@ -76,7 +76,7 @@ impl Place {
 
     /// Whether the code is one: what came off the wire need not be.
     pub fn is_valid(&self) -> bool {
-        self.0.parse::<Place>().is_ok()
+        check(&self.0).is_ok()
     }
 }
 
@@ -90,26 +90,31 @@ impl Borrow<str> for Place {
 impl FromStr for Place {
     type Err = PlaceError;
     fn from_str(text: &str) -> Result<Self, PlaceError> {
-        let form = || PlaceError::Form(text.to_owned());
-        let (country, part) = match text.split_once('-') {
-            Some((country, part)) => (country, Some(part)),
-            None => (text, None),
-        };
-        let is_part = |part: &str| {
-            (1..=3).contains(&part.len())
-                && part.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
-        };
-        if country.len() != 2 || !country.bytes().all(|b| b.is_ascii_uppercase()) {
-            return Err(form());
-        }
-        if !part.is_none_or(is_part) {
-            return Err(form());
-        }
-        if !is_assigned(country) {
-            return Err(PlaceError::Unassigned(text.to_owned()));
-        }
-        Ok(Self(text.to_owned()))
+        check(text).map(|()| Self(text.to_owned()))
     }
+}
+
+/// Whether a text is the code of a place.
+fn check(text: &str) -> Result<(), PlaceError> {
+    let form = || PlaceError::Form(text.to_owned());
+    let (country, part) = match text.split_once('-') {
+        Some((country, part)) => (country, Some(part)),
+        None => (text, None),
+    };
+    let is_part = |part: &str| {
+        (1..=3).contains(&part.len())
+            && part.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+    };
+    if country.len() != 2 || !country.bytes().all(|b| b.is_ascii_uppercase()) {
+        return Err(form());
+    }
+    if !part.is_none_or(is_part) {
+        return Err(form());
+    }
+    if !is_assigned(country) {
+        return Err(PlaceError::Unassigned(text.to_owned()));
+    }
+    Ok(())
 }
 
 impl fmt::Display for Place {

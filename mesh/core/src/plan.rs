@@ -51,6 +51,8 @@ pub struct Job {
     pub deadline: Mono,
     /// Whether the app named the deadline: then sooner than needed is worth nothing.
     pub is_timed: bool,
+    /// How urgent it is where it waits: 1 is the most, 0 leaves it to the model. It changes no plan.
+    pub priority: u32,
     /// What has been charged for it so far: by the stages before this one.
     pub spent: Bill,
     /// Hops that it may still make.
@@ -73,6 +75,7 @@ impl Job {
             separable: false,
             deadline,
             is_timed: false,
+            priority: 0,
             spent: Bill::default(),
             hops_left: policy.hops_max.unwrap_or(HOPS_DEFAULT).min(HOPS_MAX),
             policy,

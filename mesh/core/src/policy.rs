@@ -13,6 +13,7 @@ use crate::codec::{Decode, Encode, encode};
 use crate::id::Digest;
 use crate::limits::{
     DEADLINE_MAX, HOPS_MAX, NAME_BYTES_MAX, NARROWED_VALUES_MAX, POLICY_VALUES_MAX,
+    SIGNATURES_ASKED_MAX, STAGES_MAX,
 };
 use crate::place::{Groups, Place};
 use crate::price::{Amount, Currency};
@@ -237,6 +238,7 @@ impl Policy {
             && places.iter().all(listed)
             && self.hops_max.is_none_or(|hops| hops <= HOPS_MAX)
             && self.has_whole_price()
+            && self.device.provider.as_deref().is_none_or(is_provider)
             && self.purpose.as_ref().is_none_or(|purpose| purpose.len() <= NAME_BYTES_MAX)
     }
 
@@ -255,6 +257,8 @@ pub struct Demand {
     pub deadline: Option<Duration>,
     /// The answer is to carry the proof of its receipt.
     pub with_receipt: bool,
+    /// How urgent it is where it waits: 1 is the most, 0 leaves it to the model.
+    pub priority: u32,
 }
 
 /// Why a constraint is not understood.
@@ -280,7 +284,7 @@ pub enum ConstraintError {
 }
 
 /// Every constraint, as a parameter of v2 names it. As a header: `Hansa-` and the name with dashes.
-pub const CONSTRAINTS: [&str; 12] = [
+pub const CONSTRAINTS: [&str; 20] = [
     "locations",
     "control",
     "operators",
@@ -293,6 +297,14 @@ pub const CONSTRAINTS: [&str; 12] = [
     "purpose",
     "rtt_evidence",
     "audit",
+    "authorities",
+    "signatures_min",
+    "bundles",
+    "device",
+    "device_memory_mib",
+    "hops_max",
+    "stages_max",
+    "priority",
 ];
 
 fn near(key: &str) -> String {
@@ -319,6 +331,10 @@ impl Demand {
             let expand = |name: &str| groups.expand(name).map_err(|error| fault(error.to_string()));
             clause(key, value, expand)
         };
+        let number = |most: u64| {
+            let number = value.parse::<u64>().ok().filter(|number| *number <= most);
+            number.ok_or_else(|| fault(format!("`{value}` is not a number up to {most}")))
+        };
         let bounds = &mut self.policy.bounds;
         match known {
             "locations" => bounds.locations = places()?,
@@ -333,6 +349,29 @@ impl Demand {
                 }
                 bounds.data_classes = classes.allow.unwrap_or_default();
             }
+            "authorities" => {
+                bounds.authorities = clause(key, value, |name| Ok([name.to_owned()].into()))?;
+            }
+            "signatures_min" => {
+                bounds.signatures_min = narrow(number(SIGNATURES_ASKED_MAX.into())?)
+            }
+            "bundles" => {
+                let digest = |text: &str| {
+                    let wrong =
+                        || fault(format!("`{text}` is not sha256: and 64 hexadecimal digits"));
+                    Ok([text.parse::<Digest>().map_err(|_| wrong())?].into())
+                };
+                self.policy.bundles = clause(key, value, digest)?;
+            }
+            "device" if is_provider(value) => self.policy.device.provider = Some(value.to_owned()),
+            "device" => {
+                return Err(fault(format!("`{value}` is no provider, such as cpu or cuda")));
+            }
+            "device_memory_mib" => {
+                self.policy.device.memory_mib_min = Some(narrow(number(u32::MAX.into())?));
+            }
+            "hops_max" => self.policy.hops_max = Some(narrow(number(HOPS_MAX.into())?)),
+            "stages_max" => self.policy.stages_max = Some(narrow(number(STAGES_MAX as u64)?)),
             "deadline_ms" => {
                 let most = u64::try_from(DEADLINE_MAX.as_millis()).expect("an hour");
                 let ms = value.parse().ok().filter(|ms| (1..=most).contains(ms));
@@ -344,6 +383,12 @@ impl Demand {
                 let max = value.parse::<Amount>().map_err(|error| fault(error.to_string()))?;
                 self.policy.price_micros_max = Some(max.micros);
                 self.policy.price_currency = Some(max.currency.to_string());
+            }
+            "priority" => {
+                let level = value.parse::<u64>();
+                let level = level.map_err(|_| fault(format!("`{value}` is not a whole number")))?;
+                // No model has so many levels: which one it is not does not matter.
+                self.priority = u32::try_from(level).unwrap_or(u32::MAX);
             }
             "split" => {
                 let all = [Split::Auto, Split::Never, Split::Rows, Split::Stages];
@@ -373,6 +418,17 @@ impl Demand {
         }
         Ok(())
     }
+}
+
+/// A number that was held to its limit.
+fn narrow<T: TryFrom<u64, Error: std::fmt::Debug>>(number: u64) -> T {
+    number.try_into().expect("it is within a limit of this type")
+}
+
+/// Whether a text can be the name of an execution provider.
+fn is_provider(text: &str) -> bool {
+    text.len() <= NAME_BYTES_MAX
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// A list of values, those with `!` denied.
@@ -434,12 +490,79 @@ mod tests {
             ("split", "sometimes"),
             ("retention", "30d"),
             ("max_price", "EUR 1"),
+            ("priority", "-1"),
+            ("priority", "high"),
             ("location", "DE"),
+            ("signatures_min", "-1"),
+            ("signatures_min", "17"),
+            ("bundles", "sha256:12"),
+            ("bundles", "magika"),
+            ("device", "CUDA"),
+            ("device_memory_mib", "16 GiB"),
+            ("hops_max", "5"),
+            ("stages_max", "17"),
         ] {
             assert!(demand(key, value).is_err(), "{key}={value}");
         }
         let hint = demand("location", "DE").unwrap_err().to_string();
         assert!(hint.contains("did you mean `locations`"), "{hint}");
+    }
+
+    /// Nothing that the wire carries is out of an app's reach.
+    #[test]
+    fn every_clause_can_be_demanded() {
+        let (digest, mut demand) = (Digest([0xab; 32]), Demand::default());
+        for (key, value) in [
+            ("locations", "DE"),
+            ("control", "!US"),
+            ("operators", "Nordlicht GmbH"),
+            ("authorities", "tuv.example,!bund.example"),
+            ("signatures_min", "2"),
+            ("data_class", "health"),
+            ("bundles", &digest.to_string()),
+            ("split", "stages"),
+            ("hops_max", "1"),
+            ("stages_max", "3"),
+            ("device", "cuda"),
+            ("device_memory_mib", "16000"),
+            ("retention", "none"),
+            ("purpose", "care"),
+            ("max_price", "0.02 EUR"),
+            ("rtt_evidence", "required"),
+            ("receipt", "required"),
+            ("audit", "fail-closed"),
+        ] {
+            demand.set(key, value, &Groups::default()).unwrap();
+        }
+        let listed = |text: &str| Some([text.to_owned()].into());
+        let place = |text: &str| BTreeSet::from([text.parse().unwrap()]);
+        let expected = Policy {
+            bounds: Bounds {
+                locations: Clause { allow: Some(place("DE")), ..Clause::default() },
+                control: Clause { allow: None, deny: place("US") },
+                operators: Clause { allow: listed("Nordlicht GmbH"), ..Clause::default() },
+                authorities: Clause {
+                    allow: listed("tuv.example"),
+                    deny: ["bund.example".to_owned()].into(),
+                },
+                signatures_min: 2,
+                data_classes: ["health".to_owned()].into(),
+            },
+            bundles: Clause { allow: Some([digest].into()), ..Clause::default() },
+            split: Split::Stages,
+            hops_max: Some(1),
+            stages_max: Some(3),
+            device: DeviceNeeds { provider: Some("cuda".into()), memory_mib_min: Some(16_000) },
+            retain_nothing: true,
+            purpose: Some("care".into()),
+            price_micros_max: Some(20_000),
+            price_currency: Some("EUR".into()),
+            rtt_evidence: true,
+            receipt_required: true,
+            audit_fail_closed: true,
+        };
+        assert_eq!(demand.policy, expected);
+        assert!(expected.is_well_formed());
     }
 
     #[test]

@@ -8,7 +8,9 @@
 //! hedge) keeps a receipt of its own, whose parent is the job; the receipt of whoever handed the
 //! part on lists it, by the hash that it has as a leaf of that peer's log.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
@@ -17,6 +19,7 @@ use crate::charter::Charter;
 use crate::codec::{CodecError, Decode, Encode, decode, encode};
 use crate::gate::Rule;
 use crate::id::{Digest, JobId, PeerId};
+use crate::lei::Lei;
 use crate::limits::{HOPS_MAX, NAME_BYTES_MAX, PARTS_MAX, RECEIPT_BYTES_MAX};
 use crate::log::tree::leaf_hash;
 use crate::place::Place;
@@ -26,6 +29,10 @@ use crate::wire::TensorMeta;
 
 /// What a receipt's bytes begin with: no other thing of ours does.
 const HEAD: &[u8] = b"hansa/receipt/v1\n";
+/// The same of one that names identifiers: so whoever reads version 1 only can read all others.
+const HEAD_WITH_LEIS: &[u8] = b"hansa/receipt/v2\n";
+/// The bytes of no identifiers, which version 1 leaves out.
+const NO_LEIS: &[u8] = &[0];
 
 /// What ran where, for whom, under which law.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
@@ -70,6 +77,9 @@ pub struct Receipt {
     pub parts: Vec<Part>,
     /// What came of it.
     pub outcome: Outcome,
+    /// Legal entity identifiers of those above, by the digest of the charter that names one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub leis: BTreeMap<Digest, Lei>,
 }
 
 /// A peer, as its charter named it at the time.
@@ -202,8 +212,8 @@ pub enum ReceiptFault {
     /// Longer than a receipt may be.
     #[error("receipt of {0} bytes, the limit is {RECEIPT_BYTES_MAX}")]
     TooLarge(usize),
-    /// Not of this version.
-    #[error("not a receipt of version 1: it does not begin with `hansa/receipt/v1`")]
+    /// Not of a version that is known.
+    #[error("not a receipt of version 1 or 2: it does not begin with `hansa/receipt/v1` or `…/v2`")]
     Head,
     /// Not the bytes of a receipt.
     #[error("receipt: {0}")]
@@ -220,7 +230,11 @@ impl Receipt {
     /// Its bytes, which are the entry of the log.
     pub fn seal(&self) -> Result<Vec<u8>, ReceiptFault> {
         self.check()?;
-        let bytes = [HEAD, &encode(self)].concat();
+        let body = encode(self);
+        let bytes = match body.strip_suffix(NO_LEIS).filter(|_| self.leis.is_empty()) {
+            Some(body) => [HEAD, body].concat(),
+            None => [HEAD_WITH_LEIS, &body].concat(),
+        };
         if bytes.len() > RECEIPT_BYTES_MAX {
             return Err(ReceiptFault::TooLarge(bytes.len()));
         }
@@ -232,10 +246,15 @@ impl Receipt {
         if bytes.len() > RECEIPT_BYTES_MAX {
             return Err(ReceiptFault::TooLarge(bytes.len()));
         }
-        let body = bytes.strip_prefix(HEAD).ok_or(ReceiptFault::Head)?;
-        let receipt: Self = decode(body)?;
+        let body = match (bytes.strip_prefix(HEAD), bytes.strip_prefix(HEAD_WITH_LEIS)) {
+            (Some(body), _) => Cow::Owned([body, NO_LEIS].concat()),
+            (_, Some(body)) => Cow::Borrowed(body),
+            _ => return Err(ReceiptFault::Head),
+        };
+        let receipt: Self = decode(&body)?;
         receipt.check()?;
-        if encode(&receipt) != body {
+        let has_leis = matches!(body, Cow::Borrowed(_));
+        if encode(&receipt) != *body || receipt.leis.is_empty() == has_leis {
             return Err(ReceiptFault::NotCanonical);
         }
         Ok(receipt)
@@ -251,6 +270,18 @@ impl Receipt {
         self.path.last().expect("a receipt that was checked has a path")
     }
 
+    /// The legal entity identifier of who runs `party`, if its charter names one.
+    pub fn lei(&self, party: &Party) -> Option<Lei> {
+        self.leis.get(&party.charter).copied()
+    }
+
+    /// Every peer that it names.
+    pub fn parties(&self) -> impl Iterator<Item = &Party> {
+        let took =
+            self.parts.iter().flat_map(|part| [&part.party].into_iter().chain(&part.executor));
+        self.path.iter().chain(took)
+    }
+
     /// Everyone who ran something of the job, as far as the keeper knows, and what it took.
     pub fn ran(&self) -> impl Iterator<Item = (&Party, &Used)> {
         let own = self.work.iter().map(|work| (self.keeper(), &work.used));
@@ -259,15 +290,14 @@ impl Receipt {
     }
 
     fn check(&self) -> Result<(), ReceiptFault> {
-        let took =
-            || self.parts.iter().flat_map(|part| [&part.party].into_iter().chain(&part.executor));
-        let parties = || self.path.iter().chain(took());
+        let is_named = |charter: &Digest| self.parties().any(|party| party.charter == *charter);
         let used = self.work.iter().map(|work| &work.used);
         let mut prices = used
             .chain(self.parts.iter().map(|part| &part.used))
             .filter_map(|used| used.price.as_ref());
         let work = self.work.iter().flat_map(|work| [&work.runtime, &work.provider]);
-        let mut names = parties()
+        let mut names = self
+            .parties()
             .flat_map(|party| [&party.serial, &party.operator])
             .chain([&self.model])
             .chain(work);
@@ -281,7 +311,7 @@ impl Receipt {
             (self.ended.0 <= LATEST_MS, "its time is after the year 9999"),
             (self.attempt > 0, "attempts count from 1"),
             (
-                parties().all(|party| party.location.is_valid() && party.control.is_valid()),
+                self.parties().all(|party| party.location.is_valid() && party.control.is_valid()),
                 "a peer's place is none",
             ),
             (
@@ -291,6 +321,10 @@ impl Receipt {
             (
                 names.all(|name| is_name(name)),
                 "a name is empty, too long or has control characters",
+            ),
+            (
+                self.leis.iter().all(|(charter, lei)| lei.is_valid() && is_named(charter)),
+                "a legal entity identifier is none, or nobody's",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
@@ -347,6 +381,25 @@ pub fn leaf(sealed: &[u8]) -> Digest {
 /// What is kept apart from a receipt: without it, nothing says what its commitments are to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Salt(pub [u8; 32]);
+
+/// Logs do not tell it.
+impl fmt::Debug for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Salt(…)")
+    }
+}
+
+impl Salt {
+    /// As people keep it: 64 hexadecimal digits.
+    pub fn to_hex(self) -> String {
+        Digest(self.0).to_string().split_off("sha256:".len())
+    }
+
+    /// Reads it.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        format!("sha256:{text}").parse().ok().map(|Digest(bytes)| Self(bytes))
+    }
+}
 
 /// Which of a job's payloads is committed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

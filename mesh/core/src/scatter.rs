@@ -318,11 +318,19 @@ impl Job {
         let mut shard = self.clone();
         for policy in [&mut shard.policy, &mut shard.onward] {
             policy.split = Split::Never;
-            policy.price_micros_max = limit.map(|limit| limit.micros);
         }
-        shard.onward_law = shard.onward.hash();
         let bytes = u128::from(self.bytes) * u128::from(rows) / u128::from(self.rows.max(1));
         shard.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        Self { id, rows, separable: false, hops_left: self.hops_left.min(1), ..shard }
+        let hops_left = self.hops_left.min(1);
+        Self { id, rows, separable: false, hops_left, ..shard.limited(limit) }
+    }
+
+    /// The job with its part of what the whole that it belongs to may cost.
+    pub fn limited(mut self, limit: Option<Amount>) -> Self {
+        for policy in [&mut self.policy, &mut self.onward] {
+            policy.price_micros_max = limit.map(|limit| limit.micros);
+        }
+        self.onward_law = self.onward.hash();
+        self
     }
 }

@@ -27,6 +27,21 @@ pub const PATIENCE_MAX: Duration = Duration::from_millis(300);
 /// How many peers a node asks about one job: more cost more and hardly find better.
 pub const QUESTIONS: usize = 4;
 
+/// Whom a node asks, and about which jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// At most so many peers about one job.
+    pub most: usize,
+    /// Only about jobs that are expected to run so long.
+    pub above: Duration,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self { most: QUESTIONS, above: SERVICE_ASKED_MIN }
+    }
+}
+
 /// A peer that a job is better sent to before others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preference {
@@ -69,16 +84,15 @@ pub struct Survey {
 type Place = (bool, Thrift, Duration);
 
 impl Survey {
-    /// Chooses whom to ask about `job`: at most `most` peers, half of them near, all drawn by
-    /// advertised capacity. None if the job is too short to be worth it, or there are not two to
-    /// choose from. `own` gives this peer's quote for its own executor, which needs no question.
+    /// Chooses whom to ask about `job`: peers drawn by advertised capacity, half of them near. None
+    /// if the job is too short to be worth it, or there are not two to choose from. `own` gives this peer's quote for its own executor, which needs no question.
     pub fn begin(
         now: Now,
         view: &View,
         loads: &Loads,
         job: &Job,
         own: impl FnOnce() -> Option<Quote>,
-        most: usize,
+        asking: Asking,
     ) -> Option<Self> {
         // Whoever is asked would run all of it.
         let is_split = matches!(job.policy.split, Split::Rows | Split::Stages);
@@ -89,11 +103,11 @@ impl Survey {
             return None; // A preference is for one peer.
         }
         let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
-        let is_long = |row: Duration| row.saturating_mul(job.rows.max(1)) >= SERVICE_ASKED_MIN;
+        let is_long = |row: Duration| row.saturating_mul(job.rows.max(1)) >= asking.above;
         if !is_long(permitted.slowest()) {
             return None;
         }
-        let mut drawn = draw(now.mono, &permitted, loads, job, most.min(QUOTES_ASKED_MAX));
+        let mut drawn = draw(now.mono, &permitted, loads, job, asking.most.min(QUOTES_ASKED_MAX));
         drawn.retain(|offer| {
             let entry = &view.entries()[offer.entry as usize];
             admit_there(now, entry, loads, job, &[]).is_ok()

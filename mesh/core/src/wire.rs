@@ -38,6 +38,8 @@ const SPENT: u16 = 2;
 const LINEAGE: u16 = 3;
 /// On a job in stages: the [`Run`]s of the stages before.
 const RUNS: u16 = 4;
+/// On a job: how urgent it is.
+const PRIORITY: u16 = 5;
 /// On an answer: its [`Bill`].
 const PRICE: u16 = 1;
 /// On an answer: the leaf of the executor's receipt.
@@ -358,6 +360,7 @@ impl JobHeader {
         }
         Extension::bill(&header.extensions, SPENT)?;
         Extension::read::<Lineage>(&header.extensions, LINEAGE)?;
+        Extension::read::<u32>(&header.extensions, PRIORITY)?;
         if Extension::read::<Vec<Run>>(&header.extensions, RUNS)?
             .is_some_and(|runs| runs.len() > STAGES_MAX)
         {
@@ -369,7 +372,9 @@ impl JobHeader {
     /// What travels of `job` in extensions: peers of an earlier version can do without.
     pub fn extensions_of(job: &Job) -> Vec<Extension> {
         let named = job.is_timed.then(|| Extension::optional(NAMED_DEADLINE, Vec::new()));
-        named.into_iter().chain(Extension::of_bill(SPENT, &job.spent)).collect()
+        let urgent =
+            (job.priority > 0).then(|| Extension::optional(PRIORITY, encode(&job.priority)));
+        named.into_iter().chain(Extension::of_bill(SPENT, &job.spent)).chain(urgent).collect()
     }
 
     /// The header with where its job comes from. Peers of an earlier version skip that.
@@ -399,6 +404,11 @@ impl JobHeader {
     /// Whether the app named the deadline.
     pub fn names_deadline(&self) -> bool {
         self.extensions.iter().any(|extension| extension.tag == NAMED_DEADLINE)
+    }
+
+    /// How urgent the job is where it waits: 0 where the sender does not say.
+    pub fn priority(&self) -> u32 {
+        Extension::read(&self.extensions, PRIORITY).ok().flatten().unwrap_or_default()
     }
 
     /// What the stages before have charged.

@@ -63,6 +63,7 @@ fn entry(index: u8, place: &str, liveness: Liveness, stages: &[Stage]) -> Entry 
         subject: key.peer_id(),
         location: place.parse().unwrap(),
         operator: "any".into(),
+        lei: None,
         control: place.parse().unwrap(),
         data_classes: BTreeSet::new(),
         not_before: Utc(NOW.utc.0 - HOUR_MS),

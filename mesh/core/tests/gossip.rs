@@ -128,7 +128,11 @@ fn acquainted(peers: impl IntoIterator<Item = u16>) -> Directory {
 
 fn feed(directory: &mut Directory, now: Now, from: u16, message: Message) -> Vec<Output> {
     let mut out = Vec::new();
-    directory.handle(now, Input::Message { from: key(from).peer_id(), message }, &mut out);
+    directory.handle(
+        now,
+        Input::Message { from: key(from).peer_id(), message: message.into() },
+        &mut out,
+    );
     out
 }
 
@@ -141,7 +145,7 @@ fn tick(directory: &mut Directory, now: Now) -> Vec<Output> {
 fn sent(outputs: &[Output], to: u16) -> Vec<&Message> {
     let peer = key(to).peer_id();
     let sent = outputs.iter().filter_map(|output| match output {
-        Output::Send { to, message } if *to == peer => Some(message),
+        Output::Send { to, message } if *to == peer => Some(&**message),
         _ => None,
     });
     sent.collect()
@@ -303,7 +307,8 @@ fn adverts_from_the_future_the_past_or_too_large_are_left_out_and_reported() {
     ] {
         let strange = of_record(record(&advert(2, 0, Utc(issued)), 2));
         let message = open(&strange.encode(), now).unwrap();
-        assert_eq!(message.refused, std::slice::from_ref(&fault));
+        let refused = &message.aside.as_ref().unwrap().refused;
+        assert_eq!(*refused, std::slice::from_ref(&fault));
         let out = feed(&mut directory, now, 1, message);
         assert!(has_event(&out, |event| matches!(
             event,
@@ -457,6 +462,20 @@ fn a_host_that_slept_accuses_nobody() {
     assert!(beliefs(&directory).iter().all(|(_, _, liveness)| *liveness == Liveness::Alive));
     // Awake again it notices, in its usual time, that nobody answers.
     assert!((0..100).any(|step| suspects(&tick(&mut directory, later(ms(63_000 + step * 50))))));
+}
+
+#[test]
+fn a_helper_that_pinged_in_vain_is_a_witness() {
+    let mut directory = acquainted(1..6);
+    let asked = Talk::PingFor { peer: key(2).peer_id(), nonce: 7 };
+    let out = feed(&mut directory, later(ms(110)), 1, Message::of(asked));
+    assert!(sent(&out, 2).iter().any(|m| matches!(m.talk, Talk::Ping { .. })));
+    let mut accuses = |at| {
+        let out = tick(&mut directory, later(ms(at)));
+        sent(&out, 2).iter().any(|m| !m.news.accusations.is_empty())
+    };
+    assert!(!(120..1_600).step_by(20).any(&mut accuses), "it waits for the pong");
+    assert!((1_600..1_660).step_by(20).any(&mut accuses), "it says what it saw");
 }
 
 #[test]

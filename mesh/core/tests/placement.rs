@@ -116,6 +116,7 @@ fn advert(key: &SigningKey, place: &str, memory_mib: u32) -> Advert {
         subject: key.peer_id(),
         location: place.parse().unwrap(),
         operator: "any".into(),
+        lei: None,
         control: place.parse().unwrap(),
         data_classes: BTreeSet::new(),
         not_before: START,

@@ -93,6 +93,7 @@ fn entry(peer: &Peer, key: &SigningKey, signer: &SignerKey, trust: &Trust, rng: 
         subject: peer.id,
         location: peer.place.parse().unwrap(),
         operator: peer.operator.into(),
+        lei: None,
         control: peer.control.parse().unwrap(),
         data_classes: if peer.health { ["health".to_owned()].into() } else { BTreeSet::new() },
         not_before: Utc(from),

@@ -101,6 +101,7 @@ fn entry(index: usize, peer: &Peer) -> Entry {
         subject: id(index),
         location: "DE".parse().unwrap(),
         operator: "any".into(),
+        lei: None,
         control: "DE".parse().unwrap(),
         data_classes: BTreeSet::new(),
         not_before: Utc(NOW.utc.0 - 1_000_000),

@@ -70,6 +70,7 @@ fn mesh(peers: &[Peer]) -> (View, Loads) {
             subject: id(index),
             location: peer.place.parse().unwrap(),
             operator: "any".into(),
+            lei: None,
             control: peer.place.parse().unwrap(),
             data_classes: BTreeSet::new(),
             not_before: Utc(NOW.utc.0 - 1_000),

@@ -21,7 +21,7 @@ pub enum Input {
         /// Who sent it.
         from: PeerId,
         /// What it says.
-        message: Message,
+        message: Box<Message>,
     },
     /// A connection to a peer is up, whoever dialled.
     Connected {
@@ -62,7 +62,7 @@ pub enum Output {
         /// To whom.
         to: PeerId,
         /// What.
-        message: Message,
+        message: Box<Message>,
     },
     /// A connection to the peer is needed, and these are its control addresses.
     Dial {

@@ -66,7 +66,8 @@ impl Directory {
     /// forgets what no longer matters.
     pub(super) fn sweep(&mut self, now: Mono, out: &mut Vec<Output>) {
         self.timers.set(now + SWEEP_INTERVAL, Timer::Sweep);
-        let dropped = self.members.lapsed(now - GRAVE_RETENTION, now - self.params.down_retention);
+        let down = now - self.params.down_retention;
+        let dropped = self.members.lapsed(now, GRAVE_RETENTION, down);
         for (peer, version) in dropped {
             self.members.bury(Grave { peer, version, dug: now, leave: None });
             self.forget_member(peer);

@@ -62,6 +62,11 @@ impl Short {
         Self(((bucket as u64) << (64 - BUCKETS.ilog2())).to_be_bytes())
     }
 
+    /// The first bits.
+    pub(super) fn prefix(self) -> u16 {
+        u16::from_be_bytes([self.0[0], self.0[1]])
+    }
+
     /// As a number whose order is that of the ids.
     pub(super) fn word(self) -> u64 {
         u64::from_be_bytes(self.0)

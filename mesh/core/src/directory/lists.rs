@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::message::{Message, Talk};
+use super::message::{Aside, Message, Talk};
 use super::{Directory, Event, Output};
 use crate::advert::Record;
 use crate::id::PeerId;
@@ -15,6 +15,25 @@ use crate::revocation::{Head, RevocationList, Taken};
 use crate::time::{Mono, Now, Utc};
 
 impl Directory {
+    /// Takes what a message says beside talk and news.
+    pub(super) fn take_aside(
+        &mut self,
+        now: Now,
+        from: PeerId,
+        Aside { lists, heads, refused }: Aside,
+        out: &mut Vec<Output>,
+    ) {
+        for fault in refused {
+            out.push(Output::Event(Event::AdvertRefused { from, reason: fault.into() }));
+        }
+        for list in lists {
+            self.take_list(now, Some(from), &list, out);
+        }
+        if let Some(heads) = heads {
+            self.compare_lists(now.mono, from, &heads, out);
+        }
+    }
+
     /// Takes a list that `from` brought, or the host.
     pub(super) fn take_list(
         &mut self,
@@ -53,14 +72,20 @@ impl Directory {
             self.send_lists(now, from, &lacked, out);
         }
         if self.revocations.lacks(theirs, &self.trust) {
-            let heads = Some(self.heads());
-            let message = Message { shard: self.shard, heads, ..Message::of(Talk::News) };
+            let aside = Aside { heads: Some(self.heads()), ..Aside::default() }.boxed();
+            let message = Message { shard: self.shard, aside, ..Message::of(Talk::News) };
             self.send_message(now, from, message, out);
         }
     }
 
+    /// Which lists this peer has, if any, for a message.
+    pub(super) fn tell_heads(&self) -> Option<Box<Aside>> {
+        let heads = (!self.revocations.is_empty()).then(|| self.heads());
+        Aside { heads, ..Aside::default() }.boxed()
+    }
+
     /// Which lists this peer has.
-    pub(super) fn heads(&self) -> Vec<Head> {
+    fn heads(&self) -> Vec<Head> {
         let mut heads = self.revocations.heads();
         heads.truncate(HEADS_MAX);
         heads
@@ -74,8 +99,8 @@ impl Directory {
         out: &mut Vec<Output>,
     ) {
         for lists in lists.chunks(FRAME_LISTS_MAX) {
-            let lists = lists.to_vec();
-            let message = Message { shard: self.shard, lists, ..Message::of(Talk::News) };
+            let aside = Aside { lists: lists.to_vec(), ..Aside::default() }.boxed();
+            let message = Message { shard: self.shard, aside, ..Message::of(Talk::News) };
             self.send_message(now, to, message, out);
         }
     }
@@ -121,17 +146,13 @@ impl Directory {
         if is_plain && !record.is_judged() && !self.echoes.contains_key(&peer) {
             return record;
         }
-        let verdict = match record.asserted() {
-            Ok(charter) => self.revocations.judge(charter, utc, age_max),
-            Err(_) => Ok(()),
-        };
         let evidence = match (self.own.asserted(), record.asserted()) {
             (Ok(own), Ok(its)) if peer != self.me => {
                 Evidence::of(&own.location, &its.location, self.echoes(peer))
             }
             _ => Evidence::None,
         };
-        record.judged(verdict, evidence)
+        record.under(&self.revocations, utc, age_max, evidence)
     }
 
     /// Judges every record anew: a list came, or one went stale.

@@ -1,9 +1,11 @@
 //! The table of all other peers and the tombstones of those that are no more. It keeps the books;
 //! when a peer is suspected or taken is decided elsewhere.
 //!
-//! Of 10,000 peers nearly all are well, so a peer that is well costs twelve bytes: its record, which
-//! is shared, and a mark. What is more to say of a few stands apart.
+//! Of 10,000 peers nearly all are well, so a peer that is well costs twelve bytes: its record,
+//! which is shared, a mark, and the beginning of its id, so that who is looked for is found without
+//! a look into the records on the way. What is more to say of a few stands apart.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -66,10 +68,16 @@ pub(super) struct Grave {
 /// After so many steps the place is within a few of the guess.
 const INTERPOLATIONS: usize = 4;
 
-/// Health in the two lowest bits; above them, in eighths of a second, when the peer may bring as
-/// many new adverts again as at first.
+/// Health in the two lowest bits; above them, in quarters of a second and modulo [`MARK_PERIOD`],
+/// when the peer may bring as many new adverts again as at first. Two times that are compared lie
+/// within half a period, 34 minutes: records lapse sooner, and a longer sleep is forgiven.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mark(u32);
+struct Mark(u16);
+
+/// In quarters of a second.
+const MARK_PERIOD: u16 = 1 << 14;
+/// No pace reaches further ahead, in quarters of a second.
+const MARK_AHEAD_MAX: u32 = 4_096;
 
 /// All other peers, and the tombstones.
 #[derive(Debug, Default)]
@@ -78,6 +86,8 @@ pub(super) struct Members {
     records: Vec<Arc<Record>>,
     /// Of the same peers.
     marks: Vec<Mark>,
+    /// The first bits of their ids.
+    prefixes: Vec<u16>,
     tree: Tree,
     troubles: BTreeMap<Short, Trouble>,
     contacts: BTreeMap<PeerId, Contact>,
@@ -139,25 +149,49 @@ impl Mark {
         self.0 = self.0 & !3 | code;
     }
 
-    /// The token bucket of [`Allowance`], in eighths of a second.
+    /// That of a peer that brings its first advert now.
+    fn new(now: Mono, pace: (Duration, u32)) -> Self {
+        let mut mark = Self::default();
+        mark.set_full_at(quarters(now));
+        mark.take(now, pace.0, pace.1);
+        mark
+    }
+
+    /// The token bucket of [`Allowance`], in quarters of a second.
     fn take(&mut self, now: Mono, interval: Duration, burst: u32) -> bool {
-        let interval = eighths(Mono(0) + interval).max(1);
-        let (full_at, now) = (self.0 >> 2, eighths(now));
-        if now < full_at.saturating_sub(interval * (burst - 1)) {
+        let interval = u32::try_from(interval.as_millis() / 250).unwrap_or(u32::MAX);
+        let interval = interval.clamp(1, MARK_AHEAD_MAX);
+        let ahead = u32::try_from(-self.age_quarters(now)).unwrap_or(0);
+        if ahead > interval.saturating_mul(burst - 1).min(MARK_AHEAD_MAX - interval) {
             return false;
         }
-        self.0 = (full_at.max(now) + interval) << 2 | self.0 & 3;
+        let more = u16::try_from(ahead + interval).expect("within the period");
+        self.set_full_at(quarters(now) + more);
         true
     }
 
-    /// About when the record was taken: not before, and at most `burst` intervals after.
-    fn taken(self) -> Mono {
-        Mono(0) + Duration::from_millis(u64::from(self.0 >> 2) * 125)
+    /// Modulo the period.
+    fn set_full_at(&mut self, quarters: u16) {
+        self.0 = ((quarters % MARK_PERIOD) << 2) | (self.0 & 3);
+    }
+
+    /// How long ago it was full; below zero when it is not yet.
+    fn age_quarters(self, now: Mono) -> i32 {
+        // Shifted up, a difference modulo 2^14 is one modulo 2^16, and has its sign.
+        let now = quarters(now) << 2;
+        i32::from((now.wrapping_sub(self.0 & !3)).cast_signed() >> 2)
+    }
+
+    /// About how long ago the record was taken: not longer, and at most `burst` intervals less.
+    fn age(self, now: Mono) -> Duration {
+        Duration::from_millis(u64::try_from(self.age_quarters(now)).unwrap_or(0) * 250)
     }
 }
 
-fn eighths(at: Mono) -> u32 {
-    u32::try_from(at.0 / 125_000_000).unwrap_or(u32::MAX) & (u32::MAX >> 2)
+/// Modulo the period.
+fn quarters(at: Mono) -> u16 {
+    let quarters = at.0 / 250_000_000 % u64::from(MARK_PERIOD);
+    u16::try_from(quarters).expect("14 bits")
 }
 
 impl Members {
@@ -189,18 +223,22 @@ impl Members {
         if len == 0 {
             return Err(0);
         }
-        let at = |index: usize| short(&self.records[index]);
+        let prefix = peer.prefix();
+        let is_below = |index: usize| match self.prefixes[index].cmp(&prefix) {
+            Ordering::Equal => short(&self.records[index]) < peer,
+            order => order == Ordering::Less,
+        };
         let scale = |distance: u64| -> usize {
             usize::try_from((u128::from(distance) * len as u128) >> 64).expect("below the length")
         };
-        let (mut guess, mut near, mut key) = (0, scale(peer.word()).min(len - 1), Short::default());
+        let (mut guess, mut near) = (0, scale(peer.word()).min(len - 1));
         for _ in 0..INTERPOLATIONS {
             guess = near;
-            key = at(guess);
-            near = if key <= peer {
-                (guess + scale(peer.word() - key.word())).min(len - 1)
+            let key = u64::from(self.prefixes[guess]) << (64 - u16::BITS);
+            near = if key <= peer.word() {
+                (guess + scale(peer.word() - key)).min(len - 1)
             } else {
-                guess.saturating_sub(scale(key.word() - peer.word()))
+                guess.saturating_sub(scale(key - peer.word()))
             };
             if near == guess {
                 break;
@@ -208,16 +246,16 @@ impl Members {
         }
         // Gallop from there until the peer is enclosed: it stands in low..high, or at high.
         let mut reach = 1;
-        let (mut low, mut high) = if key < peer {
+        let (mut low, mut high) = if is_below(guess) {
             let mut low = guess + 1;
-            while low + reach <= len && at(low + reach - 1) < peer {
+            while low + reach <= len && is_below(low + reach - 1) {
                 low += reach;
                 reach *= 2;
             }
             (low, (low + reach).min(len))
         } else {
             let mut high = guess;
-            while high >= reach && at(high - reach) >= peer {
+            while high >= reach && !is_below(high - reach) {
                 high -= reach;
                 reach *= 2;
             }
@@ -225,13 +263,21 @@ impl Members {
         };
         while low < high {
             let middle = low + (high - low) / 2;
-            if at(middle) < peer {
+            if is_below(middle) {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        if low < len && at(low) == peer { Ok(low) } else { Err(low) }
+        let is_there =
+            low < len && self.prefixes[low] == prefix && short(&self.records[low]) == peer;
+        if is_there { Ok(low) } else { Err(low) }
+    }
+
+    /// Reads what the table has of a peer; see [`super::Directory::touch`].
+    pub(super) fn touch(&self, peer: PeerId) -> u64 {
+        let near = self.find(Short::of(peer)).unwrap_or_else(|place| place);
+        self.marks.get(near).map_or(0, |mark| u64::from(mark.0)) ^ self.tree.touch(Short::of(peer))
     }
 
     /// Whether nothing is held against a member: it is alive, and nobody says otherwise.
@@ -280,23 +326,33 @@ impl Members {
         pace: (Duration, u32),
     ) {
         debug_assert_eq!(self.find(short(&record)), Err(at));
-        let mut mark = Mark::default();
-        mark.take(now, pace.0, pace.1);
+        let mark = Mark::new(now, pace);
         self.tree.add(&record);
         self.graves.remove(&short(&record));
+        self.prefixes.insert(at, short(&record).prefix());
         self.records.insert(at, record);
         self.marks.insert(at, mark);
     }
 
     /// Fills the empty table with peers in order.
-    pub(super) fn fill(&mut self, records: Vec<Arc<Record>>, now: Mono, pace: (Duration, u32)) {
+    pub(super) fn fill(
+        &mut self,
+        records: impl Iterator<Item = Arc<Record>>,
+        now: Mono,
+        pace: (Duration, u32),
+    ) {
         assert!(self.records.is_empty(), "the table is empty");
-        debug_assert!(records.is_sorted_by(|a, b| short(a) < short(b)), "each once and in order");
-        let mut mark = Mark::default();
-        mark.take(now, pace.0, pace.1);
-        self.marks = vec![mark; records.len()];
-        records.iter().for_each(|record| self.tree.add(record));
-        self.records = records;
+        let Self { records: all, prefixes, tree, .. } = self;
+        all.reserve_exact(records.size_hint().0);
+        prefixes.reserve_exact(records.size_hint().0);
+        // One walk: the records of 10,000 peers do not stay in a cache from one to the next.
+        for record in records {
+            tree.add(&record);
+            prefixes.push(short(&record).prefix());
+            all.push(record);
+        }
+        debug_assert!(all.is_sorted_by(|a, b| short(a) < short(b)), "each once and in order");
+        self.marks = vec![Mark::new(now, pace); self.records.len()];
     }
 
     /// Takes a newer record of the peer at a place: it lives, and nothing is held against it.
@@ -371,6 +427,7 @@ impl Members {
         let short = Short::of(grave.peer);
         if let Ok(index) = self.find(short) {
             let record = self.records.remove(index);
+            self.prefixes.remove(index);
             if self.marks.remove(index).health() == Liveness::Down {
                 self.down -= 1;
             } else {
@@ -421,15 +478,21 @@ impl Members {
         self.contacts.clear();
     }
 
-    /// Peers whose record is older than `before`, or that are down for longer than since `down`.
-    pub(super) fn lapsed(&self, before: Mono, down: Mono) -> Vec<(PeerId, Version)> {
+    /// Lets all records be as young as if they had just come: after a long sleep nobody's is older
+    /// than the sleep for a reason of its own.
+    pub(super) fn rejuvenate(&mut self, now: Mono) {
+        self.marks.iter_mut().for_each(|mark| mark.set_full_at(quarters(now)));
+    }
+
+    /// Peers whose record is older than `age`, or that are down for longer than since `down`.
+    pub(super) fn lapsed(&self, now: Mono, age: Duration, down: Mono) -> Vec<(PeerId, Version)> {
         let lapsed = |index: &usize| {
             let mark = self.marks[*index];
             let long_down = || {
                 let trouble = self.trouble(self.records[*index].advert.peer);
                 trouble.is_none_or(|trouble| trouble.since <= down)
             };
-            mark.taken() < before || (mark.health() == Liveness::Down && long_down())
+            mark.age(now) > age || (mark.health() == Liveness::Down && long_down())
         };
         let lapsed = (0..self.len()).filter(lapsed).map(|index| self.at(index));
         lapsed.map(|member| (member.peer(), member.version())).collect()
@@ -446,9 +509,14 @@ impl Members {
     }
 
     pub(super) fn held(&self, peer: Short) -> Option<Held> {
+        self.known(peer).map(|(held, _)| held)
+    }
+
+    /// What is known of a peer, and its record if it is a member.
+    pub(super) fn known(&self, peer: Short) -> Option<(Held, Option<&Arc<Record>>)> {
         match self.get_short(peer) {
-            Some(member) => Some(self.held_of(member)),
-            None => self.graves.get(&peer).map(held_of_grave),
+            Some(member) => Some((self.held_of(member), Some(member.record))),
+            None => self.graves.get(&peer).map(|grave| (held_of_grave(grave), None)),
         }
     }
 
@@ -528,10 +596,9 @@ mod tests {
             dense in proptest::collection::btree_set(0u64..400, 0..100),
         ) {
             words.extend(dense);
-            let members = Members {
-                records: words.iter().map(|word| tests_record(*word)).collect(),
-                ..Members::default()
-            };
+            let mut members = Members::default();
+            let records = words.iter().map(|word| tests_record(*word));
+            members.fill(records, Mono(0), (Duration::from_secs(1), 1));
             for (place, word) in words.iter().enumerate() {
                 proptest::prop_assert_eq!(members.find(Short::from(*word)), Ok(place));
                 if !words.contains(&(word ^ 1)) {
@@ -544,14 +611,18 @@ mod tests {
 
     #[test]
     fn a_mark_keeps_pace_and_health_apart() {
-        let mut mark = Mark::default();
         let second = Duration::from_secs(1);
         let now = Mono(7_000_000_000);
+        let mut mark = Mark::new(now, (second, 3));
         mark.set_health(Liveness::Down);
-        assert_eq!((0..10).filter(|_| mark.take(now, second, 3)).count(), 3);
+        assert_eq!(1 + (0..10).filter(|_| mark.take(now, second, 3)).count(), 3);
         assert_eq!(mark.health(), Liveness::Down);
         assert!(mark.take(now + second, second, 3));
         assert!(!mark.take(now + second, second, 3));
-        assert!(mark.taken() >= now && mark.taken() <= now + 4 * second);
+        assert_eq!(mark.age(now + second), Duration::ZERO);
+        let after = now + 1_800 * second;
+        assert!(mark.age(after) <= 1_800 * second && mark.age(after) >= 1_795 * second);
+        assert!(mark.take(after, second, 3));
+        assert_eq!(mark.age(after), Duration::ZERO);
     }
 }

@@ -128,6 +128,13 @@ pub struct Message {
     pub talk: Talk,
     /// The news.
     pub news: News,
+    /// What few messages have. Many are under way at once, so the others should be small.
+    pub aside: Option<Box<Aside>>,
+}
+
+/// What a message says beside its talk and the news.
+#[derive(Clone, Debug, Default)]
+pub struct Aside {
     /// Lists of revocations.
     pub lists: Vec<Arc<RevocationList>>,
     /// Which lists of revocations the sender has, if it says so.
@@ -199,8 +206,7 @@ const HEADS: u16 = 2;
 impl Message {
     /// A step that carries no news.
     pub fn of(talk: Talk) -> Self {
-        let (news, lists) = (News::default(), Vec::new());
-        Self { shard: Shard::default(), talk, news, lists, heads: None, refused: Vec::new() }
+        Self { shard: Shard::default(), talk, news: News::default(), aside: None }
     }
 
     /// The bytes of the wire.
@@ -230,10 +236,11 @@ impl Message {
 
     /// What peers of an earlier version skip.
     fn extensions(&self) -> Vec<Extension> {
+        let Some(aside) = &self.aside else { return Vec::new() };
         let extension = |tag, bytes| Extension { tag, critical: false, bytes };
-        let notes: Vec<&str> = self.lists.iter().map(|list| list.note()).collect();
+        let notes: Vec<&str> = aside.lists.iter().map(|list| list.note()).collect();
         let lists = (!notes.is_empty()).then(|| extension(LISTS, encode(&notes)));
-        let heads = self.heads.as_ref().map(|heads| extension(HEADS, encode(heads)));
+        let heads = aside.heads.as_ref().map(|heads| extension(HEADS, encode(heads)));
         lists.into_iter().chain(heads).collect()
     }
 
@@ -272,7 +279,8 @@ impl Message {
             accusations: accusations.collect::<Result<_, _>>()?,
             leaves: leaves.collect::<Result<_, _>>()?,
         };
-        Ok(Self { shard: envelope.shard, talk: envelope.talk, news, lists, heads, refused })
+        let aside = Aside { lists, heads, refused }.boxed();
+        Ok(Self { shard: envelope.shard, talk: envelope.talk, news, aside })
     }
 }
 
@@ -322,18 +330,29 @@ impl Message {
     /// # Errors
     /// As for [`Message::open`], those that depend on the reader's clock.
     pub fn reread(
-        mut self,
+        mut self: Box<Self>,
         now: Now,
         held: impl Fn(PeerId, Version) -> bool,
-    ) -> Result<Self, FrameFault> {
-        let refused = &mut self.refused;
+    ) -> Result<Box<Self>, FrameFault> {
+        let mut refused = Vec::new();
         self.news.records.retain(|Rumour { said, .. }| {
             !held(said.advert.peer, said.advert.version)
                 && said.advert.timely(now).map_err(|fault| refused.push(fault)).is_ok()
         });
         self.news.accusations.iter().try_for_each(|rumour| rumour.said.timely(now))?;
         self.news.leaves.iter().try_for_each(|rumour| rumour.said.timely(now))?;
+        if !refused.is_empty() {
+            self.aside.get_or_insert_default().refused = refused;
+        }
         Ok(self)
+    }
+}
+
+impl Aside {
+    /// For a message, if there is anything.
+    pub(super) fn boxed(self) -> Option<Box<Self>> {
+        let is_empty = self.lists.is_empty() && self.heads.is_none() && self.refused.is_empty();
+        (!is_empty).then(|| Box::new(self))
     }
 }
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use border::{Event, Input, Output, Refused};
 pub use claim::{Accusation, Claim, ClaimFault, Leave, Proven, Signed};
 pub use held::{Held, Short, Stamp, Standing};
-pub use message::{COLD, FrameFault, GOSSIP_VERSION, Message, News, Rumour, Talk};
+pub use message::{Aside, COLD, FrameFault, GOSSIP_VERSION, Message, News, Rumour, Talk};
 pub use params::Params;
 pub use shards::{Shard, Shards};
 pub use tree::{BUCKETS, GROUP_BUCKETS, GROUPS, Print};
@@ -102,7 +102,8 @@ pub struct Directory {
     /// Who has how long to refute.
     suspects: BTreeMap<Short, Mono>,
     hot: rumour::Hot,
-    lazy: BTreeMap<Short, rumour::Announced>,
+    /// What is announced, by peer.
+    lazy: Vec<rumour::Announced>,
     announcing: bool,
     pulling: bool,
     /// Whose message is being handled: there is a way back to it.
@@ -165,7 +166,7 @@ impl Directory {
             doubters: BTreeMap::new(),
             suspects: BTreeMap::new(),
             hot: rumour::Hot::default(),
-            lazy: BTreeMap::new(),
+            lazy: Vec::new(),
             announcing: false,
             pulling: false,
             speaking: None,
@@ -238,18 +239,40 @@ impl Directory {
     /// mesh that has long settled.
     pub fn acquaint(&mut self, now: Now, records: &[Arc<Record>]) {
         let pace = (self.params.advert_interval, self.params.advert_burst);
-        let others = match records.binary_search_by_key(&self.me, |record| record.advert.peer) {
-            Ok(place) => [&records[..place], &records[place + 1..]].concat(),
-            Err(_) => records.to_vec(),
+        let (before, after) = match records.binary_search_by_key(&self.me, |r| r.advert.peer) {
+            Ok(place) => (&records[..place], &records[place + 1..]),
+            Err(place) => records.split_at(place),
         };
-        let others = others.into_iter().map(|record| self.judge(now.utc, record)).collect();
-        self.members.fill(others, now.mono, pace);
+        let mut members = std::mem::take(&mut self.members);
+        let others = before.iter().chain(after);
+        let others = others.map(|record| self.judge(now.utc, Arc::clone(record)));
+        members.fill(others, now.mono, pace);
+        self.members = members;
         self.view_stale = true;
     }
 
     /// This peer's own record.
     pub fn own(&self) -> &Arc<Record> {
         &self.own
+    }
+
+    /// Reads what [`Directory::handle`] will look at first when it takes `message`, or a tick. A host
+    /// of very many directories, none of which is in a cache when its turn comes, does so a few
+    /// turns ahead: what is waited for at once takes as long as what is waited for alone.
+    pub fn touch(&self, message: Option<&Message>) -> u64 {
+        let due = self.timers.next().unwrap_or_default().0 ^ u64::from(self.left);
+        let Some(Message { talk, news, .. }) = message else { return due };
+        let told = match talk {
+            Talk::Announce { held } => {
+                held.iter().fold(0, |read, held| read ^ self.fresh.touch(*held))
+            }
+            _ => 0,
+        };
+        let records = news.records.iter();
+        let touch = |peer| self.members.touch(peer);
+        let records = records.fold(0, |read, rumour| read ^ touch(rumour.said.advert.peer));
+        let pulled = self.pulls.first_key_value().map_or(0, |(peer, _)| peer.word());
+        records ^ told ^ due ^ pulled ^ self.view_published.0
     }
 
     /// Takes one input and appends what is to be done. Whatever has fallen due is done as well.
@@ -260,7 +283,7 @@ impl Directory {
         self.forgive_stall(now.mono, out);
         match input {
             Input::Tick => {}
-            Input::Message { from, message } => self.take_message(now, from, message, out),
+            Input::Message { from, message } => self.take_message(now, from, *message, out),
             Input::Connected { peer } => {
                 self.connected.insert(peer);
                 self.neighbours.set_warm(peer, true);
@@ -306,14 +329,8 @@ impl Directory {
             return;
         }
         self.speaking = Some(from);
-        for fault in message.refused {
-            out.push(Output::Event(Event::AdvertRefused { from, reason: fault.into() }));
-        }
-        for list in message.lists {
-            self.take_list(now, Some(from), &list, out);
-        }
-        if let Some(heads) = message.heads {
-            self.compare_lists(now.mono, from, &heads, out);
+        if let Some(aside) = message.aside {
+            self.take_aside(now, from, *aside, out);
         }
         for record in message.news.records {
             self.take_record(now, from, record, out);
@@ -398,9 +415,11 @@ impl Directory {
     }
 
     fn send(&mut self, now: Mono, to: PeerId, talk: Talk, out: &mut Vec<Output>) {
-        let tells = matches!(talk, Talk::Summary { .. }) && !self.revocations.is_empty();
-        let heads = tells.then(|| self.heads());
-        let message = Message { shard: self.shard, heads, ..Message::of(talk) };
+        let aside = match talk {
+            Talk::Summary { .. } => self.tell_heads(),
+            _ => None,
+        };
+        let message = Message { shard: self.shard, aside, ..Message::of(talk) };
         self.send_message(now, to, message, out);
     }
 
@@ -414,14 +433,14 @@ impl Directory {
     fn send_parcels(&self, to: PeerId, news: News, out: &mut Vec<Output>) {
         out.extend(news.parcels().into_iter().map(|news| {
             let message = Message { shard: self.shard, news, ..Message::of(Talk::News) };
-            Output::Send { to, message }
+            Output::Send { to, message: Box::new(message) }
         }));
     }
 
     /// Sends a message, if there is a way. What has none is dropped: such a peer comes to us.
     fn send_message(&mut self, now: Mono, to: PeerId, message: Message, out: &mut Vec<Output>) {
         if self.reach(now, to, out) {
-            out.push(Output::Send { to, message });
+            out.push(Output::Send { to, message: Box::new(message) });
         }
     }
 

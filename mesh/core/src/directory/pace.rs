@@ -1,6 +1,5 @@
 //! Pacing: a token bucket and the queue of deadlines.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::time::Mono;
@@ -56,30 +55,52 @@ pub(super) enum Timer {
     Sweep,
 }
 
-/// Deadlines, the earliest first. One that became moot is recognised when it falls due.
+/// Deadlines. One that became moot is recognised when it falls due. They are a dozen, and at every
+/// call the next is asked for: it stands here and not behind a pointer.
 #[derive(Debug, Default)]
-pub(super) struct Timers(BTreeSet<(Mono, Timer)>);
+pub(super) struct Timers {
+    next: Option<Mono>,
+    /// All of them, the earliest last.
+    all: Vec<(Mono, Timer)>,
+}
 
 impl Timers {
     pub(super) fn set(&mut self, at: Mono, timer: Timer) {
-        self.0.insert((at, timer));
+        if let Err(place) = self.all.binary_search_by(|known| (at, timer).cmp(known)) {
+            self.all.insert(place, (at, timer));
+        }
+        self.next = self.all.last().map(|(at, _)| *at);
     }
 
     pub(super) fn next(&self) -> Option<Mono> {
-        self.0.first().map(|(at, _)| *at)
+        self.next
     }
 
     pub(super) fn pop_due(&mut self, now: Mono) -> Option<Timer> {
-        if self.next()? > now {
+        if self.next? > now {
             return None;
         }
-        self.0.pop_first().map(|(_, timer)| timer)
+        let due = self.all.pop();
+        self.next = self.all.last().map(|(at, _)| *at);
+        due.map(|(_, timer)| timer)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timers_fall_due_in_order_and_each_once() {
+        let mut timers = Timers::default();
+        let all = [(7, Timer::Probe), (3, Timer::Pull), (7, Timer::Lazy), (7, Timer::Probe)];
+        all.into_iter().for_each(|(at, timer)| timers.set(Mono(at), timer));
+        assert_eq!(timers.next(), Some(Mono(3)));
+        assert_eq!(timers.pop_due(Mono(2)), None);
+        let due: Vec<_> = std::iter::from_fn(|| timers.pop_due(Mono(7))).collect();
+        assert_eq!(due, [Timer::Pull, Timer::Probe, Timer::Lazy]);
+        assert_eq!(timers.next(), None);
+    }
 
     #[test]
     fn a_burst_passes_and_then_one_each_interval() {

@@ -31,8 +31,8 @@ impl Directory {
             return;
         }
         let summary = self.summary(true);
-        let heads = (!self.revocations.is_empty()).then(|| self.heads());
-        let mut message = Message { shard: self.shard, heads, ..Message::of(summary) };
+        let aside = self.tell_heads();
+        let mut message = Message { shard: self.shard, aside, ..Message::of(summary) };
         message.news.records.push(Rumour { hops: 0, said: Arc::clone(&self.own) });
         self.send_message(now, peer, message, out);
     }
@@ -180,7 +180,8 @@ impl Directory {
     ) {
         let mut news = News::default();
         for theirs in held {
-            match self.lazy.get(&theirs.peer) {
+            let announced = self.lazy.binary_search_by_key(&theirs.peer, Announced::peer);
+            match announced.ok().map(|place| &self.lazy[place]) {
                 // What was announced is what is pulled: nearly always it is at hand.
                 Some(Announced { held, record: Some(record), .. })
                     if held.standing() == Standing::Live
@@ -297,7 +298,7 @@ impl Directory {
         if peer == Short::of(self.me) { Some(self.held_own()) } else { self.members.held(peer) }
     }
 
-    fn held_own(&self) -> Held {
+    pub(super) fn held_own(&self) -> Held {
         Held::new(self.me, self.own.advert.version, Standing::Live)
     }
 

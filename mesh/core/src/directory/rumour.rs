@@ -92,6 +92,11 @@ impl Fresh {
         (place, u32::try_from(bits >> 32).expect("32 bits"))
     }
 
+    /// Reads the place of `held`; see [`Directory::touch`].
+    pub(super) fn touch(&self, held: Held) -> u64 {
+        self.0[Self::tag(held).0].into()
+    }
+
     fn note(&mut self, held: Held) {
         let (place, tag) = Self::tag(held);
         self.0[place] = tag;
@@ -111,6 +116,13 @@ pub(super) struct Announced {
     /// At hand for those that pull it; none for this peer's own and for the dead.
     pub(super) record: Option<Arc<Record>>,
     rounds_left: u8,
+}
+
+impl Announced {
+    /// By whom they are sorted.
+    pub(super) fn peer(&self) -> Short {
+        self.held.peer
+    }
 }
 
 /// A pull that is awaited.
@@ -232,13 +244,20 @@ impl Directory {
         hot.records.retain_mut(|(r, _)| pass(&mut r.hops, r.said.advert.peer));
         hot.accusations.retain_mut(|(a, _)| pass(&mut a.hops, a.said.claim().subject));
         hot.leaves.retain_mut(|(l, _)| pass(&mut l.hops, l.said.claim().peer));
+        let rounds_left = self.params.lazy_rounds;
         for subject in subjects {
-            if self.lazy.len() < ANNOUNCEMENTS_MAX
-                && let Some(held) = self.held(subject)
+            let known = match subject == Short::of(self.me) {
+                true => Some((self.held_own(), None)),
+                false => self.members.known(subject),
+            };
+            if let Some((held, record)) = known
+                && self.lazy.len() < ANNOUNCEMENTS_MAX
             {
-                let record = self.members.get_short(subject).map(|m| Arc::clone(m.record));
-                let rounds_left = self.params.lazy_rounds;
-                self.lazy.insert(subject, Announced { held, record, rounds_left });
+                let announced = Announced { held, record: record.map(Arc::clone), rounds_left };
+                match self.lazy.binary_search_by_key(&subject, Announced::peer) {
+                    Ok(place) => self.lazy[place] = announced,
+                    Err(place) => self.lazy.insert(place, announced),
+                }
             }
         }
         if !self.lazy.is_empty() && !self.announcing {
@@ -264,8 +283,8 @@ impl Directory {
     }
 
     pub(super) fn announce(&mut self, now: Mono, out: &mut Vec<Output>) {
-        let held: Vec<Held> = self.lazy.values().map(|announced| announced.held).collect();
-        self.lazy.retain(|_, announced| {
+        let held: Vec<Held> = self.lazy.iter().map(|announced| announced.held).collect();
+        self.lazy.retain_mut(|announced| {
             announced.rounds_left = announced.rounds_left.saturating_sub(1);
             announced.rounds_left > 0
         });
@@ -283,7 +302,7 @@ impl Directory {
             for held in held.chunks(FRAME_PEERS_MAX) {
                 let talk = Talk::Announce { held: held.to_vec() };
                 let message = Message { shard: self.shard, ..Message::of(talk) };
-                out.push(Output::Send { to: neighbour.peer, message });
+                out.push(Output::Send { to: neighbour.peer, message: Box::new(message) });
             }
         }
     }

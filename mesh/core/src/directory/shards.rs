@@ -86,10 +86,10 @@ impl Shards {
                 else {
                     return;
                 };
-                let lists = message.lists.clone();
+                let lists = message.aside.as_ref().map(|aside| aside.lists.clone());
                 self.feed(index, now, Input::Message { from, message }, out);
                 // What one shard hears of revocations holds in all.
-                let others = if self.all.len() > 1 { lists } else { Vec::new() };
+                let others = lists.filter(|_| self.all.len() > 1).unwrap_or_default();
                 for list in &others {
                     self.feed_all(now, out, || Input::Revocations(Arc::clone(list)));
                 }

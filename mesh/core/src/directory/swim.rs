@@ -13,7 +13,8 @@ use super::members::Evidence;
 use super::message::{COLD, News, Rumour, Talk};
 use super::pace::Timer;
 use super::{
-    ACCUSATION_RETENTION, COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX, has_way,
+    ACCUSATION_RETENTION, COURTESY_INTERVAL, Directory, Event, Output, Params, STALL_MAX,
+    SWEEP_INTERVAL, has_way,
 };
 use crate::advert::Version;
 use crate::coordinate::Coordinate;
@@ -103,6 +104,10 @@ impl Directory {
             return;
         }
         let Some(version) = self.members.get(target).map(|member| member.version()) else { return };
+        let reaches = self.reaches(target);
+        if asked_by.is_some() && !reaches {
+            return;
+        }
         let nonce = self.nonce();
         let probe =
             Probe { target, version, sent: now, heard: false, helpers: Vec::new(), asked_by };
@@ -112,9 +117,9 @@ impl Directory {
             self.timers.set(first, Timer::PingTimeout(nonce));
         }
         self.timers.set(first + self.params.indirect_timeout, Timer::ProbeEnd(nonce));
-        if self.reaches(target) {
+        if reaches {
             self.send(now, target, Talk::Ping { nonce }, out);
-        } else if asked_by.is_none() {
+        } else {
             self.ask_helpers(now, nonce, out);
         }
     }
@@ -197,10 +202,11 @@ impl Directory {
 
     pub(super) fn end_probe(&mut self, now: Now, nonce: u64, out: &mut Vec<Output>) {
         let Some(probe) = self.probes.remove(&nonce) else { return };
-        if probe.asked_by.is_some() {
+        let subject = probe.target;
+        // A helper that pinged in vain is a witness, unless there are enough already.
+        if probe.asked_by.is_some() && self.members.accusers(subject) >= self.params.accusers {
             return;
         }
-        let subject = probe.target;
         let Some(member) = self.members.get(subject) else { return };
         let accused = self.accuses(subject);
         if member.is_down() || (accused && !member.is_alive()) {
@@ -429,6 +435,9 @@ impl Directory {
             return;
         }
         self.probes.clear();
+        if late > SWEEP_INTERVAL {
+            self.members.rejuvenate(now);
+        }
         let until = now + self.params.suspect_timeout;
         self.suspects.values_mut().for_each(|before| *before = until);
         self.timers.set(until, Timer::Suspicions);

@@ -48,6 +48,11 @@ impl Tree {
         *sum = sum.wrapping_sub(record.print());
     }
 
+    /// Reads the sum that counts a peer; see [`super::Directory::touch`].
+    pub(super) fn touch(&self, peer: Short) -> u64 {
+        self.0[bucket(peer)]
+    }
+
     /// Over all.
     pub(super) fn root(&self, salt: u64) -> u64 {
         mix(salt ^ self.0.iter().fold(0, |sum: u64, one| sum.wrapping_add(*one)))

@@ -136,6 +136,23 @@ mod tests {
         assert_eq!(text.parse::<Checkpoint>().unwrap().size, 35_225_469);
     }
 
+    /// That of c2sp.org/tlog-checkpoint has another origin than what was signed: it is the Go
+    /// database's own of that size, whose key hash its line still has.
+    #[test]
+    fn the_example_of_the_specification_is_one_and_verifies_under_the_name_that_was_signed() {
+        let key = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
+        let text =
+            "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+        let line = "Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=";
+        assert_eq!(text.parse::<Checkpoint>().unwrap().size, 20_852_163);
+        let renamed = format!("{text}\n— example.com/behind-the-sofa {line}\n");
+        assert_eq!(note::open(&renamed, &[key.parse().unwrap()]).unwrap().1.len(), 0);
+        let signed = text.replace("example.com/behind-the-sofa", "go.sum database tree");
+        let note = format!("{signed}\n— sum.golang.org {line}\n");
+        let (text, signers) = note::open(&note, &[key.parse().unwrap()]).unwrap();
+        assert_eq!((text, signers), (signed.as_str(), vec!["sum.golang.org".to_owned()]));
+    }
+
     #[test]
     fn what_is_no_checkpoint_is_refused() {
         let good = "Log\n123\nTszzRgjTG6xce+z2AG31kAXYKBgQVtCSCE40HmuwBb0=\n";

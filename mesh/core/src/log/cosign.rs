@@ -147,6 +147,9 @@ fn message(text: &str, seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+
     use super::*;
     use crate::keys::SigningKey;
     use crate::log::checkpoint::origin;
@@ -215,6 +218,43 @@ mod tests {
             digest("a5c3752be610d605ce5c64ee2e28ee5b94a1cc0a68742f18f24c9b5c82d07298"),
         ];
         assert!(includes(4, &root, 3, &leaf_hash(&leaf.concat()), &proof));
+    }
+
+    /// A checkpoint of a log of Certificate Transparency that the public network of witnesses
+    /// cosigned in May 2026, with the keys that the log and one witness publish.
+    #[test]
+    fn a_checkpoint_that_public_witnesses_cosigned_verifies() {
+        let log = "arche2025h1.staging.ct.transparency.dev+ba2f06c0+AU0vHmlGCS/PdN8b2OaGmKprLI8HKM+dJ472xgFYh15f";
+        let witness = "BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2";
+        let note = "\
+arche2025h1.staging.ct.transparency.dev
+1432088532
+U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
+
+— arche2025h1.staging.ct.transparency.dev zTM8sQAAAZ5W0WdjBAMARjBEAiBjW5IQf9pvsYLfQFX6hoGREPMHbdQ3urbllzalApkptQIgIpwtEroeW2BXaHAI4kJXFbon5Ch9MNL5zRNZ55lvGt0=
+— arche2025h1.staging.ct.transparency.dev ui8GwCF1+kWqZrxGdhj4aX3gcw7XUlXQQabg/27lefwhUkzbC3NygNI75MdhL1bfTW9g8Ei59RA23oHP7Ry1k3ZFWwQ=
+— transparency.dev/DEV:witness-little-garden 2AQqhwAAAABqEiEgzgFIqqhbUoDwjMWE6UP8nd8/KYTzwZ2rhIgcqoXHAwVkjZr4AscylP3v7sEodkRAErumC2q44vdgJY096st5BQ==
+— witness1.smartit.nu/witness1 pIyCDwAAAABqEiEghIp82KWebrw7/oHQwlTAm3g2RKS4+eebl8eO0WH+/iEcxZ75W3u5hNI7TOQtmJbqmNWVuE0tgh0XwzdZsDsUAQ==
+— remora.n621.de 2net5wAAAABqEiEgPlfF3V06o0Y+fHM+J5J9s27wgxxcOVSpZ/2g/KSiXCg9DEZI+aVCIobWX9sXTynk5XeU/zZ0WBxtqB0DrAWfBw==
+— witness.stagemole.eu Z/euoAAAAABqEiEgw0i+7g2ENfDAWHmtRzCfKTHSDwYDJA2NmKeGi9Y8FtEyOUvVr+AJmIY/2TUFucgKi7lI7cUiOvKFYe/TmN9DAg==
+";
+        let key: VerifierKey = log.parse().unwrap();
+        // The log signs in two ways, of which one is a note's; lines of others are passed over.
+        assert_eq!(note::open(note, std::slice::from_ref(&key)).unwrap().1, [key.name]);
+        let (text, lines) = note::lines(note).unwrap();
+        assert_eq!(text.parse::<Checkpoint>().unwrap().size, 1_432_088_532);
+        let witness = BASE64.decode(witness).unwrap();
+        assert_eq!(witness[0], ED25519_COSIGNATURE);
+        let witness: [u8; 32] = witness[1..].try_into().unwrap();
+        let line = lines.into_iter().find(|line| line.name == "remora.n621.de").unwrap();
+        assert_eq!(read(&line, text, &witness), Ok(1_779_573_024));
+        for bit in 0..line.signature.len() * 8 {
+            let mut changed = Line { signature: line.signature.clone(), ..line };
+            changed.signature[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&changed, text, &witness).is_err(), "bit {bit}");
+        }
+        let other = text.replace("1432088532", "1432088533");
+        assert!(matches!(read(&line, &other, &witness), Err(NoteFault::Forged(_))));
     }
 
     #[test]

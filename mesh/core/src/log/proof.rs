@@ -177,6 +177,9 @@ pub fn attested(receipt: &Receipt, note: &str, trust: &Trust) -> Result<Charter,
     let charter = trust.verify(note, keeper.peer).map_err(fault)?;
     match keeper.differs(&charter, note) {
         Some(field) => Err(ProofFault::Differs(field)),
+        None if receipt.lei(keeper) != charter.lei => {
+            Err(ProofFault::Differs("legal entity identifier"))
+        }
         None if !charter.valid_at(receipt.started) => Err(ProofFault::Expired),
         None => Ok(charter),
     }

@@ -49,6 +49,10 @@ fn a_receipt_that_differs_from_its_charter_is_refused() {
     ] {
         assert_eq!(differs(change), ProofFault::Differs(field));
     }
+    let identified = |r: &mut Receipt| {
+        r.leis.insert(r.path[1].charter, "506700GE1G29325QX363".parse().unwrap());
+    };
+    assert_eq!(differs(identified), ProofFault::Differs("legal entity identifier"));
     let late =
         |r: &mut Receipt| (r.started, r.ended) = (Utc(1_800_002_000_000), Utc(1_800_002_000_000));
     assert_eq!(differs(late), ProofFault::Expired);

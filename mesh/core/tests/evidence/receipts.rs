@@ -93,6 +93,41 @@ fn what_cannot_be_is_neither_sealed_nor_read() {
     }
 }
 
+/// The identifier of who runs the peer that `party` names.
+fn identified(mut receipt: Receipt, charter: Digest, lei: &str) -> Receipt {
+    receipt.leis.insert(charter, lei.parse().unwrap());
+    receipt
+}
+
+#[test]
+fn a_receipt_with_identifiers_is_of_version_2_and_all_others_stay_what_they_were() {
+    let (plain, lei) = (receipt(1), "506700GE1G29325QX363");
+    let charter = plain.parts[0].party.charter;
+    let named = identified(plain.clone(), charter, lei);
+    let (sealed, before) = (named.seal().unwrap(), plain.seal().unwrap());
+    // The bytes of version 1, one identifier after them.
+    assert_eq!(sealed[..17], *b"hansa/receipt/v2\n");
+    assert_eq!(sealed[17..before.len()], before[17..]);
+    assert_eq!(sealed[before.len()..], [&[1], &charter.0[..], lei.as_bytes()].concat());
+    let opened = Receipt::open(&sealed).unwrap();
+    assert_eq!(opened, named);
+    assert_eq!(opened.lei(&opened.parts[0].party).unwrap().to_string(), lei);
+    assert_eq!(opened.lei(&opened.path[0]), None);
+    // Either version for the other is another form.
+    let as_2 = [b"hansa/receipt/v2\n", &before[17..], &[0]].concat();
+    assert_eq!(Receipt::open(&as_2), Err(ReceiptFault::NotCanonical));
+    let as_1 = [b"hansa/receipt/v1\n", &sealed[17..]].concat();
+    assert!(Receipt::open(&as_1).is_err());
+    for length in 0..sealed.len() {
+        assert!(Receipt::open(&sealed[..length]).is_err(), "{length}");
+    }
+    let nobodys = identified(plain, Digest([1; 32]), lei);
+    assert!(matches!(nobodys.seal(), Err(ReceiptFault::Field(_))));
+    let at = sealed.len() - 1;
+    let mistyped = [&sealed[..at], b"4"].concat();
+    assert!(matches!(Receipt::open(&mistyped), Err(ReceiptFault::Field(_))));
+}
+
 #[test]
 fn without_its_salt_a_commitment_says_nothing_and_with_it_one_thing() {
     let payload = Digest::of(b"a payload");
@@ -101,6 +136,9 @@ fn without_its_salt_a_commitment_says_nothing_and_with_it_one_thing() {
     let by_hand = [&[1; 32], b"hansa/input/v1\n".as_slice(), &payload.0].concat();
     assert_eq!(committed, Digest::of(&by_hand));
     assert_ne!(committed, commit(&other, Side::Input, &payload));
+    let read = Salt::from_hex(&salt.to_hex()).unwrap();
+    assert_eq!((read.0, salt.to_hex().len()), (salt.0, 64));
+    assert!(Salt::from_hex("01").is_none());
     assert_ne!(committed, commit(&salt, Side::Output, &payload));
     assert_ne!(committed, commit(&salt, Side::Input, &Digest::of(b"another payload")));
 }

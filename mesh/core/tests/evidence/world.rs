@@ -40,6 +40,7 @@ pub(crate) fn charter(seed: u8, location: &str, operator: &str) -> Charter {
         subject: key(seed).peer_id(),
         location: location.parse().unwrap(),
         operator: operator.into(),
+        lei: None,
         control: "US".parse().unwrap(),
         data_classes: ["health".to_owned()].into(),
         not_before: Utc(1_799_998_000_000),
@@ -90,6 +91,7 @@ pub(crate) fn receipt(number: u8) -> Receipt {
             used: Used { rows: 5, device_us: 300, price: euros(50) },
         }],
         outcome: Outcome::Answered,
+        leis: BTreeMap::new(),
     }
 }
 

@@ -37,6 +37,7 @@ fn charter() -> Charter {
         subject: id(0),
         location: "DE-BE".parse().unwrap(),
         operator: "Nordlicht GmbH".into(),
+        lei: None,
         control: "DE".parse().unwrap(),
         data_classes: ["finance".to_owned(), "health".to_owned()].into(),
         not_before: Utc(FROM),

@@ -25,6 +25,7 @@ pub(crate) fn view(peers: &[(&str, Offers)]) -> View {
             subject: id(index),
             location: place.parse().unwrap(),
             operator: "Acme Inc.".into(),
+            lei: None,
             control: place.parse().unwrap(),
             data_classes: Default::default(),
             not_before: Utc((START - 9) * 1_000),

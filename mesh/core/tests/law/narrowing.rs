@@ -18,6 +18,7 @@ fn standing(truth: &Truth) -> Result<Charter, CharterFault> {
         subject: id(0),
         location: truth.location.parse().unwrap(),
         operator: truth.operator.into(),
+        lei: None,
         control: truth.control.parse().unwrap(),
         data_classes: truth.data_classes.clone(),
         not_before: Utc(truth.from * 1_000),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hansa_core::flight::{Event, Flight, RetryBudget, Step};
-use hansa_core::gate::Rule;
+use hansa_core::gate::{Rule, may_reuse};
 use hansa_core::id::{Digest, JobId};
 use hansa_core::limits::ATTEMPTS_MAX;
 use hansa_core::loads::Loads;
@@ -54,6 +54,13 @@ fn each_clause_refuses_by_its_own_rule() {
         let policy = Policy { split, retain_nothing: true, ..Policy::default() };
         assert!(!matches!(planned(&view, &job(policy)), Plan::Refuse(_)));
     }
+}
+
+#[test]
+fn an_answer_is_not_kept_where_nothing_may_be_or_its_data_has_a_purpose() {
+    assert!(may_reuse(&Policy::default()) && may_reuse(&only("DE")));
+    assert!(!may_reuse(&Policy { retain_nothing: true, ..Policy::default() }));
+    assert!(!may_reuse(&Policy { purpose: Some("care".into()), ..Policy::default() }));
 }
 
 #[test]

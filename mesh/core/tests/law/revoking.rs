@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hansa_core::advert::{Advert, Version};
 use hansa_core::charter::{Authority, Charter, CharterFault, Trust};
-use hansa_core::directory::{Directory, Event, Input, Message, Output, Params, Talk};
+use hansa_core::directory::{Aside, Directory, Event, Input, Message, Output, Params, Talk};
 use hansa_core::gate::{self, Rule, Standing};
 use hansa_core::id::Digest;
 use hansa_core::keys::SigningKey;
@@ -58,6 +58,7 @@ fn charter_of(peer: u8, location: &str) -> String {
         subject: key(peer).peer_id(),
         location: location.parse().unwrap(),
         operator: "Nordlicht GmbH".into(),
+        lei: None,
         control: "DE".parse().unwrap(),
         data_classes: BTreeSet::new(),
         not_before: Utc(NOW.utc.0 - 1_000),
@@ -95,7 +96,11 @@ fn directory(me: u8, others: &[(u8, &str)], params: Params) -> Directory {
         let record = advert(*peer, location).sign(&key(*peer)).verify(&trust, NOW).unwrap();
         let mut message = Message::of(Talk::News);
         message.news.records.push(hansa_core::directory::Rumour { hops: 0, said: record });
-        directory.handle(NOW, Input::Message { from: key(*peer).peer_id(), message }, &mut vec![]);
+        directory.handle(
+            NOW,
+            Input::Message { from: key(*peer).peer_id(), message: message.into() },
+            &mut vec![],
+        );
     }
     directory
 }
@@ -204,7 +209,7 @@ fn a_revoked_peer_is_used_no_more_and_a_newer_list_can_restore_it() {
     let record = own.record(key(1).peer_id()).unwrap().clone();
     let mut message = Message::of(Talk::News);
     message.news.records.push(hansa_core::directory::Rumour { hops: 0, said: record });
-    feed(&mut late, NOW, Input::Message { from: key(0).peer_id(), message });
+    feed(&mut late, NOW, Input::Message { from: key(0).peer_id(), message: message.into() });
     assert_eq!(verdict(&late, 1, &Policy::default()), Err(Rule::Revoked));
     feed(&mut own, NOW, Input::Revocations(list(2, &[])));
     assert_eq!(verdict(&own, 1, &Policy::default()), Ok(()));
@@ -243,7 +248,10 @@ fn lists_reach_those_that_were_not_there_when_they_came() {
     // What it said when the list came is lost; anti-entropy is not.
     let mut now = NOW;
     let mut said = Vec::new();
-    while !said.iter().any(|m: &Message| m.heads.is_some()) {
+    while !said
+        .iter()
+        .any(|m: &Message| m.aside.as_ref().is_some_and(|aside| aside.heads.is_some()))
+    {
         now =
             Now { mono: now.mono + Duration::from_secs(1), utc: now.utc + Duration::from_secs(1) };
         assert!(now.mono < NOW.mono + Duration::from_secs(300), "no summary told of the list");
@@ -255,11 +263,17 @@ fn lists_reach_those_that_were_not_there_when_they_came() {
             let bytes = message.encode();
             let message = Message::open(&bytes, &trust(), now, |_, _| false).unwrap();
             let from = key(0).peer_id();
-            answers.extend(sent(feed(&mut joiner, now, Input::Message { from, message }), 0));
+            answers.extend(sent(
+                feed(&mut joiner, now, Input::Message { from, message: message.into() }),
+                0,
+            ));
         }
         for message in answers {
             let from = key(1).peer_id();
-            said.extend(sent(feed(&mut knowing, now, Input::Message { from, message }), 1));
+            said.extend(sent(
+                feed(&mut knowing, now, Input::Message { from, message: message.into() }),
+                1,
+            ));
         }
     }
     let out = feed(&mut joiner, now, Input::Revocations(list(4, &["serial-2"])));
@@ -269,7 +283,7 @@ fn lists_reach_those_that_were_not_there_when_they_came() {
 fn sent(out: Vec<Output>, whom: u8) -> Vec<Message> {
     let peer = key(whom).peer_id();
     let message = |output| match output {
-        Output::Send { to, message } if to == peer => Some(message),
+        Output::Send { to, message } if to == peer => Some(*message),
         _ => None,
     };
     out.into_iter().filter_map(message).collect()
@@ -278,10 +292,12 @@ fn sent(out: Vec<Output>, whom: u8) -> Vec<Message> {
 #[test]
 fn a_frame_with_a_forged_list_is_refused_and_a_strangers_passed_over() {
     let mut message = Message::of(Talk::News);
-    message.lists = vec![list(1, &["a"])];
+    let lists = vec![list(1, &["a"])];
+    message.aside = Some(Aside { lists: lists.clone(), ..Aside::default() }.into());
     let open = |trust: &Trust, bytes: &[u8]| Message::open(bytes, trust, NOW, |_, _| false);
-    assert_eq!(open(&trust(), &message.encode()).unwrap().lists, message.lists);
-    assert!(open(&Trust::default(), &message.encode()).unwrap().lists.is_empty());
+    let read = open(&trust(), &message.encode()).unwrap().aside.unwrap();
+    assert_eq!(read.lists, lists);
+    assert!(open(&Trust::default(), &message.encode()).unwrap().aside.is_none());
     let mut bytes = message.encode();
     let at = bytes.windows(8).position(|window| window == b"serial a").unwrap() + 7;
     bytes[at] = b'b';

@@ -244,6 +244,21 @@ fn money_and_a_named_deadline_keep_their_bytes_and_can_be_skipped() {
 }
 
 #[test]
+fn a_priority_keeps_its_bytes_and_can_be_skipped() {
+    let fresh =
+        Job::new(JobId([1; 16]), Digest([1; 32]), policy(), &Bounds::default(), Mono(1_000));
+    let urgent = Job { priority: 7, ..fresh };
+    let header = JobHeader { extensions: JobHeader::extensions_of(&urgent), ..job() };
+    let plain = JOB.strip_suffix("00").unwrap();
+    assert_eq!(hex(&header.encode()), format!("{plain}0105000107"));
+    assert_eq!(JobHeader::decode(&header.encode()).unwrap().priority(), 7);
+    assert_eq!(job().priority(), 0);
+    let torn = vec![Extension { tag: 5, critical: false, bytes: vec![251] }];
+    let torn = JobHeader { extensions: torn, ..job() };
+    assert!(matches!(JobHeader::decode(&torn.encode()), Err(HeaderFault::Codec(_))));
+}
+
+#[test]
 fn money_that_is_none_is_refused() {
     let with = |bytes: Vec<u8>| vec![Extension { tag: 1, critical: false, bytes }];
     let read = |bytes: Vec<u8>| {

@@ -159,6 +159,7 @@ impl Peer {
             subject: id(subject),
             location: truth.location.parse().expect("a place"),
             operator: truth.operator.into(),
+            lei: None,
             control: truth.control.parse().expect("a place"),
             data_classes: truth.data_classes.clone(),
             not_before: Utc(truth.from * 1_000),
