@@ -141,7 +141,7 @@ async fn run(engine: &Engine, data: &Bytes) -> Result<(), Box<dyn Error>> {
     let (name, shape) = ("bytes".to_owned(), vec![1, 2_048]);
     let inputs = vec![Tensor { name, dtype: DType::Int32, shape, data }];
     let deadline = Some(Instant::now() + Duration::from_secs(30));
-    black_box(engine.submit(Request { inputs, outputs: Vec::new(), deadline })?.await?);
+    black_box(engine.submit(Request { deadline, ..common::request(inputs) })?.await?);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::hashing::{Found, hash};
 use crate::limits::*;
 pub use crate::manifest::{BundleDigest, Entry, Manifest};
-use crate::manifest::{Span, offset, sha256};
+use crate::manifest::{Span, offset};
 use crate::scan::{self, ScanError};
 
 /// The ONNX file of every bundle.
@@ -207,11 +207,17 @@ impl Bundle {
     /// Reads the ONNX file whole and holds it against the manifest: what is then scanned and
     /// loaded are the very bytes that the digest names, whatever happens on disk.
     pub fn read_model(&self) -> Result<Vec<u8>, BundleError> {
-        let bytes = read_whole(&self.model)?;
-        let entry = &self.manifest.files[MODEL_FILE];
+        self.read_file(MODEL_FILE)
+    }
+
+    /// The same for any file of the manifest.
+    pub fn read_file(&self, name: &str) -> Result<Vec<u8>, BundleError> {
+        let path = self.file(name);
+        let entry = &self.manifest.files[name];
+        let bytes = read_whole(&path)?;
         let same = bytes.len() as u64 == entry.bytes
-            && bytes.chunks(CHUNK_BYTES).map(sha256).eq(entry.chunks.iter().copied());
-        if same { Ok(bytes) } else { Err(BundleError::Changed { path: self.model.clone() }) }
+            && (0..).zip(bytes.chunks(CHUNK_BYTES)).all(|(chunk, bytes)| entry.is(chunk, bytes));
+        if same { Ok(bytes) } else { Err(BundleError::Changed { path }) }
     }
 }
 

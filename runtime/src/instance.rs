@@ -1,50 +1,101 @@
-//! One run of one session: tensors in, tensors out, whatever happens in between. Which job runs
+//! One run of one session: tensors in, tensors out, whatever happens in between. Which jobs run
 //! when is [`crate::engine`]'s.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ort::memory::Allocator;
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 
 use crate::engine::{EngineError, Request};
-use crate::limits::ROWS_FOUND_WITHIN;
-use crate::rows::RowAxes;
+use crate::limits::{BATCH_PROBE_ROWS, ROWS_FOUND_WITHIN};
+use crate::queue::Run;
+use crate::rows::{RowAxes, join, split};
 use crate::separable::row_axes;
 use crate::tensor::{Signature, Tensor};
 use crate::values::{Input, output, symbols, zeros};
 
 /// What stops an instance's run from outside.
 pub(crate) struct Slot {
-    /// The job that runs. Held while `options` change, so that no job is stopped for another.
-    job: Mutex<Option<u64>>,
+    /// The jobs that run and are still wanted. Held while `options` change, so that no job is
+    /// stopped for another.
+    jobs: Mutex<Vec<u64>>,
     options: RunOptions<NoSelectedOutputs>,
 }
 
 impl Slot {
     pub(crate) fn new() -> ort::Result<Self> {
-        Ok(Self { job: Mutex::new(None), options: RunOptions::new()? })
+        Ok(Self { jobs: Mutex::default(), options: RunOptions::new()? })
     }
 
-    pub(crate) fn set(&self, job: Option<u64>) -> ort::Result<()> {
-        let mut running = self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        *running = job;
-        if job.is_none() { self.options.unterminate() } else { Ok(()) }
+    pub(crate) fn begin(&self, jobs: impl Iterator<Item = u64>) {
+        let mut running = self.lock();
+        running.clear();
+        running.extend(jobs);
     }
 
-    pub(crate) fn stop(&self, job: u64) {
-        let running = self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        if *running == Some(job)
+    pub(crate) fn end(&self) -> ort::Result<()> {
+        self.lock().clear();
+        self.options.unterminate()
+    }
+
+    /// A job is not wanted any more; the run of which it was the last is stopped.
+    pub(crate) fn leave(&self, job: u64) {
+        let mut running = self.lock();
+        let Some(place) = running.iter().position(|id| *id == job) else { return };
+        running.swap_remove(place);
+        if running.is_empty()
             && let Err(error) = self.options.terminate()
         {
             tracing::warn!(%error, "a run could not be stopped");
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs requests of so many rows each as one batch, and each alone where that fails: one whose
+/// values the model refuses must not spoil the others'.
+pub(crate) fn run_together(
+    session: &mut Session,
+    slot: &Slot,
+    allocator: &Allocator,
+    requests: &[&Request],
+    counts: &[u32],
+    axes: Option<&RowAxes>,
+) -> Vec<Result<Vec<Tensor>, EngineError>> {
+    if let (Some(axes), [_, _, ..]) = (axes, requests) {
+        let parts: Vec<Vec<Tensor>> =
+            requests.iter().map(|request| request.inputs.clone()).collect();
+        let outputs = join(&parts, &axes.inputs, counts).ok().and_then(|inputs| {
+            let request = Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 };
+            let outputs = guarded(session, slot, allocator, &request).ok()?;
+            split(&outputs, &axes.outputs, counts).ok()
+        });
+        if let Some(parts) = outputs {
+            return requests.iter().zip(parts).map(|(request, part)| pick(request, part)).collect();
+        }
+    }
+    requests.iter().map(|request| guarded(session, slot, allocator, request)).collect()
+}
+
+/// The outputs that a request wants, in its order.
+fn pick(request: &Request, outputs: Vec<Tensor>) -> Result<Vec<Tensor>, EngineError> {
+    if request.outputs.is_empty() {
+        return Ok(outputs);
+    }
+    let wanted = request.outputs.iter().map(|name| {
+        let found = outputs.iter().find(|output| output.name == *name).cloned();
+        found.ok_or_else(|| EngineError::Failed { said: "an output is missing".into() })
+    });
+    wanted.collect()
 }
 
 /// A run that panics answers its job and leaves the engine going.
@@ -102,21 +153,38 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 /// Runs the model on zeros, twice, since the first run also fills ONNX Runtime's arena. Models
 /// that do not run on zeros are none the worse: their service time comes with their first job.
-pub(crate) fn warm_up(
+pub(crate) fn warm_up(session: &mut Session, slot: &Slot, signature: &Signature) -> Option<Run> {
+    let inputs = signature.inputs.iter().map(|spec| zeros(&spec.name, spec.datatype, &spec.shape));
+    try_out(session, slot, inputs.collect::<Option<_>>()?)
+}
+
+/// The same on [`BATCH_PROBE_ROWS`] rows: what more rows cost.
+pub(crate) fn warm_up_rows(
     session: &mut Session,
     slot: &Slot,
     signature: &Signature,
-) -> Option<Duration> {
-    let inputs = signature.inputs.iter().map(|spec| zeros(&spec.name, spec.datatype, &spec.shape));
-    let inputs = inputs.collect::<Option<Vec<_>>>()?;
-    let request = Request { inputs, outputs: Vec::new(), deadline: None };
+    axes: &RowAxes,
+) -> Option<Run> {
+    let inputs = signature.inputs.iter().map(|spec| {
+        let mut shape = spec.shape.clone();
+        if let Some(axis) = axes.inputs.get(&spec.name) {
+            *shape.get_mut(*axis)? = BATCH_PROBE_ROWS.into();
+        }
+        zeros(&spec.name, spec.datatype, &shape)
+    });
+    try_out(session, slot, inputs.collect::<Option<_>>()?)
+}
+
+fn try_out(session: &mut Session, slot: &Slot, inputs: Vec<Tensor>) -> Option<Run> {
+    let bytes = inputs.iter().map(|input| input.data.len() as u64).sum();
+    let request = Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 };
     let allocator = Allocator::default();
     guarded(session, slot, &allocator, &request)
         .inspect_err(|error| tracing::debug!(%error, "the model does not run on zeros"))
         .ok()?;
     let started = Instant::now();
     guarded(session, slot, &allocator, &request).ok()?;
-    Some(started.elapsed())
+    Some(Run { bytes, took: started.elapsed() })
 }
 
 /// The axes of the model's rows, if the time suffices to find out. A model that fails on the way is
@@ -128,24 +196,24 @@ pub(crate) fn find_rows(
 ) -> Option<RowAxes> {
     /// No job runs yet, so its id is free.
     const EXPERIMENT: u64 = 0;
-    slot.set(Some(EXPERIMENT)).ok()?;
+    slot.begin([EXPERIMENT].into_iter());
     let symbols: Vec<Vec<String>> = session.inputs().iter().map(symbols).collect();
     let allocator = Allocator::default();
     let (over, watch) = channel::<()>();
     let found = thread::scope(|scope| {
         scope.spawn(move || {
             if watch.recv_timeout(ROWS_FOUND_WITHIN) == Err(RecvTimeoutError::Timeout) {
-                slot.stop(EXPERIMENT);
+                slot.leave(EXPERIMENT);
             }
         });
         let found = row_axes(signature, &symbols, |inputs| {
-            let request = Request { inputs, outputs: Vec::new(), deadline: None };
+            let request = Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 };
             guarded(session, slot, &allocator, &request).ok()
         });
         drop(over);
         found
     });
-    slot.set(None).ok()?;
+    slot.end().ok()?;
     tracing::debug!(?found, "whether rows can be run apart");
     found
 }

@@ -3,20 +3,24 @@
 //! [`library`] finds or fetches the shared library, [`runtime`] loads it, [`devices`] says what
 //! there is to compute with, [`bundle`] puts a model's files under one digest, [`store`] keeps those
 //! that travelled, [`scan`] refuses those that ONNX Runtime should never see, and an [`engine`] runs
-//! the rest. [`mod@cut`] makes stages of a model. [`tensor`] and [`mod@check`] are what travels and
-//! whether it fits.
+//! the rest, jobs in the order of [`mod@line`] and together as [`batch`] says. [`mod@cut`] makes stages of a
+//! model. [`tensor`] and [`mod@check`] are what travels and whether it fits, and [`text`] makes both of
+//! what people write.
 
+pub mod batch;
 pub mod bundle;
 pub mod cache;
 pub mod check;
 pub mod cut;
 pub mod devices;
 pub mod engine;
+pub mod floats;
 mod hashing;
 mod instance;
 pub mod library;
 mod likeness;
 pub mod limits;
+pub mod line;
 mod machine;
 pub mod manifest;
 pub mod models;
@@ -28,9 +32,13 @@ pub mod rows;
 pub mod runtime;
 pub mod scan;
 mod separable;
+pub mod sequence;
 mod session;
 pub mod store;
+mod strings;
 pub mod tensor;
+pub mod text;
+mod turns;
 mod values;
 pub mod wheel;
 

@@ -44,6 +44,12 @@ pub const TENSOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Largest inputs of one request together, in bytes, unless the engine is told otherwise.
 pub const REQUEST_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
+/// Largest `sequence.json` of a bundle, in bytes.
+pub const SEQUENCE_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Most tokens of a model of text whose dimensions are fixed.
+pub const FIXED_TOKENS_MAX: usize = 1 << 20;
+/// Largest flag or id that a sequence brings to a request, in bytes.
+pub const BROUGHT_BYTES_MAX: u64 = 16 << 20;
 /// Most stages that a model is cut into.
 pub const STAGES_MAX: usize = 64;
 
@@ -51,6 +57,24 @@ pub const STAGES_MAX: usize = 64;
 pub const QUEUE_DEFAULT: usize = 256;
 /// Most jobs that an engine may be told to let wait.
 pub const QUEUE_MAX: usize = 65_536;
+/// Most rows of jobs that run together, unless the engine is told otherwise.
+pub const BATCH_ROWS_DEFAULT: u32 = 64;
+/// Most rows of jobs that an engine may be told to run together.
+pub const BATCH_ROWS_MAX: u32 = 4_096;
+/// Longest that an engine may be told to let a job wait for others, in µs.
+pub const BATCH_WAIT_US_MAX: u32 = 1_000_000;
+/// Most numbers of rows that an engine may be told to prefer.
+pub const BATCH_PREFERRED_MAX: usize = 8;
+/// Most levels of urgency of one engine.
+pub const PRIORITIES_MAX: u32 = 256;
+/// Longest that a job may be told to wait before it runs, in µs: an hour.
+pub const QUEUE_TIMEOUT_US_MAX: u32 = 3_600_000_000;
+/// Jobs behind the first one that are looked at for some to run with it.
+pub const BATCH_LOOK_MAX: usize = 512;
+/// Rows of the second run at load, which tells what more rows cost.
+pub const BATCH_PROBE_ROWS: u32 = 8;
+/// Weights of fewer bytes are each session's own.
+pub const SHARED_WEIGHT_BYTES_MIN: usize = 4 * 1024;
 /// Most instances of one engine.
 pub const INSTANCES_MAX: usize = 256;
 /// Most threads inside one instance.
@@ -73,3 +97,18 @@ pub const PIP_TIMEOUT: Duration = Duration::from_secs(20);
 pub const PIP_RETRIES: u32 = 2;
 /// Most lines of pip's errors that are shown.
 pub const PIP_LINES_MAX: usize = 6;
+
+/// Largest tokenizer that is read, in bytes: those of 256,000 tokens have 34 MB.
+pub const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+/// Largest other file about text that is read, in bytes.
+pub const TEXT_CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Most files about text of one bundle.
+pub const TEXT_FILES_MAX: usize = 16;
+/// Longest single text that is made tokens of, in bytes.
+pub const TEXT_BYTES_MAX: usize = 256 << 10;
+/// Most tokens of one text, whatever its model says.
+pub const TEXT_TOKENS_MAX: usize = 32_768;
+/// Tokens, padding included, of texts that run together…
+pub const EMBED_BATCH_TOKENS: usize = 2_048;
+/// …and how many texts that may be.
+pub const EMBED_BATCH_ROWS_MAX: usize = 256;

@@ -64,6 +64,11 @@ impl Entry {
         let left = self.bytes.saturating_sub(offset(chunk));
         usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES)
     }
+
+    /// Whether these bytes are this chunk.
+    pub fn is(&self, chunk: u32, bytes: &[u8]) -> bool {
+        self.chunks.get(chunk as usize).is_some_and(|hash| sha256(bytes) == *hash)
+    }
 }
 
 /// Where a chunk begins in its file.

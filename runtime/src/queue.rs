@@ -1,11 +1,14 @@
-//! The queue before an engine's instances: bounded, first come first served, a caller who leaves
-//! takes his job along. Also counts what went through. Knows nothing of sessions.
+//! The queue before an engine's instances: bounded, a caller who leaves takes his job along. In which
+//! order jobs wait is [`crate::line`]'s, who runs with whom, [`crate::batch`] says. Also counts what
+//! went through. Knows nothing of sessions.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::batch::{Batching, Choice, Cost, Member};
 use crate::limits::SERVICE_WINDOW;
+use crate::line::{Line, Queueing, Ticket, WhenLate};
 
 /// How an engine is doing, for adverts and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,27 +27,34 @@ pub struct Load {
     pub served: u64,
     /// Jobs that ran and failed.
     pub failed: u64,
-    /// Jobs whose caller left or whose deadline passed before they ran.
+    /// Jobs whose caller left, or whose time to wait or deadline passed, before they ran.
     pub dropped: u64,
+    /// Runs of the model.
+    pub runs: u64,
 }
 
 pub(crate) struct Queue<J> {
     state: Mutex<State<J>>,
     work: Condvar,
-    capacity: usize,
+    queueing: Queueing,
     instances: usize,
+    batching: Batching,
 }
 
 struct State<J> {
-    jobs: VecDeque<(u64, J)>,
-    next: u64,
+    line: Line<J>,
     closed: bool,
     running: usize,
+    /// Instances that wait for a job, and how many of them were called.
+    asleep: usize,
+    called: usize,
     /// A ring of the last service times.
     service: VecDeque<Duration>,
     served: u64,
     failed: u64,
     dropped: u64,
+    runs: u64,
+    cost: Cost,
 }
 
 /// How a job that an instance took came out.
@@ -66,99 +76,152 @@ pub(crate) enum Refused {
     Closed,
 }
 
-impl<J> Queue<J> {
-    pub(crate) fn new(capacity: usize, instances: usize) -> Self {
+/// A run that was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// Bytes of its inputs.
+    pub(crate) bytes: u64,
+    pub(crate) took: Duration,
+}
+
+impl<J: Member> Queue<J> {
+    pub(crate) fn new(queueing: Queueing, instances: usize, batching: Batching) -> Self {
         let state = State {
-            jobs: VecDeque::new(),
-            next: 0,
+            line: Line::default(),
             closed: false,
             running: 0,
+            asleep: 0,
+            called: 0,
             service: VecDeque::with_capacity(SERVICE_WINDOW),
             served: 0,
             failed: 0,
             dropped: 0,
+            runs: 0,
+            cost: Cost::default(),
         };
-        Self { state: Mutex::new(state), work: Condvar::new(), capacity, instances }
+        Self { state: Mutex::new(state), work: Condvar::new(), queueing, instances, batching }
     }
 
-    /// Queues a job and names it. Idle instances make room beyond the capacity: a queue of 0
-    /// means that a job runs at once or is refused.
-    pub(crate) fn push(&self, job: J) -> Result<u64, Refused> {
+    /// Queues a job of that priority and names it; it waits until an instance is called. Idle
+    /// instances make room beyond the capacity: a queue of 0 means that a job runs at once or is
+    /// refused.
+    pub(crate) fn push(&self, priority: u32, job: J) -> Result<Ticket, Refused> {
         let mut state = self.lock();
         if state.closed {
             return Err(Refused::Closed);
         }
-        let queued = state.jobs.len();
-        if queued >= self.capacity + self.instances.saturating_sub(state.running) {
+        let queued = state.line.len();
+        if queued >= self.queueing.max + self.instances.saturating_sub(state.running) {
             return Err(Refused::Full { queued });
         }
-        let id = state.next;
-        state.next += 1;
-        state.jobs.push_back((id, job));
-        drop(state);
-        self.work.notify_one();
-        Ok(id)
+        Ok(state.line.push(self.batching.level(priority), job))
     }
 
-    /// Notes how a job came out. Before it is answered: who has the answer and asks how the
-    /// engine is doing finds his job done.
-    pub(crate) fn finish(&self, outcome: Outcome) {
+    /// Wakes an instance for what was pushed, unless all of them are at work or called already.
+    pub(crate) fn call(&self) {
         let mut state = self.lock();
-        state.running -= 1;
-        state.report(outcome);
+        if state.line.len() == 0 {
+            return;
+        }
+        if !self.batching.max_wait.is_zero() {
+            // The one that hears of it may be waiting for others.
+            self.work.notify_all();
+        } else if state.asleep > state.called {
+            state.called += 1;
+            drop(state);
+            self.work.notify_one();
+        }
     }
 
-    /// Waits for the next job; `None` once the queue is closed.
-    pub(crate) fn next(&self) -> Option<(u64, J)> {
+    /// Notes how the jobs of [`Queue::next`] came out, and the run if there was one. Before they are
+    /// answered: who has the answer and asks how the engine is doing finds his job done.
+    pub(crate) fn finish(&self, outcomes: &[Outcome], run: Option<Run>) {
+        let mut state = self.lock();
+        state.running -= outcomes.len();
+        outcomes.iter().for_each(|outcome| state.report(*outcome));
+        if let Some(Run { bytes, took }) = run {
+            state.runs += 1;
+            state.cost.learn(bytes, took);
+        }
+    }
+
+    /// Waits for the next jobs, which run together; `None` once the queue is closed.
+    pub(crate) fn next(&self) -> Option<Vec<(Ticket, J)>> {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return None;
             }
-            if let Some(job) = state.jobs.pop_front() {
-                state.running += 1;
-                return Some(job);
+            let now = Instant::now();
+            if let Queueing { timeout: Some(timeout), when_late: WhenLate::Delay, .. } =
+                self.queueing
+            {
+                state.line.delay(|job| job.since() + timeout <= now);
             }
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match self.batching.choose(state.line.jobs(), &state.cost, now) {
+                Choice::Run(places) => {
+                    state.running += places.len();
+                    return Some(state.line.take(&places));
+                }
+                Choice::Rest => {
+                    state.asleep += 1;
+                    let mut state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.asleep -= 1;
+                    state.called = state.called.saturating_sub(1);
+                    state
+                }
+                Choice::Wait(until) => {
+                    let left = until.saturating_duration_since(now);
+                    let waited = self.work.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
 
     /// Takes a job out again; `None` if it is running or done.
-    pub(crate) fn remove(&self, id: u64) -> Option<J> {
+    pub(crate) fn remove(&self, ticket: Ticket) -> Option<J> {
         let mut state = self.lock();
-        // Ids grow along the queue.
-        let index = state.jobs.binary_search_by_key(&id, |job| job.0).ok()?;
+        let job = state.line.remove(ticket)?;
         state.dropped += 1;
-        state.jobs.remove(index).map(|job| job.1)
+        Some(job)
     }
 
     /// Takes no more jobs and gives back those that wait.
-    pub(crate) fn close(&self) -> Vec<J> {
+    pub(crate) fn close(&self) -> Vec<(Ticket, J)> {
         let mut state = self.lock();
         state.closed = true;
-        let jobs = std::mem::take(&mut state.jobs);
+        let jobs = state.line.clear();
         drop(state);
         self.work.notify_all();
-        jobs.into_iter().map(|job| job.1).collect()
+        jobs
     }
 
-    /// Notes the time of a run that was no job.
-    pub(crate) fn seed(&self, service: Duration) {
-        self.lock().sample(service);
+    /// Notes the time of a run of one row that was no job.
+    pub(crate) fn seed(&self, Run { bytes, took }: Run) {
+        let mut state = self.lock();
+        state.sample(took);
+        state.cost.anchor(bytes, took);
+    }
+
+    /// The same of a run of several rows.
+    pub(crate) fn seed_rows(&self, Run { bytes, took }: Run) {
+        self.lock().cost.anchor(bytes, took);
     }
 
     pub(crate) fn load(&self) -> Load {
         let state = self.lock();
         let service = state.median();
         Load {
-            queued: state.jobs.len(),
+            queued: state.line.len(),
             running: state.running,
             instances: self.instances,
-            capacity: self.capacity,
+            capacity: self.queueing.max,
             service,
             served: state.served,
             failed: state.failed,
             dropped: state.dropped,
+            runs: state.runs,
         }
     }
 
@@ -206,38 +269,119 @@ impl<J> State<J> {
 mod tests {
     use super::*;
 
+    impl Member for char {
+        fn rows(&self) -> Option<u32> {
+            self.is_lowercase().then_some(1)
+        }
+        fn bytes(&self) -> u64 {
+            1
+        }
+        fn since(&self) -> Instant {
+            Instant::now() - Duration::from_secs(1)
+        }
+        fn joins(&self, other: &Self) -> bool {
+            self == other
+        }
+    }
+
+    fn queue(capacity: usize, instances: usize) -> Queue<char> {
+        let batching = Batching { max_rows: Some(3), ..Batching::default() };
+        Queue::new(Queueing::bounded(capacity), instances, batching)
+    }
+
+    fn next(queue: &Queue<char>) -> String {
+        queue.next().unwrap().into_iter().map(|job| job.1).collect()
+    }
+
+    #[test]
+    fn jobs_of_a_kind_are_taken_together_and_the_others_keep_their_places() {
+        let queue = queue(9, 0);
+        let tickets: Vec<Ticket> =
+            "abaXabaa".chars().map(|job| queue.push(0, job).unwrap()).collect();
+        assert_eq!(next(&queue), "aaa");
+        assert_eq!(queue.load().running, 3);
+        assert_eq!(queue.remove(tickets[5]), Some('b'));
+        assert_eq!(next(&queue), "b");
+        assert_eq!(next(&queue), "X");
+        assert_eq!(next(&queue), "aa");
+    }
+
     #[test]
     fn a_full_queue_refuses_and_a_leaver_makes_room() {
-        let queue = Queue::new(2, 0);
-        let first = queue.push('a').unwrap();
-        queue.push('b').unwrap();
-        assert_eq!(queue.push('c'), Err(Refused::Full { queued: 2 }));
+        let queue = queue(2, 0);
+        let first = queue.push(0, 'a').unwrap();
+        queue.push(0, 'b').unwrap();
+        assert_eq!(queue.push(0, 'c'), Err(Refused::Full { queued: 2 }));
         assert_eq!(queue.remove(first), Some('a'));
         assert_eq!(queue.remove(first), None);
-        queue.push('d').unwrap();
-        assert_eq!(queue.next().map(|job| job.1), Some('b'));
-        assert_eq!(queue.close(), ['d']);
-        assert_eq!(queue.push('e'), Err(Refused::Closed));
-        queue.finish(Outcome::Failed);
-        assert_eq!(queue.next(), None);
+        queue.push(0, 'd').unwrap();
+        assert_eq!(next(&queue), "b");
+        assert!(queue.close().into_iter().map(|(_, job)| job).eq(['d']));
+        assert_eq!(queue.push(0, 'e'), Err(Refused::Closed));
+        queue.finish(&[Outcome::Failed], None);
+        assert!(queue.next().is_none());
         let load = queue.load();
         assert_eq!((load.running, load.failed, load.dropped), (0, 1, 1));
     }
 
     #[test]
+    fn the_urgent_overtake() {
+        let batching = Batching {
+            max_rows: Some(3),
+            priorities: 2,
+            priority_default: 2,
+            ..Batching::default()
+        };
+        let urgent = Queue::new(Queueing::bounded(9), 0, batching);
+        for (priority, job) in [(0, 'a'), (2, 'b'), (1, 'X'), (0, 'a'), (9, 'b')] {
+            urgent.push(priority, job).unwrap();
+        }
+        assert_eq!(["X", "aa", "bb"], [(); 3].map(|()| next(&urgent)));
+    }
+
+    /// A job that must run alone, and since when it waits.
+    impl Member for (char, Instant) {
+        fn rows(&self) -> Option<u32> {
+            None
+        }
+        fn bytes(&self) -> u64 {
+            1
+        }
+        fn since(&self) -> Instant {
+            self.1
+        }
+        fn joins(&self, _: &Self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn what_waited_too_long_lets_others_pass_where_it_is_not_refused() {
+        let (now, timeout) = (Instant::now(), Some(Duration::from_secs(60)));
+        for (when_late, expected) in [(WhenLate::Delay, ['b', 'a']), (WhenLate::Reject, ['a', 'b'])]
+        {
+            let queueing = Queueing { max: 9, timeout, when_late };
+            let queue = Queue::new(queueing, 0, Batching::default());
+            queue.push(0, ('a', now - Duration::from_secs(90))).unwrap();
+            queue.push(0, ('b', now)).unwrap();
+            assert_eq!([(); 2].map(|()| queue.next().unwrap()[0].1.0), expected);
+        }
+    }
+
+    #[test]
     fn without_a_queue_a_job_runs_at_once_or_is_refused() {
-        let queue = Queue::new(0, 1);
-        queue.push('a').unwrap();
-        assert_eq!(queue.push('b'), Err(Refused::Full { queued: 1 }));
+        let queue = queue(0, 1);
+        queue.push(0, 'a').unwrap();
+        assert_eq!(queue.push(0, 'b'), Err(Refused::Full { queued: 1 }));
         queue.next().unwrap();
-        assert_eq!(queue.push('b'), Err(Refused::Full { queued: 0 }));
+        assert_eq!(queue.push(0, 'b'), Err(Refused::Full { queued: 0 }));
     }
 
     #[test]
     fn the_median_follows_the_last_runs() {
-        let queue = Queue::<()>::new(1, 1);
+        let queue = queue(1, 1);
         assert_eq!(queue.load().service, None);
-        queue.seed(Duration::from_secs(9));
+        queue.seed(Run { bytes: 1, took: Duration::from_secs(9) });
         let ms = |count: u64| Duration::from_millis(count);
         for round in 0..SERVICE_WINDOW as u64 * 2 {
             let time = if round < SERVICE_WINDOW as u64 { ms(5) } else { ms(7) };
@@ -249,8 +393,8 @@ mod tests {
 
     #[test]
     fn an_engine_whose_callers_give_up_seems_as_slow_as_it_is() {
-        let queue = Queue::<()>::new(1, 1);
-        queue.seed(Duration::from_millis(5));
+        let queue = queue(1, 1);
+        queue.seed(Run { bytes: 1, took: Duration::from_millis(5) });
         for _ in 0..SERVICE_WINDOW {
             queue.lock().report(Outcome::Stopped(Duration::from_millis(40)));
             queue.lock().report(Outcome::Stopped(Duration::from_millis(1)));

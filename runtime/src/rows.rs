@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::check::elements;
-use crate::tensor::{Signature, Tensor};
+use crate::tensor::{Signature, Tensor, TensorSpec};
 
 /// Where the rows lie in a model's tensors, by name. A model that has this gives each row the
 /// answer that the row alone would get.
@@ -58,6 +58,15 @@ impl RowAxes {
 }
 
 impl Signature {
+    /// Whether the first axis of every tensor is that of the rows.
+    pub fn has_rows_first(&self) -> bool {
+        let Some(rows) = &self.rows else { return false };
+        let is_first = |axes: &BTreeMap<String, usize>, specs: &[TensorSpec]| {
+            specs.iter().all(|spec| axes.get(&spec.name) == Some(&0))
+        };
+        is_first(&rows.inputs, &self.inputs) && is_first(&rows.outputs, &self.outputs)
+    }
+
     /// Where the rows lie, if they can be run apart and every output has them: a description may
     /// come from a peer that says anything.
     pub fn row_axes(&self) -> Option<&RowAxes> {
@@ -156,6 +165,24 @@ pub fn join(
     together.collect()
 }
 
+/// Whether the rows of two batches can be rows of one: the same tensors in the same order, of shapes
+/// that differ in rows only; and what all rows share is the same.
+pub fn can_join(a: &[Tensor], b: &[Tensor], axes: &BTreeMap<String, usize>) -> bool {
+    let alike = |a: &Tensor, b: &Tensor| {
+        if (&a.name, a.dtype, a.shape.len()) != (&b.name, b.dtype, b.shape.len()) {
+            return false;
+        }
+        match axes.get(&a.name) {
+            None => a.shape == b.shape && a.data == b.data,
+            Some(axis) => {
+                let mut dims = a.shape.iter().zip(&b.shape).enumerate();
+                dims.all(|(at, (a, b))| at == *axis || a == b)
+            }
+        }
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b))
+}
+
 fn concatenated(chunks: &[Bytes]) -> Bytes {
     let mut all = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
     chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
@@ -250,6 +277,28 @@ mod tests {
             }
         }
         Tensor { name: name.into(), dtype, shape: shape.to_vec(), data: data.into() }
+    }
+
+    #[test]
+    fn rows_can_be_joined_where_nothing_but_their_number_differs() {
+        let axes = BTreeMap::from([("x".to_owned(), 1)]);
+        let x = |shape: &[u64]| tensor("x", DType::Fp32, shape);
+        let shared = |size| tensor("shared", DType::Int64, &[size]);
+        let batch = [x(&[2, 3]), shared(4)];
+        assert!(can_join(&batch, &[x(&[2, 7]), shared(4)], &axes));
+        for other in [
+            vec![x(&[3, 3]), shared(4)],
+            vec![x(&[2, 3]), shared(5)],
+            vec![shared(4), x(&[2, 3])],
+            vec![x(&[2, 3])],
+            vec![x(&[2, 3, 1]), shared(4)],
+            vec![tensor("x", DType::Int64, &[2, 3]), shared(4)],
+        ] {
+            assert!(!can_join(&batch, &other, &axes), "{other:?}");
+        }
+        let mut other_data = shared(4);
+        other_data.data = vec![9; other_data.data.len()].into();
+        assert!(!can_join(&batch, &[x(&[2, 3]), other_data], &axes));
     }
 
     proptest! {

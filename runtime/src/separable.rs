@@ -248,6 +248,8 @@ mod tests {
             inputs: vec![spec("x", &[-1, -1])],
             outputs: vec![spec("y", &[-1, -1])],
             rows: None,
+            sequence: None,
+            rows_max: None,
         };
         row_axes(&signature, &[names(&["b", "s"])], |inputs| {
             let x = &inputs[0];
@@ -290,6 +292,8 @@ mod tests {
             inputs: vec![spec("x", &[-1, -1])],
             outputs: vec![spec("y", &[-1, -1])],
             rows: None,
+            sequence: None,
+            rows_max: None,
         };
         let mut widths = Vec::new();
         let axes = row_axes(&signature, &[names(&["", ""])], |mut inputs| {

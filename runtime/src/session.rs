@@ -1,17 +1,21 @@
-//! A bundle becomes a session of ONNX Runtime: scanned, loaded onto a device, its signature read.
+//! A bundle becomes sessions of ONNX Runtime: scanned, loaded onto a device, its signature read.
+
+use std::sync::Arc;
 
 use ort::ErrorCode;
 use ort::ep;
 use ort::session::Session;
-use ort::session::builder::SessionBuilder;
-use ort::value::Outlet;
+use ort::session::builder::{PrepackedWeights, SessionBuilder};
+use ort::value::{DynValue, Outlet};
 
 use crate::bundle::{Bundle, BundleError};
+use crate::cut::plain_weights;
 use crate::devices::{Device, Provider};
-use crate::limits::TENSORS_MAX;
+use crate::limits::{SHARED_WEIGHT_BYTES_MIN, TENSORS_MAX};
 use crate::runtime::Runtime;
 use crate::scan::{ScanError, scan};
-use crate::tensor::{Signature, TensorSpec};
+use crate::sequence::{Sequence, SequenceError};
+use crate::tensor::{DType, Signature, TensorSpec};
 use crate::values;
 
 /// Where ONNX Runtime looks for external data of a model that it is given as bytes.
@@ -68,6 +72,9 @@ pub enum LoadError {
         /// ONNX Runtime's name of its type.
         kind: String,
     },
+    /// Its `sequence.json` is none.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
     /// An option is out of range.
     #[error("{what} is {value}; it must be 1 to {limit}")]
     Config {
@@ -89,6 +96,13 @@ pub(crate) struct Model<'a> {
     bytes: Vec<u8>,
 }
 
+/// What the sessions of one model have in common: its weights, as they are and as ONNX Runtime packs
+/// them for its kernels. Without it each session has both for itself.
+pub(crate) struct Weights {
+    plain: Vec<(String, Arc<DynValue>)>,
+    packed: PrepackedWeights,
+}
+
 impl<'a> Model<'a> {
     pub(crate) fn read(bundle: &'a Bundle) -> Result<Self, LoadError> {
         let bytes = bundle.read_model()?;
@@ -107,13 +121,32 @@ impl<'a> Model<'a> {
         &self.bytes
     }
 
+    /// The weights, for sessions on this device to share. Those in external data are mapped, and so
+    /// shared by the system.
+    pub(crate) fn weights(&self, device: &Device) -> Weights {
+        let mut plain = Vec::new();
+        // ONNX Runtime takes a weight that it is given where it lies, which must be where it is used.
+        if device.provider == Provider::Cpu {
+            for (name, dtype, dims, elements) in plain_weights(&self.bytes) {
+                let dtype = u8::try_from(dtype).ok().and_then(DType::from_onnx_code);
+                let (Some(dtype), SHARED_WEIGHT_BYTES_MIN..) = (dtype, elements.len()) else {
+                    continue;
+                };
+                let value = values::weight(dtype, &dims, elements);
+                plain.extend(value.map(|value| (name.to_owned(), Arc::new(value))));
+            }
+        }
+        Weights { plain, packed: PrepackedWeights::new() }
+    }
+
     pub(crate) fn session(
         &self,
         runtime: &Runtime,
         device: &Device,
         threads: usize,
+        shared: Option<&Weights>,
     ) -> Result<Session, LoadError> {
-        let options = self.options(runtime, device, threads);
+        let options = self.options(runtime, device, threads, shared);
         let mut options = options.map_err(|error| LoadError::Device {
             device: device.to_string(),
             said: error.to_string(),
@@ -137,9 +170,10 @@ impl<'a> Model<'a> {
         runtime: &Runtime,
         device: &Device,
         threads: usize,
+        shared: Option<&Weights>,
     ) -> ort::Result<SessionBuilder> {
         let folder = self.bundle.dir().to_string_lossy();
-        let options = Session::builder(runtime.environment())?
+        let mut options = Session::builder(runtime.environment())?
             .with_intra_threads(threads)?
             .with_inter_threads(1)?
             // A node that waits must not burn a core.
@@ -151,6 +185,12 @@ impl<'a> Model<'a> {
             .with_config_entry(EXTERNAL_FOLDER, folder)?
             // Never by what the bytes look like: the scan read them as ONNX.
             .with_config_entry(MODEL_FORMAT, "ONNX")?;
+        if let Some(Weights { plain, packed }) = shared {
+            options = options.with_prepacked_weights(packed)?;
+            for (name, value) in plain {
+                options = options.with_initializer(name, Arc::clone(value))?;
+            }
+        }
         let cpu = ep::CPU::default().with_arena_allocator(true).build();
         let providers = match device.provider {
             Provider::Cpu => vec![cpu],
@@ -172,7 +212,8 @@ impl<'a> Model<'a> {
             outlets.iter().map(|outlet| self.spec(outlet)).collect()
         };
         let (inputs, outputs) = (specs(session.inputs())?, specs(session.outputs())?);
-        let signature = Signature { inputs, outputs, rows: None };
+        let sequence = Sequence::of(self.bundle, &inputs, &outputs)?;
+        let signature = Signature { inputs, outputs, rows: None, sequence, rows_max: None };
         for tensors in [&signature.inputs, &signature.outputs] {
             if tensors.len() > TENSORS_MAX {
                 let what = "the number of the model's inputs or outputs";

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::rows::RowAxes;
+use crate::sequence::Sequence;
 
 /// Element types, named as the Open Inference Protocol names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -117,6 +118,13 @@ pub struct Signature {
     /// Where the rows of a batch lie, if they can be run apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<RowAxes>,
+    /// What carries a sequence of requests, if its requests come in such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<Sequence>,
+    /// Most rows that whoever serves it runs at once, if that is said and every tensor's first axis
+    /// is that of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_max: Option<u32>,
 }
 
 /// Why tensors do not fit a model. Each says what was expected.

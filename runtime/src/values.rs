@@ -1,15 +1,17 @@
-//! Tensors into ONNX Runtime's values and back, with as few copies as alignment allows. The one
-//! place with `unsafe`: ort has no safe way to lend it bytes of a type known only at run time.
+//! Tensors into ONNX Runtime's values and back, with as few copies as alignment allows. `unsafe`,
+//! since ort has no safe way to lend it bytes of a type known only at run time.
 #![allow(unsafe_code)]
 
 use bytes::{Bytes, BytesMut};
 use ort::AsPointer as _;
 use ort::memory::{Allocator, MemoryInfo};
 use ort::ortsys;
-use ort::value::{DynTensor, DynValue, Outlet, Shape, TensorElementType, ValueType};
+use ort::value::{
+    DynTensor, DynValue, Outlet, PrimitiveTensorElementType, Shape, TensorElementType, ValueType,
+};
 
-use crate::check::elements;
 use crate::limits::{OUTPUT_IN_PLACE_BYTES_MIN, RANK_MAX};
+use crate::strings;
 use crate::tensor::{DType, Tensor, TensorSpec};
 
 /// The largest alignment that an element type asks for.
@@ -71,11 +73,7 @@ impl Input {
         // Dimensions passed the check, so they are ONNX's.
         let shape: Vec<i64> = tensor.shape.iter().map(|dim| dim.cast_signed()).collect();
         if tensor.dtype == DType::Bytes {
-            let texts: Vec<String> = elements(&tensor.data)
-                .map(|element| Some(std::str::from_utf8(element?).ok()?.to_owned()))
-                .collect::<Option<_>>()
-                .expect("BYTES were checked");
-            let value = ort::value::Tensor::from_string_array((shape, &texts[..]))?.into_dyn();
+            let value = strings::value(&shape, &tensor.data, allocator)?;
             return Ok(Self { value, bytes: Bytes::new() });
         }
         let size = tensor.dtype.size().expect("all others have a size");
@@ -111,6 +109,35 @@ impl Input {
     pub(crate) fn value(&self) -> &DynValue {
         &self.value
     }
+}
+
+/// A weight for several sessions; none of a type that few weights have, or if the elements are not
+/// what type and shape make.
+pub(crate) fn weight(dtype: DType, dims: &[u64], elements: &[u8]) -> Option<DynValue> {
+    let shape = dims.iter().map(|dim| i64::try_from(*dim).ok()).collect::<Option<Vec<i64>>>()?;
+    match dtype {
+        DType::Fp32 => typed(shape, elements, f32::from_le_bytes),
+        DType::Int8 => typed(shape, elements, i8::from_le_bytes),
+        DType::Uint8 => typed(shape, elements, u8::from_le_bytes),
+        DType::Int32 => typed(shape, elements, i32::from_le_bytes),
+        DType::Int64 => typed(shape, elements, i64::from_le_bytes),
+        _ => None,
+    }
+}
+
+/// ONNX Runtime shares only weights in memory that is not its own, so the value owns a copy.
+fn typed<T, const N: usize>(
+    shape: Vec<i64>,
+    elements: &[u8],
+    read: fn([u8; N]) -> T,
+) -> Option<DynValue>
+where
+    T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static,
+{
+    let (elements, rest) = elements.as_chunks();
+    let elements: Vec<T> = elements.iter().copied().map(read).collect();
+    let value = ort::value::Tensor::from_array((shape, elements)).ok()?;
+    rest.is_empty().then(|| value.into_dyn())
 }
 
 /// The same bytes at an address that elements of `size` may be read from.
@@ -152,15 +179,8 @@ pub(crate) fn output(name: &str, value: DynValue, inputs: &[Input]) -> ort::Resu
     let shape: Vec<u64> = shape.iter().map(|dim| u64::try_from(*dim).unwrap_or(0)).collect();
     let tensor: DynTensor = value.downcast()?;
     let data = if dtype == DType::Bytes {
-        let (_, texts) = tensor.try_extract_strings()?;
-        let mut data = BytesMut::with_capacity(texts.iter().map(|text| text.len() + 4).sum());
-        for text in texts {
-            let length = u32::try_from(text.len());
-            let length = length.map_err(|_| ort::Error::new("a string exceeds 4 GiB"))?;
-            data.extend_from_slice(&length.to_le_bytes());
-            data.extend_from_slice(text.as_bytes());
-        }
-        data.freeze()
+        let count = usize::try_from(shape.iter().product::<u64>()).unwrap_or(usize::MAX);
+        strings::bytes(&tensor, count)?
     } else {
         bytes(tensor, inputs)?
     };

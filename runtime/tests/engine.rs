@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::*;
 use hansa_runtime::LoadError;
+use hansa_runtime::batch::Batching;
 use hansa_runtime::bundle::Bundle;
-use hansa_runtime::engine::{Engine, EngineConfig, EngineError, Request, SubmitError};
+use hansa_runtime::engine::{Engine, EngineConfig, EngineError, Pending, Request, SubmitError};
+use hansa_runtime::line::{Queueing, WhenLate};
 use hansa_runtime::models;
 use hansa_runtime::tensor::{DType, InputError, Tensor};
 use hansa_runtime::wheel::Progress;
@@ -19,11 +21,23 @@ use hansa_runtime::wheel::Progress;
 const SMALL: EngineConfig = EngineConfig {
     instances: 1,
     threads: Some(1),
-    queue: 4,
+    queue: Queueing::bounded(4),
     limits: hansa_runtime::check::InputLimits {
         tensor_bytes_max: 1 << 24,
         request_bytes_max: 1 << 24,
     },
+    batching: Batching::DEFAULT,
+};
+
+/// Jobs wait until four rows are there.
+const FOUR: EngineConfig = EngineConfig {
+    queue: Queueing::bounded(16),
+    batching: Batching {
+        max_rows: Some(4),
+        max_wait: Duration::from_secs(20),
+        ..Batching::DEFAULT
+    },
+    ..SMALL
 };
 
 fn of(model: &Message) -> (tempfile::TempDir, Engine) {
@@ -97,7 +111,8 @@ async fn every_type_comes_back_as_it_went_in() {
 async fn strings_come_back_as_they_went_in() {
     let (_dir, engine) = of(&identity(DType::Bytes.onnx_code(), &[-1]));
     let data = [&[7, 0, 0, 0][..], "Lübeck".as_bytes(), &[0, 0, 0, 0]].concat();
-    let input = tensor("x", DType::Bytes, &[2], data);
+    let data = [&data[..], &[5, 0, 0, 0, b'a', 0, 0, 0xff, b'z']].concat();
+    let input = tensor("x", DType::Bytes, &[3], data);
     let answer = engine.submit(request(vec![input.clone()])).unwrap().await.unwrap();
     assert_eq!(answer.outputs, [Tensor { name: "y".to_owned(), ..input }]);
     let cut = tensor("x", DType::Bytes, &[1], b"\x06\0\0\0Lub".to_vec());
@@ -135,7 +150,7 @@ async fn outputs_come_as_wanted() {
     let names = async |wanted: &[&str]| {
         let inputs = vec![tensor("x", DType::Fp32, &[], f32s(&[3.0]))];
         let outputs = wanted.iter().map(|name| (*name).to_owned()).collect();
-        let request = Request { inputs, outputs, deadline: None };
+        let request = Request { inputs, outputs, deadline: None, priority: 0 };
         let answer = engine.submit(request).unwrap().await.unwrap();
         let named = answer.outputs.iter().map(|o| (o.name.clone(), to_f32s(&o.data)[0]));
         named.collect::<Vec<_>>()
@@ -187,7 +202,7 @@ async fn a_failed_run_answers_its_job_and_the_engine_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn many_callers_at_once_each_get_their_own_answer() {
     let dir = tempfile::tempdir().unwrap();
-    let config = EngineConfig { instances: 3, queue: 8, ..SMALL };
+    let config = EngineConfig { instances: 3, queue: Queueing::bounded(8), ..SMALL };
     let engine = Arc::new(engine(&write(dir.path(), &identity(7, &[-1])), &config));
     let callers = (0..16i64).map(|caller| {
         let engine = Arc::clone(&engine);
@@ -213,6 +228,75 @@ async fn many_callers_at_once_each_get_their_own_answer() {
     assert_eq!((load.served, load.queued, load.running, load.failed), (3_200, 0, 0, 0));
 }
 
+#[tokio::test]
+async fn instances_that_share_weights_give_what_one_alone_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    // 16 KiB a weight: large enough to be shared.
+    let path = write(dir.path(), &layers(3, 64, 11));
+    let alone = engine(&path, &SMALL);
+    let several = engine(&path, &EngineConfig { instances: 3, ..SMALL });
+    let x: Vec<f32> = (0..64u8).map(|n| f32::from(n) / 64.0).collect();
+    let x = tensor("x", DType::Fp32, &[1, 64], f32s(&x));
+    let expected = alone.submit(request(vec![x.clone()])).unwrap().await.unwrap().outputs;
+    // Until each has run.
+    for _ in 0..50 {
+        let jobs = [(); 3].map(|()| several.submit(request(vec![x.clone()])).unwrap());
+        for job in jobs {
+            assert_eq!(job.await.unwrap().outputs[0].data, expected[0].data);
+        }
+    }
+}
+
+fn number(index: i64) -> Request {
+    request(vec![tensor("x", DType::Int64, &[1], index.to_le_bytes().to_vec())])
+}
+
+#[tokio::test]
+async fn jobs_that_wait_share_a_run_and_each_gets_its_own_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(&write(dir.path(), &lookup(8)), &FOUR);
+    let two = tensor("x", DType::Int64, &[2], [6i64, 7].map(i64::to_le_bytes).concat());
+    let asked = [number(3), request(vec![two]), number(5)];
+    let asked = asked.map(|request| engine.submit(request).unwrap());
+    let mut answers = Vec::new();
+    for pending in asked {
+        let answer = pending.await.unwrap();
+        assert_eq!(answer.outputs[0].name, "y");
+        answers.push(to_f32s(&answer.outputs[0].data));
+    }
+    assert_eq!(answers, [vec![3.0], vec![6.0, 7.0], vec![5.0]]);
+    let load = engine.load();
+    assert_eq!((load.runs, load.served), (1, 3));
+}
+
+#[tokio::test]
+async fn a_job_that_the_model_refuses_does_not_spoil_those_that_it_ran_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(&write(dir.path(), &lookup(8)), &FOUR);
+    let asked = [1, 1_000, 2, 3].map(|index| engine.submit(number(index)).unwrap());
+    let mut answers = Vec::new();
+    for pending in asked {
+        answers.push(pending.await.map(|answer| to_f32s(&answer.outputs[0].data)[0]));
+    }
+    assert!(answers.remove(1).is_err());
+    assert_eq!(answers, [Ok(1.0), Ok(2.0), Ok(3.0)]);
+    assert_eq!((engine.load().served, engine.load().failed), (3, 1));
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_a_run_that_others_share_does_not_stop_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(&write(dir.path(), &lookup(8)), &FOUR);
+    let [one, other, third] = [1, 2, 3].map(|index| engine.submit(number(index)).unwrap());
+    drop(other);
+    let two = tensor("x", DType::Int64, &[2], [6i64, 7].map(i64::to_le_bytes).concat());
+    let two = engine.submit(request(vec![two])).unwrap();
+    assert_eq!(to_f32s(&one.await.unwrap().outputs[0].data), [1.0]);
+    assert_eq!(to_f32s(&third.await.unwrap().outputs[0].data), [3.0]);
+    assert_eq!(to_f32s(&two.await.unwrap().outputs[0].data), [6.0, 7.0]);
+    assert_eq!((engine.load().served, engine.load().dropped), (3, 1));
+}
+
 /// Long enough to outlast any test here.
 const FOREVER: i64 = i64::MAX;
 
@@ -223,6 +307,15 @@ async fn until(what: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it comes within 20 s");
+}
+
+/// A job that is looked at and not waited for.
+struct Watched(Pending);
+
+impl Watched {
+    async fn is_pending(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_millis(50), &mut self.0).await.is_err()
+    }
 }
 
 #[tokio::test]
@@ -259,6 +352,82 @@ async fn a_deadline_bounds_the_wait_and_the_run() {
     by(count(2), 60_000).await.unwrap();
     let load = engine.load();
     assert_eq!((load.served, load.dropped, load.failed), (1, 2, 0));
+}
+
+#[tokio::test]
+async fn a_job_that_may_not_wait_longer_is_refused_at_once_and_one_that_runs_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let timeout = Some(Duration::from_millis(30));
+    let config = EngineConfig { queue: Queueing { timeout, ..SMALL.queue }, ..SMALL };
+    let engine = engine(&write(dir.path(), &counter()), &config);
+    let running = engine.submit(count(FOREVER)).unwrap();
+    until(|| engine.load().running == 1).await;
+    // Its own deadline is sooner, and is what it is told.
+    let deadline = Some(Instant::now() + Duration::from_millis(5));
+    let sooner = engine.submit(Request { deadline, ..count(1) }).unwrap();
+    let waiting = engine.submit(count(1)).unwrap();
+    assert_eq!(sooner.await.unwrap_err(), EngineError::DeadlinePassed);
+    assert_eq!(waiting.await.unwrap_err(), EngineError::Waited);
+    assert_eq!((engine.load().queued, engine.load().running), (0, 1));
+    let mut running = Watched(running);
+    assert!(running.is_pending().await, "what runs is not refused");
+    drop(running);
+    until(|| engine.load().running == 0).await;
+
+    let late = Queueing { when_late: WhenLate::Delay, ..config.queue };
+    let engine =
+        crate::engine(&write(dir.path(), &counter()), &EngineConfig { queue: late, ..SMALL });
+    let running = engine.submit(count(FOREVER)).unwrap();
+    until(|| engine.load().running == 1).await;
+    let waiting = engine.submit(count(1)).unwrap();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let (younger, served) = (engine.submit(count(1)).unwrap(), || engine.load().served);
+    drop(running);
+    younger.await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(served(), 2);
+}
+
+#[tokio::test]
+async fn urgent_jobs_run_before_those_that_came_sooner() {
+    let dir = tempfile::tempdir().unwrap();
+    let batching = Batching { priorities: 2, priority_default: 2, ..Batching::DEFAULT };
+    let engine = engine(&write(dir.path(), &counter()), &EngineConfig { batching, ..SMALL });
+    let running = engine.submit(count(FOREVER)).unwrap();
+    until(|| engine.load().running == 1).await;
+    let ordinary = engine.submit(count(FOREVER)).unwrap();
+    let urgent = engine.submit(Request { priority: 1, ..count(1) }).unwrap();
+    drop(running);
+    urgent.await.unwrap();
+    drop(ordinary);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_keep_the_order_of_their_jobs_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let batching = Batching { preserve_order: true, ..Batching::DEFAULT };
+    let config = EngineConfig { instances: 2, batching, ..SMALL };
+    let engine = engine(&write(dir.path(), &counter()), &config);
+    let first = engine.submit(count(FOREVER)).unwrap();
+    until(|| engine.load().running == 1).await;
+    let mut second = Watched(engine.submit(count(1)).unwrap());
+    until(|| engine.load().served == 1).await;
+    assert!(second.is_pending().await, "it is done, and the one before it is not");
+    // Held answers take the places of jobs that wait.
+    let mut others = Vec::new();
+    let full = loop {
+        match engine.submit(count(1)) {
+            Ok(pending) => others.push(pending),
+            Err(error) => break error,
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert!(matches!(full, SubmitError::Full { .. }) && others.len() <= 6);
+    drop(first);
+    second.0.await.unwrap();
+    for other in others {
+        other.await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -68,6 +68,30 @@ pub(super) enum Data<'a> {
     Inline,
 }
 
+/// Weights of a model that the scan has let through whose elements lie in the file as they lie in
+/// memory: name, `TensorProto.DataType`, dimensions, elements. None of a graph that is odd.
+pub(crate) fn plain_weights(model: &[u8]) -> Vec<(&str, u64, Vec<u64>, &[u8])> {
+    let of = |message, number| {
+        let fields = Fields::new(message).map_while(Result::ok);
+        fields.filter_map(move |field| match field {
+            (at, Value::Bytes(bytes)) if at == number => Some(bytes),
+            _ => None,
+        })
+    };
+    let weights = of(model, field::MODEL_GRAPH).flat_map(|graph| {
+        // One that is an input as well is no more than a default.
+        let inputs = of(graph, field::GRAPH_INPUT).filter_map(|input| name(input, 1).ok());
+        let inputs: BTreeSet<&str> = inputs.collect();
+        let weights = of(graph, field::GRAPH_INITIALIZER).map(Weight::read);
+        weights.filter_map(Result::ok).filter(move |(name, _)| !inputs.contains(name))
+    });
+    let plain = weights.filter_map(|(name, Weight { dtype, dims, data, .. })| match data {
+        Data::Raw(bytes) => Some((name, dtype, dims, bytes)),
+        _ => None,
+    });
+    plain.collect()
+}
+
 /// A model, taken apart.
 #[derive(Debug)]
 pub(super) struct Graph<'a> {

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::graph::Graph;
+pub(crate) use self::graph::plain_weights;
 use self::layout::{Layout, assumed_bytes};
 use self::spans::NoCut;
 use self::types::Types;

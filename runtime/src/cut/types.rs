@@ -77,6 +77,8 @@ impl Types {
             inputs: specs(&session, true, &graph.inputs)?,
             outputs: specs(&session, false, &graph.outputs)?,
             rows: None,
+            sequence: None,
+            rows_max: None,
         };
         drop(session);
         // Without dimensions a tensor is a number, or of any rank.

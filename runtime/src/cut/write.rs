@@ -13,6 +13,7 @@ use super::{CutError, STAGE_FILE, Stage};
 use crate::bundle::{Bundle, MODEL_FILE};
 use crate::protobuf::{Message, Value};
 use crate::scan;
+use crate::text::Text;
 
 /// The file that a stage's weights are in; mapped rather than read, it costs no memory twice.
 const WEIGHTS_FILE: &str = "weights.bin";
@@ -89,6 +90,7 @@ pub(super) fn stage(
     metadata.bytes(field::MODEL_METADATA, property.into_bytes());
     model.extend(metadata.into_bytes());
     copy_rest(bundle, &model, dir)?;
+    copy_text(bundle, dir)?;
     write(&dir.join(MODEL_FILE), &model)?;
     let record = serde_json::to_vec_pretty(record).expect("a record is JSON");
     write(&dir.join(STAGE_FILE), &record)
@@ -100,6 +102,18 @@ fn copy_rest(bundle: &Bundle, model: &[u8], dir: &Path) -> Result<(), CutError> 
     for name in named.iter().filter(|name| !dir.join(name).exists()) {
         let from = bundle.dir().join(name);
         fs::copy(&from, dir.join(name)).map_err(at(&from))?;
+    }
+    Ok(())
+}
+
+/// Copies what says how text becomes tokens, so that whoever has a stage can tell it.
+fn copy_text(bundle: &Bundle, dir: &Path) -> Result<(), CutError> {
+    // One that cannot be used is no reason not to cut the model.
+    for (name, _) in Text::files(&bundle.manifest).unwrap_or_default() {
+        let (from, to) = (bundle.dir().join(&name), dir.join(&name));
+        let folder = to.parent().expect("it is in the stage's folder");
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        fs::copy(&from, &to).map_err(at(&from))?;
     }
     Ok(())
 }

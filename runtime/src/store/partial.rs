@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::{FILES, Store, StoreError, at, sync};
 use crate::bundle::{Bundle, BundleDigest, Manifest, Pin};
 use crate::hashing::{Found, hash};
-use crate::manifest::{Span, offset, sha256};
+use crate::manifest::{Span, offset};
 
 /// An unfinished bundle. Dropped, it stays on disk, and [`Store::begin`] goes on with it.
 #[derive(Debug)]
@@ -103,8 +103,7 @@ impl Partial {
     pub fn write(&self, file: u32, chunk: u32, bytes: &[u8]) -> Result<bool, StoreError> {
         let wrong = || StoreError::WrongChunk { file, chunk };
         let (name, entry) = self.manifest.file(file).ok_or_else(wrong)?;
-        let hash = entry.chunks.get(chunk as usize).ok_or_else(wrong)?;
-        if sha256(bytes) != *hash {
+        if !entry.is(chunk, bytes) {
             return Err(wrong());
         }
         if !self.lock().chunks.contains(&(file, chunk)) {

@@ -43,7 +43,7 @@ pub fn tensor(name: &str, dtype: DType, shape: &[u64], data: impl Into<Bytes>) -
 }
 
 pub fn request(inputs: Vec<Tensor>) -> Request {
-    Request { inputs, outputs: Vec::new(), deadline: None }
+    Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 }
 }
 
 pub fn f32s(values: &[f32]) -> Vec<u8> {

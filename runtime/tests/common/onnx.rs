@@ -112,6 +112,18 @@ pub fn counter() -> Message {
     model(&graph.bytes(5, scalar("one", &1f32.to_le_bytes())))
 }
 
+/// y = the x-th of the numbers from 0 to `size` - 1; fails where there is none.
+pub fn lookup(size: u8) -> Message {
+    let numbers: Vec<u8> = (0..size).flat_map(|n| f32::from(n).to_le_bytes()).collect();
+    let table = Message::default().int(1, size.into()).int(2, 1).bytes(8, "t").bytes(9, numbers);
+    let graph = graph(
+        &[node("Gather", &["t", "x"], &["y"])],
+        &[value("x", 7, &[-1])],
+        &[value("y", 1, &[-1])],
+    );
+    model(&graph.bytes(5, table))
+}
+
 /// `layers` of y = tanh(x · W), each of `width` × `width` random floats: a model of any size. It
 /// takes `x` and gives `y`, both float [n, width].
 pub fn layers(layers: usize, width: usize, seed: u64) -> Message {
