@@ -79,6 +79,7 @@ impl Adversaries {
             subject: peer,
             location: "DE".parse().expect("a place"),
             operator: "Forger".into(),
+            lei: None,
             control: "DE".parse().expect("a place"),
             data_classes: BTreeSet::new(),
             not_before: Utc(0),

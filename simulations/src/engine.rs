@@ -22,6 +22,9 @@ pub struct Queue<E> {
     len: usize,
 }
 
+/// What happens within so many nanoseconds happens soon: a few dozen events of 10,000 peers.
+const SOON: u64 = 1 << 16;
+
 impl<E> Default for Queue<E> {
     fn default() -> Self {
         Self {
@@ -74,12 +77,21 @@ impl<E> Queue<E> {
 
     /// The next event, if it happens by `until`.
     pub fn pop_by(&mut self, until: Mono) -> Option<(Mono, E)> {
+        self.pop_foreseeing(until, |_| {})
+    }
+
+    /// The same, and shows most events to `soon` shortly before they happen.
+    pub fn pop_foreseeing(&mut self, until: Mono, mut soon: impl FnMut(&E)) -> Option<(Mono, E)> {
         let at = self.peek().filter(|at| *at <= until)?;
         if self.due.is_empty() {
             let found = self.buckets.iter().position(|bucket| !bucket.is_empty());
             let index = found.expect("an event waits");
             let mut bucket = std::mem::take(&mut self.buckets[index]);
             self.last = at.0;
+            if index >= SOON.ilog2() as usize {
+                let is_soon = |at: u64| at ^ self.last < SOON;
+                bucket.iter().filter(|(at, _)| is_soon(*at)).for_each(|(_, event)| soon(event));
+            }
             for (at, event) in bucket.drain(..) {
                 match at ^ self.last {
                     0 => self.due.push_back(event),

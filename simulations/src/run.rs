@@ -125,6 +125,9 @@ pub fn judge(course: &Course<'_>, seed: u64) -> Outcome {
     let (ledger, traffic) = (world.ledger(), world.traffic());
     let is_lossy = course.scenario.links.loss > 0.0;
     let spreading = if is_lossy { SPREADING_LOSSY } else { SPREADING };
+    let differences = world.differences(DIFFERENCES_MAX, spreading);
+    // A ghost is a difference, too; where there is none, nobody need be looked for.
+    let ghosts = if differences.is_empty() { 0 } else { world.ghosts().len() };
     Outcome {
         seed,
         hash: world.hash().to_string(),
@@ -132,8 +135,8 @@ pub fn judge(course: &Course<'_>, seed: u64) -> Outcome {
         detection_ms: Quantiles::of(&ledger.detection),
         false_downs: usize::try_from(ledger.false_downs).expect("few"),
         hearsay_downs: usize::try_from(ledger.hearsay_downs).expect("few"),
-        ghosts: world.ghosts().len(),
-        differences: world.differences(DIFFERENCES_MAX, spreading),
+        ghosts,
+        differences,
         wrongs: world.wrongs().to_vec(),
         believed: course.believed(),
         unreadable: world.faults().len(),

@@ -151,13 +151,13 @@ fn the_shipped_scenarios_are_listed_and_run_by_name() {
 
 #[test]
 fn what_nothing_simulates_yet_is_refused_by_name() {
-    let text = "name = 'x'\nseconds = 20\n[[region]]\nname = 'a'\nat = [0, 0]\nlocation = 'NL'\n\
-                peers = 4\n[[arrivals]]\nkind = 'poisson'\nrate = 1\n[routing]\nretry_budget = 0.1";
+    let text = "name = 'x'\npeers = 4\nseconds = 20\n[[fault]]\nkind = 'gray'\nby = 10\nat_s = 5\n\
+                share = 0.5";
     let (_folder, path) = scenario(text);
     let output = hansa_sim(&["run", &path]);
     assert_eq!(output.status.code(), Some(65));
     let said = String::from_utf8(output.stderr).unwrap();
-    let expected = "x: nothing simulates `routing.retry_budget` beside jobs yet";
+    let expected = "x: nothing simulates [[fault]] of kind `gray` without jobs yet";
     assert!(said.contains(expected), "{said}");
 }
 

@@ -61,6 +61,30 @@ fn jobs_that_entered_elsewhere_survive_a_lost_region() {
 }
 
 #[test]
+fn a_scenario_says_which_jobs_are_asked_about_and_how_many_are_sent_twice() {
+    println!("seed 1");
+    let facts = |routing: &str| {
+        let toml = format!(
+            "name = 'x'\nseconds = 120\nsettled = true\n[links]\nmodel = 'geography'\n\
+             [[region]]\nname = 'a'\nat = [52.3, 4.8]\nlocation = 'NL'\npeers = 12\nentries = 2\n\
+             [[device]]\nname = 'gpu'\n[[model]]\nname = 'm'\n\
+             [[arrivals]]\nkind = 'poisson'\nload = 0.6\n\
+             [[fault]]\nkind = 'gray'\nby = 20\nat_s = 10\ncount = 3\n\
+             [routing]\nstrategy = 'hansa'\n{routing}"
+        );
+        let recording = record(&Scenario::parse(&toml).unwrap(), 1, &Progress::default());
+        assert_eq!(recording.violations, []);
+        let fact =
+            |name: &str| recording.facts.iter().find(|fact| fact.name == name).unwrap().value;
+        (fact("hansa: probes"), fact("hansa: sends"))
+    };
+    let (probes, sends) = facts("");
+    assert!(probes > 1.0 && sends > 1.0, "{probes} probes, {sends} sends a job");
+    assert_eq!(facts("probe_above_ms = 1000000").0, 0.0);
+    assert_eq!(facts("retry_budget = 0").1, 1.0);
+}
+
+#[test]
 fn adversaries_change_nothing() {
     let outcome = ends_well("adversaries.toml");
     assert!(outcome.dissemination_ms.p99 <= 1_500, "news spread slowly to those behind NAT");

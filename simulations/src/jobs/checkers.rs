@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hansa_core::advert::Device;
 use hansa_core::limits::ATTEMPTS_MAX;
+use hansa_core::physics::{KM_PER_MS, apart_km};
 use hansa_core::place::Place;
 use hansa_core::policy::{Bounds, Clause, Policy, Split};
 use hansa_core::time::Mono;
@@ -14,9 +15,8 @@ use hansa_core::time::Mono;
 use crate::jobs::setup::{AUTHORITY, Host, Setup, Terms};
 use crate::recording::Violation;
 
-/// Retries that an entry may have saved up, and the jobs that earn one.
-const RETRIES_SAVED: u64 = 100;
-const JOBS_A_RETRY: u64 = 5;
+/// An entry may have saved up what so many jobs earn.
+const JOBS_SAVED: u64 = 500;
 
 /// What went wrong first, and how often anything did.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Checkers {
     pub faults: u64,
     /// The first.
     pub first: Option<Violation>,
+    /// Clauses of a job's law against which its bytes went to a host.
+    pub broken: BTreeSet<&'static str>,
     event: u64,
     now: Mono,
     jobs: BTreeMap<usize, Seen>,
@@ -61,6 +63,13 @@ impl Checkers {
         self.first.get_or_insert(Violation { event, at_ms, check, what });
     }
 
+    fn hold_to_law(&mut self, setup: &Setup, job: usize, to: usize) {
+        if let Some(clause) = forbidden(setup, job, to, Some(self.now)) {
+            self.broken.insert(clause);
+            self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
+        }
+    }
+
     /// A job comes to its entry.
     pub fn came(&mut self, entry: usize) {
         self.entries.entry(entry).or_default().jobs += 1;
@@ -68,9 +77,7 @@ impl Checkers {
 
     /// The job's bytes leave for a host, or are run where they are.
     pub fn sent(&mut self, setup: &Setup, job: usize, to: usize) {
-        if let Some(clause) = forbidden(setup, job, to, Some(self.now)) {
-            self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
-        }
+        self.hold_to_law(setup, job, to);
         if setup.laws[setup.arrivals[job].law].policy.split == Split::Stages {
             self.fault("policy", format!("job {job} went to host {to} whole, against its split"));
         }
@@ -83,7 +90,7 @@ impl Checkers {
         }
         let budget = self.entries.entry(entry).or_default();
         budget.retries += u64::from(sends > 1 && !free);
-        if budget.retries > RETRIES_SAVED + budget.jobs / JOBS_A_RETRY {
+        if budget.retries * 100 > (JOBS_SAVED + budget.jobs) * u64::from(setup.retry_percent) {
             self.fault("retry budget", format!("entry {entry} retried too often"));
         }
     }
@@ -92,7 +99,8 @@ impl Checkers {
     pub fn taken(&mut self, setup: &Setup, job: usize, host: usize) {
         let entry = setup.arrivals[job].entry;
         let (serve, sender) = (&setup.hosts[host].serve, &setup.hosts[entry]);
-        if host != entry && (outside(serve, sender).is_some() || lapsed(sender, self.now)) {
+        let is_out = outside(serve, sender).or(lapsed(setup, sender, self.now)).is_some();
+        if host != entry && is_out {
             self.fault("serve", format!("host {host} served entry {entry}, whom it refuses"));
         }
     }
@@ -130,9 +138,7 @@ impl Checkers {
 
     /// What comes of a stage, or the job's input, leaves one host for the next.
     pub fn passed(&mut self, setup: &Setup, job: usize, from: usize, to: usize) {
-        if let Some(clause) = forbidden(setup, job, to, Some(self.now)) {
-            self.fault("policy", format!("job {job} went to host {to} against its {clause}"));
-        }
+        self.hold_to_law(setup, job, to);
         let sends = &setup.hosts[from].send;
         if let Some(clause) = outside(sends, &setup.hosts[to]).filter(|_| from != to) {
             let what = format!("host {from} passed job {job} to {to} against its own {clause}");
@@ -146,7 +152,7 @@ impl Checkers {
         let whom = [from, setup.arrivals[job].entry];
         for whom in whom.into_iter().filter(|whom| *whom != host && from != host) {
             let whom_host = &setup.hosts[whom];
-            if outside(serve, whom_host).is_some() || lapsed(whom_host, self.now) {
+            if outside(serve, whom_host).or(lapsed(setup, whom_host, self.now)).is_some() {
                 self.fault("serve", format!("host {host} ran a stage for {whom}, whom it refuses"));
             }
         }
@@ -195,8 +201,12 @@ fn forbidden(setup: &Setup, job: usize, to: usize, now: Option<Mono>) -> Option<
     if let Some(clause) = outside(&policy.bounds, host).filter(|_| !unbound) {
         return Some(clause);
     }
-    if now.is_some_and(|now| lapsed(host, now)) && !unbound {
-        return Some("charter's term");
+    let lapsed = now.and_then(|now| lapsed(setup, host, now));
+    if let Some(clause) = lapsed.filter(|_| !unbound) {
+        return Some(clause);
+    }
+    if let Some(clause) = unproven(setup, arrival.entry, to).filter(|_| policy.rtt_evidence) {
+        return Some(clause);
     }
     let sends = outside(&setup.hosts[arrival.entry].send, host);
     let promised = &host.promises;
@@ -207,6 +217,7 @@ fn forbidden(setup: &Setup, job: usize, to: usize, now: Option<Mono>) -> Option<
         (passes(&policy.bundles, |listed| *listed == bundle), "bundles"),
         (is_here || policy.hops_max != Some(0), "hops"),
         (suits(policy, &host.devices), "device"),
+        (affords(policy, host), "price"),
         (of_purpose, "purpose"),
         (promised.keeps_receipts || !wants_receipt, "receipts"),
         (is_possible(policy), "clause that nobody can keep"),
@@ -227,12 +238,41 @@ pub(super) fn may_run(setup: &Setup, job: usize, host: usize) -> bool {
         && (is_here || outside(&setup.hosts[host].serve, sender).is_none())
 }
 
-/// Whether the charter of `host` does not count at this moment: it ended or was revoked, and no other
-/// has come.
-fn lapsed(host: &Host, now: Mono) -> bool {
+/// Why the charter of `host` does not count at this moment: it ended or was revoked, and no other has
+/// come; or nobody has heard of late what its authority revokes, in a world where that matters.
+fn lapsed(setup: &Setup, host: &Host, now: Mono) -> Option<&'static str> {
     let now = now.since(Mono(0));
     let past = |moment: Option<Duration>| moment.is_some_and(|moment| moment <= now);
-    !past(host.term.renewed) && (past(host.term.ends) || past(host.term.revoked))
+    if !past(host.term.renewed) && (past(host.term.ends) || past(host.term.revoked)) {
+        return Some("charter's term");
+    }
+    let age_max = setup.lists_age_max?;
+    // A list comes with each charter that is revoked, dated at the second.
+    let mut lists = setup.hosts.iter().filter_map(|host| host.term.revoked);
+    let is_fresh = |at: Duration| at <= now && now < Duration::from_secs(at.as_secs()) + age_max;
+    if lists.any(is_fresh) { None } else { Some("authority's silence") }
+}
+
+/// What keeps a host out whose place is to be measured: it echoes nothing, or sooner than it could.
+fn unproven(setup: &Setup, from: usize, to: usize) -> Option<&'static str> {
+    let place = |host: &Host| {
+        let terms = host.terms.as_ref().filter(|_| !host.forged)?;
+        terms.location.parse::<Place>().ok()
+    };
+    let (own, its) = (&setup.hosts[from], &setup.hosts[to]);
+    let round_trip = setup.rtt[own.region][its.region].as_secs_f64() * 1e3;
+    let apart = place(own).zip(place(its)).and_then(|(own, its)| apart_km(&own, &its));
+    match apart.filter(|_| !its.deaf) {
+        _ if from == to => None,
+        None => Some("echoes"),
+        Some(apart) => (apart > round_trip * KM_PER_MS).then_some("place"),
+    }
+}
+
+/// Limits are nothing, or more than any job comes to, so that only the currency matters.
+fn affords(policy: &Policy, host: &Host) -> bool {
+    let (Some(limit), Some(asks)) = (policy.price_micros_max, &host.price) else { return true };
+    limit > 0 && policy.price_currency.as_ref() == Some(&asks.currency)
 }
 
 /// The clause that `host` does not meet.
@@ -272,10 +312,8 @@ fn suits(policy: &Policy, devices: &[Device]) -> bool {
     (provider.is_none() && memory.is_none()) || devices.iter().any(suits)
 }
 
-/// Nobody scatters rows in a world, so a demand for that is not kept. No host asks a price, so any
-/// limit of price is. Nor does any host measure where others are.
+/// Nobody scatters rows in a world, so a demand for that is not kept.
 fn is_possible(policy: &Policy) -> bool {
     policy.split != Split::Rows
         && policy.price_micros_max.is_some() == policy.price_currency.is_some()
-        && !policy.rtt_evidence
 }

@@ -9,7 +9,9 @@ use hansa_core::advert::{Advert, Model, Record, Stage, Version};
 use hansa_core::charter::{Authority, Charter, Trust};
 use hansa_core::id::PeerId;
 use hansa_core::keys::SigningKey;
+use hansa_core::limits::ECHOES_MIN;
 use hansa_core::note::SignerKey;
+use hansa_core::physics::{Echoes, Evidence};
 use hansa_core::revocation::{Revocation, RevocationList, Revocations};
 use hansa_core::rng::{Rng, mix};
 use hansa_core::time::{Mono, Now, Utc};
@@ -25,6 +27,9 @@ use crate::world::GENESIS;
 pub fn silence(rtt: Duration) -> Duration {
     Duration::from_millis(700).max(4 * rtt + Duration::from_millis(400))
 }
+
+/// So long after a list of revocations its authority means to sign the next.
+const LIST_LASTS: Duration = Duration::from_secs(3_600);
 
 /// A message that does not arrive: its sender, if it waits for an answer, gives up after this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +86,12 @@ enum Turn {
     Fault(Fault),
     Revoke,
     Renew,
+    /// The newest list is too old, if that matters here.
+    Stale,
 }
 
-/// A mesh in which everybody knows everybody from the start, and hears at once what becomes of
-/// charters; nothing else changes it.
+/// A mesh in which everybody knows everybody from the start, has measured how far all are whose place
+/// a law asks for, and hears at once what becomes of charters; nothing else changes it.
 #[derive(Clone, Debug)]
 pub struct Fixed {
     views: Vec<Arc<View>>,
@@ -101,6 +108,9 @@ pub struct Fixed {
     /// Serials that were revoked, and all lists so far.
     revoked: BTreeSet<String>,
     lists: Revocations,
+    lists_age_max: Option<Duration>,
+    /// Who echoes, if any law asks for that.
+    echoes: Vec<bool>,
     is_entry: Vec<bool>,
     chance: Rng,
     now: Mono,
@@ -116,21 +126,13 @@ impl Fixed {
         };
         let keys: Vec<SigningKey> = (0..setup.hosts.len()).map(key).collect();
         let records = records(setup, &trust(), |host| &keys[host]);
-        let alive = |record: &Arc<Record>| Entry {
-            record: record.clone(),
-            liveness: Liveness::Alive,
-            since: Mono(0),
-        };
-        let entries: Vec<Entry> = records.iter().map(alive).collect();
-        let view = |record: &Arc<Record>| Arc::new(View::new(record.advert.peer, entries.clone()));
         // Only entries plan, and who hands a stage on; the view of others is never asked for, so it
         // is one that all share.
         let in_stages = setup.models.iter().any(|model| !model.stages.is_empty());
         let mut entry = vec![in_stages; records.len()];
         setup.arrivals.iter().for_each(|arrival| entry[arrival.entry] = true);
-        let shared = view(&records[0]);
-        let views = records.iter().zip(&entry);
-        let views = views.map(|(record, is)| if *is { view(record) } else { shared.clone() });
+        let shared = Arc::new(View::new(records[0].advert.peer, Vec::new()));
+        let asks = setup.laws.iter().any(|law| law.policy.rtt_evidence);
         let faults = setup.faults.iter().map(|(at, host, fault)| (*at, *host, Turn::Fault(*fault)));
         let mut faults: Vec<_> = faults.collect();
         let mut renewals = BTreeMap::new();
@@ -142,7 +144,7 @@ impl Fixed {
         }
         faults.sort_by_key(|(at, host, _)| (*at, *host));
         let mut mesh = Self {
-            views: views.collect(),
+            views: vec![shared; records.len()],
             regions: setup.hosts.iter().map(|host| host.region).collect(),
             rtt: setup.rtt.clone(),
             jitter: setup.jitter,
@@ -151,11 +153,14 @@ impl Fixed {
             renewals,
             revoked: BTreeSet::new(),
             lists: Revocations::default(),
+            lists_age_max: setup.lists_age_max,
+            echoes: setup.hosts.iter().map(|host| asks && !host.deaf).collect(),
             is_entry: entry.clone(),
             chance: Rng::new(mix(setup.seed ^ 0xa18)),
             now: Mono(0),
             records,
         };
+        mesh.judge(GENESIS);
         let hosts = 0..setup.hosts.len();
         let pairs = hosts.clone().filter(|host| entry[*host]).flat_map(|entry| {
             let servers = hosts.clone().filter(|host| setup.hosts[*host].server.is_some());
@@ -175,30 +180,46 @@ impl Fixed {
             authority: AUTHORITY.to_owned(),
             epoch: u64::try_from(self.revoked.len()).unwrap_or(u64::MAX),
             issued,
-            next_update: issued + Duration::from_secs(3_600),
+            next_update: issued + LIST_LASTS,
             serials: self.revoked.clone(),
         };
         let note = says.sign(&signer([9; 32])).expect("a list");
         let list = RevocationList::verify(&note, &trust(), utc).expect("a list that counts");
         self.lists.take(&list);
-        for record in &mut self.records {
-            *record = record.under(&self.lists, utc);
+        if let Some(age_max) = self.lists_age_max {
+            let at = Duration::from_millis(issued.0 - GENESIS.0) + age_max.min(LIST_LASTS);
+            let place = self.faults.partition_point(|(other, _, _)| *other <= at);
+            self.faults.insert(place, (at, host, Turn::Stale));
         }
-        self.look();
+        self.judge(utc);
     }
 
-    /// Everybody who plans sees the records as they are now.
-    fn look(&mut self) {
-        let alive = |record: &Arc<Record>| Entry {
-            record: record.clone(),
-            liveness: Liveness::Alive,
-            since: Mono(0),
-        };
-        let entries: Vec<Entry> = self.records.iter().map(alive).collect();
-        for (host, record) in
-            self.records.iter().enumerate().filter(|(host, _)| self.is_entry[*host])
-        {
-            self.views[host] = Arc::new(View::new(record.advert.peer, entries.clone()));
+    /// Everybody who plans sees the records as they count now.
+    fn judge(&mut self, utc: Utc) {
+        let (lists, age_max) = (&self.lists, self.lists_age_max);
+        for record in &mut self.records {
+            *record = Arc::clone(record).under(lists, utc, age_max, Evidence::None);
+        }
+        for host in (0..self.records.len()).filter(|host| self.is_entry[*host]) {
+            let seen = |(other, record): (usize, &Arc<Record>)| Entry {
+                record: record.clone().under(lists, utc, age_max, self.evidence(host, other)),
+                liveness: Liveness::Alive,
+                since: Mono(0),
+            };
+            let entries = self.records.iter().enumerate().map(seen).collect();
+            self.views[host] = Arc::new(View::new(self.peer(host), entries));
+        }
+    }
+
+    /// What round trips from one host say of where another claims to be.
+    fn evidence(&self, from: usize, of: usize) -> Evidence {
+        let [own, its] = [from, of].map(|host| self.records[host].asserted().as_ref());
+        let echoes = Echoes { fastest: self.rtt(from, of), count: ECHOES_MIN };
+        match (own, its) {
+            (Ok(own), Ok(its)) if self.echoes[of] && from != of => {
+                Evidence::of(&own.location, &its.location, Some(echoes))
+            }
+            _ => Evidence::None,
         }
     }
 }
@@ -264,9 +285,10 @@ impl Mesh for Fixed {
                 Turn::Fault(Fault::Slow(times)) => changes.push(Change::Slow(host, times)),
                 Turn::Revoke => self.revoke(host, GENESIS + at),
                 Turn::Renew => {
-                    self.records[host] = self.renewals[&host].under(&self.lists, GENESIS + at);
-                    self.look();
+                    self.records[host] = self.renewals[&host].clone();
+                    self.judge(GENESIS + at);
                 }
+                Turn::Stale => self.judge(GENESIS + at),
             }
         }
         changes
@@ -342,6 +364,7 @@ fn advert(
             subject: peer,
             location: terms.location.parse().expect("a place"),
             operator: terms.operator.clone(),
+            lei: None,
             control: terms.control.parse().expect("a place"),
             data_classes: terms.data_classes.clone(),
             not_before: Utc(GENESIS.0 - 1_000_000),
@@ -364,7 +387,7 @@ fn advert(
         charter: host.terms.as_ref().map(charter),
         devices: host.devices.clone(),
         models,
-        price: None,
+        price: host.price.clone(),
         extensions: Vec::new(),
     };
     advert.offer_stages(&stages(setup, host));

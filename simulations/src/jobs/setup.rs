@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hansa_core::advert::Device;
+use hansa_core::advert::{Device, Price};
 use hansa_core::id::Digest;
 use hansa_core::policy::{Bounds, Policy};
 
@@ -74,6 +74,10 @@ pub struct Host {
     pub claims: BTreeSet<usize>,
     /// Its advert says that it has so many times its slots.
     pub boast: Option<u16>,
+    /// It echoes nothing, so that nobody can say how far it is.
+    pub deaf: bool,
+    /// What it asks for its work.
+    pub price: Option<Price>,
 }
 
 /// What jobs ask for.
@@ -195,6 +199,10 @@ pub struct Setup {
     pub late: Duration,
     /// Peers decide for themselves what they hold.
     pub moves: bool,
+    /// Charters count only while a list of what their authority revoked is no older than this.
+    pub lists_age_max: Option<Duration>,
+    /// How many of a hundred jobs an entry may send a second time.
+    pub retry_percent: u32,
 }
 
 impl DeviceSpec {

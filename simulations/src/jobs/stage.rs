@@ -53,6 +53,8 @@ pub fn stage(scenario: &Scenario, seed: u64) -> Result<Setup, String> {
         snapshot: scenario.routing.stale_ms.map_or(SNAPSHOT, Duration::from_millis),
         late: Duration::from_millis(scenario.placement.late_ms),
         moves: scenario.placement.strategy == PlacementStrategy::Demand,
+        lists_age_max: None,
+        retry_percent: scenario.routing.retry_percent(),
     };
     let mut rng = Rng::new(mix(seed ^ 0x10b5));
     let groups = law::groups();

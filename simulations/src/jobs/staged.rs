@@ -1,7 +1,10 @@
 //! Scenario files with jobs, from end to end. What cannot be played yet is named by [`not_yet`],
 //! never left out in silence.
 
+use std::time::Duration;
+
 use hansa_core::rng::mix;
+use hansa_core::survey::Asking;
 use hansa_core::time::Mono;
 
 use super::figures::Figures;
@@ -18,6 +21,7 @@ use crate::ledger::Traffic;
 use crate::record::{self, Progress};
 use crate::recording::{BOUND_TTFT_MS, Cost, Flow, Recording, Series, TTFT_MS, Violation};
 use crate::run::judge;
+use crate::scenario::demand::RoutingSpec;
 use crate::scenario::{FaultKind, FaultSpec, GossipSpec, LinkModel, PlacementStrategy, Scenario};
 
 /// What of a scenario with jobs is not played yet.
@@ -26,7 +30,6 @@ pub fn not_yet(scenario: &Scenario) -> Vec<String> {
     let moves = scenario.placement.strategy == PlacementStrategy::Demand;
     let in_stages = is_in_stages(scenario);
     let is_told_where = routing.strategies().iter().any(|name| name != "hansa");
-    let given = |key: &str| format!("`{key}` beside jobs");
     let checks = [
         (scenario.region.is_empty(), "jobs without a [[region]]".to_owned()),
         (in_stages && moves, "`placement.strategy` = `demand` beside models in stages".into()),
@@ -35,8 +38,6 @@ pub fn not_yet(scenario: &Scenario) -> Vec<String> {
             scenario.sharing.is_some() && moves,
             "`placement.strategy` = `demand` beside [sharing]".into(),
         ),
-        (routing.probe_above_ms.is_some(), given("routing.probe_above_ms")),
-        (routing.retry_budget.is_some(), given("routing.retry_budget")),
     ];
     let checks = checks.into_iter().filter(|(is, _)| *is).map(|(_, what)| what);
     let strategies = routing.strategies().into_iter();
@@ -87,9 +88,13 @@ fn is_still(scenario: &Scenario) -> bool {
 
 /// The method that the scenario means by `name`.
 fn method(scenario: &Scenario, name: &str) -> Method {
-    match (name, scenario.routing.probes) {
-        ("hansa", Some(probes)) => Method::Hansa(probes),
-        _ => named(name).expect("checked by `not_yet`"),
+    let RoutingSpec { probes, probe_above_ms, .. } = scenario.routing;
+    match named(name).expect("checked by `not_yet`") {
+        Method::Hansa(asking) if name == "hansa" => Method::Hansa(Asking {
+            most: probes.unwrap_or(asking.most),
+            above: probe_above_ms.map_or(asking.above, |ms| Duration::from_secs_f64(ms / 1e3)),
+        }),
+        method => method,
     }
 }
 

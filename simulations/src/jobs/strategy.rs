@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hansa_core::quote::Load;
 use hansa_core::rng::Rng;
-use hansa_core::survey::QUESTIONS;
+use hansa_core::survey::Asking;
 use hansa_core::time::Mono;
 
 use crate::jobs::prequal::Prequal;
@@ -48,8 +48,8 @@ pub fn expected(load: &Load, rtt: Duration) -> Duration {
 pub enum Method {
     /// By a strategy, at once.
     Direct(Box<dyn Strategy>),
-    /// By the core: a survey of this many peers, then a flight.
-    Hansa(usize),
+    /// By the core: a survey of so many peers, then a flight.
+    Hansa(Asking),
 }
 
 /// A method by name, for command lines.
@@ -65,9 +65,12 @@ pub fn named(name: &str) -> Option<Method> {
         "prequal" => direct(Box::<Prequal>::default()),
         "omniscient" => direct(Box::new(Omniscient)),
         "blind" => direct(Box::new(Blind)),
-        "hansa" => Some(Method::Hansa(QUESTIONS)),
-        "hansa-unasked" => Some(Method::Hansa(0)),
-        _ => Some(Method::Hansa(name.strip_prefix("hansa-")?.parse().ok()?)),
+        "hansa" => Some(Method::Hansa(Asking::default())),
+        "hansa-unasked" => Some(Method::Hansa(Asking { most: 0, ..Asking::default() })),
+        _ => {
+            let most = name.strip_prefix("hansa-")?.parse().ok()?;
+            Some(Method::Hansa(Asking { most, ..Asking::default() }))
+        }
     }
 }
 

@@ -69,6 +69,8 @@ pub fn yardstick(seed: u64, servers: usize, rho: f64, lasts: Duration) -> Setup 
         snapshot: Duration::from_secs(2),
         late: Duration::from_secs(2),
         moves: false,
+        lists_age_max: None,
+        retry_percent: hansa_core::flight::RETRY_PERCENT,
     };
     let servers_of = setup.hosts.iter().filter_map(|host| host.server.as_ref());
     let rate = rho * servers_of.map(|server| setup.pace(server)).sum::<f64>();

@@ -223,6 +223,10 @@ impl Scenario {
                 return Err(fault("routing.strategy", &problem, &fix));
             }
         }
+        let above = self.routing.probe_above_ms.unwrap_or(0.0);
+        let possible = (0.0..1e9).contains(&above);
+        let fix = "write 0 to ask about every job";
+        require(possible, "routing.probe_above_ms", "is not a time", fix)?;
         let budget = self.routing.retry_budget.unwrap_or(0.0);
         let possible = (0.0..=1.0).contains(&budget);
         require(possible, "routing.retry_budget", "is a share from 0 to 1", "write 10 % as 0.1")

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hansa_core::flight::RETRY_PERCENT;
 use serde::Deserialize;
 
 use super::world::one;
@@ -186,6 +187,12 @@ pub const STRATEGIES: [&str; 8] = [
 ];
 
 impl RoutingSpec {
+    /// How many of a hundred jobs may be sent a second time.
+    pub fn retry_percent(&self) -> u32 {
+        let share = self.retry_budget.unwrap_or(f64::from(RETRY_PERCENT) / 100.0);
+        (0..=100).find(|percent| f64::from(*percent) >= share * 100.0 - 0.5).unwrap_or(100)
+    }
+
     /// The names of the strategies to run, in order.
     pub fn strategies(&self) -> Vec<String> {
         match &self.strategy {

@@ -124,7 +124,7 @@ impl World {
     fn truth(&self, spreading: Duration) -> BTreeMap<Shard, Vec<Real<'_>>> {
         let mut truth = BTreeMap::<Shard, Vec<Real<'_>>>::new();
         for (host, directory) in self.directories() {
-            let settled = self.now.since(self.hosts[host].published) >= spreading;
+            let settled = self.now.since(self.sites[host].published) >= spreading;
             let real = Real { record: directory.own(), settled };
             truth.entry(directory.shard()).or_default().push(real);
         }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hansa_core::advert::Device;
+use hansa_core::advert::{Device, Price};
 use hansa_core::policy::{Bounds, Clause, Policy, Split};
 use hansa_core::rng::{Rng, mix};
 use hansa_sim::arrivals::{exponential, normal};
@@ -44,6 +44,8 @@ pub(crate) fn random(seed: u64, jobs: usize) -> Setup {
         snapshot: Duration::from_secs(1),
         late: Duration::from_secs(2),
         moves: false,
+        lists_age_max: None,
+        retry_percent: hansa_core::flight::RETRY_PERCENT,
     };
     let places: Vec<&str> = (0..regions).map(|_| pick(rng, &PLACES)).collect();
     for _ in 0..4 + rng.below(40) {
@@ -81,6 +83,8 @@ pub(crate) fn random(seed: u64, jobs: usize) -> Setup {
         let ends = ends.map(|ends| Duration::from_secs(ends.as_secs() + 1));
         host.term = Term { ends, revoked, renewed: moment(4) };
     }
+    setup.lists_age_max =
+        (rng.below(8) == 0).then(|| Duration::from_secs_f64((1.0 + rng.unit() * at).floor()));
     for _ in 0..rng.below(20) {
         let (begin, host) = (rng.unit() * at, rng.below(setup.hosts.len()));
         let end = begin + rng.unit() * at / 4.0;
@@ -163,6 +167,12 @@ fn host(rng: &mut Rng, setup: &Setup, region: usize, place: &str) -> Host {
         }),
         claims: (rng.below(20) == 0).then(|| rng.below(setup.models.len())).into_iter().collect(),
         boast: (rng.below(20) == 0).then_some(10),
+        deaf: rng.below(4) == 0,
+        price: (rng.below(3) == 0).then(|| Price {
+            currency: pick(rng, &["EUR", "USD"]).to_owned(),
+            per_device_second_micros: 1 + rng.below(1_000) as u64,
+            per_gb_micros: 0,
+        }),
     }
 }
 
@@ -212,6 +222,11 @@ fn policy(rng: &mut Rng) -> Policy {
     }
     if rng.below(6) == 0 {
         policy.purpose = Some(pick(rng, &PURPOSES).to_owned());
+    }
+    policy.rtt_evidence = rng.below(8) == 0;
+    if rng.below(6) == 0 {
+        policy.price_micros_max = Some(pick(rng, &[0, 1_000_000_000_000]));
+        policy.price_currency = Some("EUR".into());
     }
     policy.receipt_required = rng.below(8) == 0;
     if rng.below(20) == 0 {

@@ -211,7 +211,7 @@ impl<'a> Play<'a> {
         let weight = |host: &Host| host.server.as_ref().map_or(0, |s| (setup.pace(s) * 1e3) as u64);
         Self {
             loads: vec![Loads::new(); hosts.len()],
-            budgets: vec![RetryBudget::default(); hosts.len()],
+            budgets: vec![RetryBudget::of_percent(setup.retry_percent); hosts.len()],
             epochs: vec![0; hosts.len()],
             up: vec![false; hosts.len()],
             hosts: (0..hosts.len()).map(|host| (mesh.peer(host), host)).collect(),

@@ -34,9 +34,9 @@ impl Play<'_> {
         self.queue.push(deadline, Event::Deadline(number));
         let view = self.mesh.view(arrival.entry);
         let survey = match self.method {
-            Method::Hansa(most) if most > 0 => {
+            Method::Hansa(asking) if asking.most > 0 => {
                 let loads = &self.loads[arrival.entry];
-                Survey::begin(self.now_at(arrival.entry), &view, loads, &job, || None, most)
+                Survey::begin(self.now_at(arrival.entry), &view, loads, &job, || None, asking)
             }
             _ => None,
         };

@@ -200,7 +200,7 @@ impl Play<'_> {
             }
         }
         self.loads[host] = Loads::new();
-        self.budgets[host] = RetryBudget::default();
+        self.budgets[host] = RetryBudget::of_percent(self.setup.retry_percent);
         self.figures.checkers.restarted(host);
         self.forgets(host);
         self.know(host);
