@@ -65,6 +65,17 @@ pub struct Inferred {
     pub receipt: Option<String>,
 }
 
+/// What texts gave.
+#[derive(Debug)]
+pub struct Embedded {
+    /// In the order of the texts.
+    pub embeddings: Vec<Vec<f32>>,
+    /// Tokens of all texts together.
+    pub tokens: u64,
+    /// What the answer says beside: who ran it, where, for how much. It has no outputs.
+    pub done: Inferred,
+}
+
 /// Longest that a request may take when nothing else says.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest answer that is read.
@@ -145,20 +156,42 @@ impl Client {
         if status >= 400 {
             return Err(refused(status, &header, self.parse(&body)?));
         }
-        let text = |name: &str| {
-            let value = header.get(name).and_then(|value| value.to_str().ok());
-            value.unwrap_or_default().to_owned()
-        };
-        let outputs = outputs(&body, text(JSON_LENGTH).parse().ok())
-            .map_err(|reason| ClientError::Protocol { url: self.url.clone(), reason })?;
-        Ok(Inferred {
-            outputs,
-            executed_by: text("hansa-executed-by"),
-            executed_in: text("hansa-executed-in"),
-            price: Some(text("hansa-price")).filter(|price| !price.is_empty()),
-            server_timing: text("server-timing"),
-            receipt: receipt(&header),
+        let outputs = outputs(&body, text(&header, JSON_LENGTH).parse().ok())
+            .map_err(|reason| self.protocol(reason))?;
+        Ok(inferred(outputs, &header))
+    }
+
+    /// Embeds texts, with the constraints in `headers`.
+    pub fn embed(
+        &self,
+        model: &str,
+        texts: &[String],
+        headers: &[(String, String)],
+    ) -> Result<Embedded, ClientError> {
+        let body = json!({"model": model, "input": texts});
+        let mut request = self.agent.post(format!("{}/v1/embeddings", self.url));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.header("content-type", "application/json");
+        let (status, header, body) = self.read(request.send(body.to_string()))?;
+        let answer = self.parse(&body)?;
+        if status >= 400 {
+            return Err(refused(status, &header, answer));
+        }
+        let broken = |what: &str| self.protocol(format!("it has no {what}"));
+        let data = answer["data"].as_array().ok_or_else(|| broken("data"))?;
+        let embedding = |item: &Value| serde_json::from_value(item["embedding"].clone()).ok();
+        let embeddings: Option<Vec<Vec<f32>>> = data.iter().map(embedding).collect();
+        Ok(Embedded {
+            embeddings: embeddings.ok_or_else(|| broken("embeddings"))?,
+            tokens: answer["usage"]["total_tokens"].as_u64().ok_or_else(|| broken("usage"))?,
+            done: inferred(Vec::new(), &header),
         })
+    }
+
+    fn protocol(&self, reason: String) -> ClientError {
+        ClientError::Protocol { url: self.url.clone(), reason }
     }
 
     fn read(
@@ -183,16 +216,34 @@ impl Client {
     }
 }
 
+/// What an answer's headers say of who ran it.
+fn inferred(outputs: Vec<Tensor>, header: &HeaderMap) -> Inferred {
+    Inferred {
+        outputs,
+        executed_by: text(header, "hansa-executed-by"),
+        executed_in: text(header, "hansa-executed-in"),
+        price: Some(text(header, "hansa-price")).filter(|price| !price.is_empty()),
+        server_timing: text(header, "server-timing"),
+        receipt: receipt(header),
+    }
+}
+
+/// A header, empty if it is not there.
+fn text(headers: &HeaderMap, name: &str) -> String {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_owned()
+}
+
 fn receipt(headers: &HeaderMap) -> Option<String> {
     Some(headers.get("hansa-receipt")?.to_str().ok()?.to_owned())
 }
 
 fn refused(status: u16, headers: &HeaderMap, body: Value) -> ClientError {
-    let mut message = match body["error"].as_str() {
-        Some(error) => error.to_owned(),
-        None => format!("HTTP {status}"),
-    };
-    if let Some(failed) = body["failed"].as_object() {
+    // OpenAI's API has its own shape of errors.
+    let error = if body["error"].is_object() { &body["error"] } else { &body };
+    let said = error["error"].as_str().or(error["message"].as_str());
+    let mut message = said.map_or_else(|| format!("HTTP {status}"), str::to_owned);
+    if let Some(failed) = error["failed"].as_object() {
         let counts: Vec<String> =
             failed.iter().map(|(rule, peers)| format!("{rule}: {peers}")).collect();
         message += &format!(" (peers that failed a rule: {})", counts.join(", "));

@@ -5,6 +5,7 @@
 //! happens to a request.
 
 pub mod actors;
+pub mod answers;
 pub mod api;
 pub mod audit;
 pub mod bundles;
@@ -17,8 +18,10 @@ pub mod jobs;
 pub mod keyfile;
 pub mod law;
 pub mod limits;
+pub mod meters;
 pub mod models;
 pub mod node;
+pub mod repository;
 pub mod run;
 pub mod start;
 pub mod telemetry;

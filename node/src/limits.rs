@@ -23,6 +23,8 @@ pub const ADVERT_MEMORY_STEPS: u32 = 10;
 pub const ADVERT_LOAD_STEP_PERCENT: u8 = 25;
 /// Largest request body after decompression, and largest job on the data plane, in bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 30;
+/// Largest body of a request to generate, whose JSON is held as values, in bytes.
+pub const GENERATE_BODY_BYTES_MAX: usize = 16 << 20;
 /// What a compressed body may become in any case, in bytes…
 pub const UNPACKED_BYTES_FREE: usize = 16 << 20;
 /// …and beyond that, how many bytes may come of each that was sent. Text and tensors stay far
@@ -36,12 +38,34 @@ pub const HTTP_CONNECTIONS_MAX: usize = 4_096;
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// A body that stands still for this long is given up.
 pub const HTTP_BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests of one gRPC stream that are worked on at once; the next waits on the wire.
+pub const GRPC_STREAM_IN_FLIGHT_MAX: usize = 64;
+/// Requests of one HTTP/2 connection that are worked on at once.
+pub const HTTP2_STREAMS_MAX: u32 = 1_024;
 /// A TLS handshake that takes longer is given up.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Signatures of other peers' bundles that are kept.
 pub const SIGNATURES_MAX: usize = 1_024;
 /// Largest encoded signature of a bundle, in bytes.
 pub const SIGNATURE_BYTES_MAX: usize = 1 << 20;
+/// Bundles whose tokenizers are kept…
+pub const TEXTS_MAX: usize = 16;
+/// …as long as their files have no more than these bytes together, unless one alone has more.
+pub const TEXTS_BYTES_MAX: u64 = 256 << 20;
+/// Bundles whose tokenizers are fetched and read at once; others wait.
+pub const TEXT_FETCHES_MAX: usize = 4;
+/// Largest body of a request to embed, in bytes.
+pub const EMBED_BODY_BYTES_MAX: usize = 32 << 20;
+/// Most texts of one request to embed, as OpenAI has it…
+pub const EMBED_TEXTS_MAX: usize = 2_048;
+/// …and most tokens of all of them together.
+pub const EMBED_TOKENS_MAX: usize = 1 << 20;
+/// Jobs of one request to embed that are in the air at once.
+pub const EMBED_JOBS_MAX: usize = 4;
+/// Making tokens of a byte of text takes as long as reading so many bytes of JSON.
+pub const TOKENIZING_FACTOR: usize = 32;
+/// Receipts that the header of one answer names; the body names all.
+pub const RECEIPTS_TOLD_MAX: usize = 64;
 /// A peer takes its answer within this, or the answer is reset.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Asking a holder for a signature may take this long.
@@ -81,8 +105,9 @@ pub const PULL_AGAIN_MAX: Duration = Duration::from_secs(60);
 pub const PLACED_EVERY: Duration = Duration::from_secs(1);
 /// How often a node looks whether what it keeps fits somebody.
 pub const KEPT_LOOK_EVERY: Duration = Duration::from_secs(3);
-/// Jobs that wait or run on one model of this node; one more is refused as busy.
-pub const ENGINE_QUEUE_MAX: usize = 1_024;
+/// Jobs that wait for one model of this node unless its config says otherwise; one more is refused
+/// as busy.
+pub const ENGINE_QUEUE: usize = 1_024;
 /// A client that finds a model busy is told to come back after this, in ms.
 pub const BUSY_RETRY_MS: u32 = 1_000;
 /// Most who listen to events at once.
@@ -93,6 +118,29 @@ pub const EVENTS_EVERY: Duration = Duration::from_millis(250);
 pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Receipts that wait to be kept; one more is refused.
 pub const AUDIT_QUEUE_MAX: usize = 16_384;
+/// Most bytes of an input of texts that are read from shared memory.
+pub const SHARED_TEXT_BYTES_MAX: u64 = 64 << 20;
+/// Regions of shared memory that apps may register.
+pub const REGIONS_MAX: usize = 1_024;
+/// Sequences of requests that are under way at this entry…
+pub const SEQUENCES_MAX: usize = 4_096;
+/// …each with a state of so many bytes at most…
+pub const SEQUENCE_STATE_BYTES_MAX: usize = 256 << 10;
+/// …and forgotten after this without a request.
+pub const SEQUENCE_IDLE_MAX: Duration = Duration::from_secs(60);
+/// Traces are written until their file has so many bytes.
+pub const TRACE_FILE_BYTES_MAX: u64 = 1 << 30;
+/// The mesh is told within this of a model that is served from now on, or no more.
+pub const TOLD_WITHIN: Duration = Duration::from_secs(10);
+/// After that, jobs may still run so long on a model that is served no more: those that were on
+/// their way to it, and those of peers that have not heard yet.
+pub const RETIRED_FOR: Duration = Duration::from_secs(15);
+/// Most models of a repository's folder.
+pub const REPOSITORY_MODELS_MAX: usize = 1_024;
+/// Most files of a version of one of them.
+pub const REPOSITORY_FILES_MAX: usize = 4_096;
+/// Models that statistics are kept of.
+pub const STATISTICS_MAX: usize = 1_024;
 /// Receipts go to the disk in batches of this many bytes at most, and one receipt more.
 pub const AUDIT_BATCH_BYTES_MAX: usize = 4 << 20;
 /// Receipts that are kept and not yet in their tiles, in bytes: when tiles cannot be written, more

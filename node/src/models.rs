@@ -15,9 +15,11 @@ use hansa_runtime::runtime::Runtime;
 use hansa_runtime::store::StoreError;
 
 use crate::bundles::{Model, key};
-use crate::config::{Hold, ModelSource};
-use crate::limits::{ADVERT_LOAD_STEP_PERCENT, ADVERT_MEMORY_STEPS, ENGINE_QUEUE_MAX};
+use crate::config::{Hold, ModelSource, Serving};
+use crate::limits::{ADVERT_LOAD_STEP_PERCENT, ADVERT_MEMORY_STEPS};
+use crate::meters::ModelMeters;
 use crate::node::{Hosted, Node, StageOf};
+use crate::repository::Found;
 use crate::run::StartError;
 
 /// What the engine actor owns, once ONNX Runtime is loaded.
@@ -51,13 +53,16 @@ pub type Owned = Option<Loaded>;
 pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError> {
     let config = &node.config;
     let mut stored = Vec::new();
-    for (model, instances) in node.shelf.wanted(config) {
+    for (model, serving) in node.shelf.wanted(config) {
         match stored_bundle(node, model.bundle) {
-            Ok(bundle) => stored.extend(bundle.map(|bundle| (model, instances, bundle))),
+            Ok(bundle) => stored.extend(bundle.map(|bundle| (model, serving, bundle))),
             Err(error) => tracing::warn!(model = model.name, %error, "not as it was stored"),
         }
     }
-    let paths = config.models.iter().any(|model| matches!(model.source, ModelSource::Path(_)));
+    let repository =
+        node.repository.at_start(&config.repository).map_err(StartError::Repository)?;
+    let paths = !repository.is_empty()
+        || config.models.iter().any(|model| matches!(model.source, ModelSource::Path(_)));
     let needed = paths || !stored.is_empty() || config.runtime.devices != DeviceSpec::Auto;
     let mut owned = None;
     match open(node) {
@@ -80,15 +85,37 @@ pub fn load(node: &Node) -> Result<(Owned, BTreeMap<Digest, Hosted>), StartError
             node.shelf.postpone(served, path.clone());
             continue;
         }
-        host(node, loaded, &mut engines, &served, model.instances, bundle).map_err(fault)?;
+        host(node, loaded, &mut engines, &served, model.serving, bundle).map_err(fault)?;
     }
-    for (model, instances, bundle) in stored {
-        let hosted = host(node, loaded, &mut engines, &model, instances, Arc::new(bundle));
+    for found in repository {
+        let hosted = host_found(node, loaded, &mut engines, &found);
+        node.repository.started(found, hosted);
+    }
+    for (model, serving, bundle) in stored {
+        let hosted = host(node, loaded, &mut engines, &model, serving, Arc::new(bundle));
         if let Err(reason) = hosted {
             tracing::error!(model = model.name, bundle = %model.bundle, reason, "does not load");
         }
     }
     Ok((owned, engines))
+}
+
+/// Serves a version of a model that lies in the repository's folder.
+fn host_found(
+    node: &Node,
+    loaded: &Loaded,
+    engines: &mut BTreeMap<Digest, Hosted>,
+    found: &Found,
+) -> Result<Digest, String> {
+    let bundle = Arc::new(Bundle::open(&found.path).map_err(|error| error.to_string())?);
+    let (name, version) = (found.name.clone(), found.version.clone());
+    let is_named = |own: &Hosted| (&own.name, &own.version) == (&name, &version);
+    if engines.values().any(is_named) {
+        return Err("a [[model]] of the config has this name and version".into());
+    }
+    let model = Model { name, version, bundle: Digest(bundle.digest.0) };
+    host(node, loaded, engines, &model, found.serving, bundle)?;
+    Ok(model.bundle)
 }
 
 /// Loads ONNX Runtime and finds what to compute with.
@@ -110,7 +137,7 @@ pub fn host(
     loaded: &Loaded,
     engines: &mut BTreeMap<Digest, Hosted>,
     model: &Model,
-    instances: usize,
+    serving: Serving,
     bundle: Arc<Bundle>,
 ) -> Result<(), String> {
     if let Some(Hosted { name, .. }) = engines.get(&model.bundle) {
@@ -118,27 +145,36 @@ pub fn host(
     }
     let threads = node.config.runtime.threads;
     let config = EngineConfig {
-        instances,
+        instances: serving.instances,
+        batching: serving.batching,
         threads: Some(threads).filter(|threads| *threads > 0),
-        queue: ENGINE_QUEUE_MAX,
+        queue: serving.queue,
         ..EngineConfig::default()
     };
     let Loaded { runtime, device, .. } = loaded;
     let stage = Stage::of(&bundle).map_err(|error| error.to_string())?;
     let stage = stage.map(|stage| stage_of(&stage)).transpose()?;
-    let held = engines.values().map(|hosted| hosted.bundle.manifest.bytes()).sum::<u64>();
+    // One that this replaces is in memory until the jobs that mean it are done.
+    let loaded_too = node.engines();
+    let old = loaded_too.iter().filter(|(bundle, _)| !engines.contains_key(bundle));
+    let held = engines.values().chain(old.map(|(_, hosted)| hosted));
+    let held = held.map(|hosted| hosted.bundle.manifest.bytes()).sum::<u64>();
     fits(device.memory_limit_mib, bundle.manifest.bytes(), held)?;
     let engine = runtime.engine(&bundle, device, &config).map_err(|error| error.to_string())?;
     let Model { name, version, bundle: digest } = model;
     tracing::info!(model = name, version, bundle = %digest, %device, "model loaded");
+    let mut signature = engine.signature().clone();
+    signature.rows_max = serving.batching.max_rows.filter(|_| signature.has_rows_first());
     let hosted = Hosted {
         name: name.clone(),
         version: version.clone(),
-        signature: Arc::new(engine.signature().clone()),
+        signature: Arc::new(signature),
         engine: Arc::new(engine),
         runtime: format!("onnxruntime {}", runtime.version()).into(),
         bundle,
+        serving,
         stage: stage.map(Arc::new),
+        meters: Arc::new(ModelMeters::of(name)),
         reservations: Arc::default(),
     };
     engines.insert(*digest, hosted);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use hansa_core::advert::Device;
@@ -34,14 +34,24 @@ use tokio_util::task::TaskTracker;
 
 use crate::actors::engine::EngineMessage;
 use crate::actors::peer::PeerMessage;
+use crate::answers::Answers;
 use crate::api::aside::Aside;
+use crate::api::regions::Regions;
+use crate::api::sequences::Sequences;
+use crate::api::settings::Settings;
+use crate::api::statistics::Statistics;
 use crate::audit::keeper::Keeper;
-use crate::bundles::{Model, Shelf};
+use crate::bundles::{Model, Shelf, Texts};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Serving};
 use crate::jobs::Gathers;
 use crate::law::Law;
-use crate::limits::SIGNATURES_MAX;
+use crate::limits::{RETIRED_FOR, SIGNATURES_MAX, TOLD_WITHIN};
+use crate::meters::{Meters, ModelMeters};
+use crate::repository::Repository;
+
+/// How often it is looked whether the view tells of a change.
+const TOLD_LOOK: Duration = Duration::from_millis(2);
 
 /// A model that this node serves.
 #[derive(Clone)]
@@ -54,12 +64,16 @@ pub struct Hosted {
     pub engine: Arc<Engine>,
     /// The runtime that they are of, and its version: `onnxruntime 1.31.1`.
     pub runtime: Arc<str>,
+    /// How it is served.
+    pub serving: Serving,
     /// Its files.
     pub bundle: Arc<Bundle>,
     /// What it takes and gives.
     pub signature: Arc<Signature>,
     /// Which stretch of a model it is, if it is a stage.
     pub stage: Option<Arc<StageOf>>,
+    /// Its metrics.
+    pub meters: Arc<ModelMeters>,
     /// Places kept for jobs that asked for a quote.
     pub reservations: Arc<Mutex<Reservations>>,
 }
@@ -138,18 +152,35 @@ pub struct Node {
     pub draining: watch::Sender<bool>,
     /// Where metrics are read.
     pub metrics: PrometheusHandle,
+    /// Metrics of requests.
+    pub meters: Meters,
+    /// What became of requests, by model.
+    pub statistics: Statistics,
+    /// Shared memory that apps of this machine registered.
+    pub regions: Regions,
+    /// What is traced and logged.
+    pub settings: Settings,
+    /// Sequences of requests that are under way here.
+    pub sequences: Arc<Sequences>,
     pub(crate) aside: Aside,
     pub(crate) view: ArcSwap<View>,
     pub(crate) loads: Mutex<Loads>,
     pub(crate) budget: Mutex<RetryBudget>,
     pub(crate) engines: ArcSwap<BTreeMap<Digest, Hosted>>,
+    /// What was served until just now.
+    pub(crate) retired: Mutex<BTreeMap<Digest, Hosted>>,
     pub(crate) devices: ArcSwap<Vec<Device>>,
     pub(crate) signatures: Mutex<BTreeMap<Digest, Arc<Signature>>>,
+    pub(crate) texts: Texts,
     pub(crate) data: ArcSwapOption<DataPlane>,
     pub(crate) peer: ArcSwapOption<ActorRef<PeerMessage>>,
     pub(crate) engine: ArcSwapOption<ActorRef<EngineMessage>>,
     pub(crate) shelf: Shelf,
+    pub(crate) answers: Answers,
+    /// The folder of models, if there is one.
+    pub repository: Repository,
     pub(crate) http: OnceLock<SocketAddr>,
+    pub(crate) grpc: OnceLock<SocketAddr>,
     pub(crate) random: SystemRandom,
     pub(crate) gathers: Gathers,
     /// Places for those who listen to events.
@@ -180,9 +211,55 @@ impl Node {
         self.budget.lock().expect("no holder panics")
     }
 
-    /// The engine of a bundle, if this node runs it.
+    /// The engine of a bundle, if this node serves it.
     pub fn hosted(&self, bundle: Digest) -> Option<Hosted> {
         self.engines.load().get(&bundle).cloned()
+    }
+
+    /// The engine that a job may run on: the bundle is served, or was until just now.
+    pub fn able(&self, bundle: Digest) -> Option<Hosted> {
+        self.hosted(bundle).or_else(|| self.retired().get(&bundle).cloned())
+    }
+
+    /// Whether the bundle was served until just now, so that no plan names it.
+    pub fn is_retired(&self, bundle: Digest) -> bool {
+        self.retired().contains_key(&bundle) && self.hosted(bundle).is_none()
+    }
+
+    fn retired(&self) -> MutexGuard<'_, BTreeMap<Digest, Hosted>> {
+        self.retired.lock().expect("no holder panics")
+    }
+
+    /// Lets jobs that mean an engine which is served no more run on it, for a while. It ends with the
+    /// last of them.
+    pub(crate) fn retire(self: &Arc<Self>, bundle: Digest, hosted: Hosted) {
+        let engine = Arc::downgrade(&hosted.engine);
+        self.retired().insert(bundle, hosted);
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            node.until_told(bundle, false).await;
+            tokio::time::sleep(RETIRED_FOR).await;
+            let mut retired = node.retired();
+            // Meanwhile it may have been served anew, and retired again.
+            if retired.get(&bundle).is_some_and(|own| Arc::as_ptr(&own.engine) == engine.as_ptr()) {
+                retired.remove(&bundle);
+            }
+        });
+    }
+
+    /// Waits until this node's own jobs know that it serves a bundle, or does not any more.
+    async fn until_told(&self, bundle: Digest, is_served: bool) {
+        let deadline = Instant::now() + TOLD_WITHIN;
+        let is_told = || {
+            let view = self.view();
+            let Some(own) = view.get(self.me) else { return !is_served };
+            let models = own.record.advert.models.iter().map(|model| model.bundle);
+            let mut served = models.chain(own.record.stages.iter().map(|stage| stage.bundle));
+            served.any(|served| served == bundle) == is_served
+        };
+        while !is_told() && Instant::now() < deadline {
+            tokio::time::sleep(TOLD_LOOK).await;
+        }
     }
 
     /// All that this node runs.
@@ -239,12 +316,30 @@ impl Node {
     pub async fn host(
         &self,
         model: Model,
-        instances: usize,
+        serving: Serving,
         bundle: Arc<Bundle>,
     ) -> Result<(), String> {
+        self.replace(model, serving, bundle, Vec::new()).await
+    }
+
+    /// The same, in place of others: there is no moment at which neither is served. Once it returns,
+    /// jobs find it.
+    ///
+    /// # Errors
+    /// Why it cannot be served, for people; the others then are as they were.
+    pub async fn replace(
+        &self,
+        model: Model,
+        serving: Serving,
+        bundle: Arc<Bundle>,
+        replaced: Vec<Digest>,
+    ) -> Result<(), String> {
+        let digest = model.bundle;
         let engine = self.engine.load_full().ok_or("the engines are being restarted; try again")?;
-        let host = |reply| EngineMessage::Host { model, instances, bundle, reply };
-        ractor::call!(engine, host).map_err(|error| error.to_string())?
+        let host = |reply| EngineMessage::Host { model, serving, bundle, replaced, reply };
+        ractor::call!(engine, host).map_err(|error| error.to_string())??;
+        self.until_told(digest, true).await;
+        Ok(())
     }
 
     /// Cuts a model into stages that fit so many bytes each, in the folder `out`.
@@ -262,10 +357,12 @@ impl Node {
         ractor::call!(engine, cut).map_err(|error| error.to_string())?
     }
 
-    /// Serves a bundle no more. Jobs that it runs are answered.
+    /// Serves a bundle no more. Jobs that are on their way to it are answered; once this returns, no
+    /// new one goes there.
     pub async fn unhost(&self, bundle: Digest) {
         if let Some(engine) = self.engine.load_full() {
             let _ = ractor::call!(engine, |reply| EngineMessage::Unhost { bundle, reply });
+            self.until_told(bundle, false).await;
         }
     }
 

@@ -27,9 +27,11 @@ pub enum StartError {
     /// The data plane.
     #[error("[mesh] data_listen: {0}")]
     Data(#[from] hansa_net::data::DataError),
-    /// The API's port.
-    #[error("[api] http = \"{addr}\": {source}; is another process listening there?")]
-    Http {
+    /// A port of the API.
+    #[error("[api] {key} = \"{addr}\": {source}; is another process listening there?")]
+    Listen {
+        /// `http` or `grpc`.
+        key: &'static str,
         /// The address.
         addr: SocketAddr,
         /// What the operating system said.
@@ -52,6 +54,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// The folder of models.
+    #[error("[repository] dir: {0}")]
+    Repository(String),
     /// The key file.
     #[error("[identity] key_file: {0}")]
     Key(#[from] KeyFileError),

@@ -24,6 +24,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::answers::Answers;
 use crate::audit::keeper::Keeper;
 use crate::bundles::Shelf;
 use crate::clock::Clock;
@@ -35,7 +36,7 @@ use crate::node::Node;
 use crate::run::StartError;
 
 /// Where a running node says under which addresses it can be reached: `addresses.json` in its
-/// data folder, with `peer_id`, `http`, `control` and `data`.
+/// data folder, with `peer_id`, `http`, `grpc` (null if there is none), `control` and `data`.
 const ADDRESSES: &str = "addresses.json";
 
 impl Node {
@@ -83,6 +84,8 @@ impl Node {
             rates: Rates::of(config.price.as_ref()),
             groups: config.groups.clone(),
             shelf: Shelf::open(&config)?,
+            repository: Default::default(),
+            answers: Answers::new(u64::from(config.runtime.cache_mib) << 20),
             config,
             clock,
             tasks: TaskTracker::new(),
@@ -90,15 +93,23 @@ impl Node {
             metrics,
             view: ArcSwap::from_pointee(View::new(me, Vec::new())),
             loads: Mutex::new(Loads::new()),
+            meters: Default::default(),
+            statistics: Default::default(),
+            regions: Default::default(),
+            settings: Default::default(),
+            sequences: Default::default(),
             aside: Default::default(),
             budget: Mutex::new(RetryBudget::default()),
             engines: ArcSwap::from_pointee(BTreeMap::new()),
+            retired: Default::default(),
             devices: ArcSwap::from_pointee(Vec::new()),
             signatures: Mutex::new(BTreeMap::new()),
+            texts: Default::default(),
             data: ArcSwapOption::empty(),
             peer: ArcSwapOption::empty(),
             engine: ArcSwapOption::empty(),
             http: OnceLock::new(),
+            grpc: OnceLock::new(),
             random: SystemRandom::new(),
             gathers: Default::default(),
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
@@ -223,6 +234,16 @@ impl Node {
         let _ = self.http.set(addr);
     }
 
+    /// The same of `[api] grpc`.
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.grpc.get().copied().or(self.config.api.grpc)
+    }
+
+    /// Set by the API when it is bound.
+    pub fn set_grpc(&self, addr: SocketAddr) {
+        let _ = self.grpc.set(addr);
+    }
+
     /// Tells those who started this node on ports that the system picked where it listens.
     pub fn write_addresses(&self, control: &ControlHandle) -> Result<(), StartError> {
         let folder = &self.config.node.data_dir;
@@ -232,6 +253,7 @@ impl Node {
         let addresses = json!({
             "peer_id": self.me,
             "http": format!("{scheme}://{}", self.http_address()),
+            "grpc": self.grpc_address(),
             "control": control.addrs().into_iter().map(addr).collect::<Vec<_>>(),
             "data": self.data().map(|data| self.data_addrs(control, &data)),
         });

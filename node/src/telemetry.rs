@@ -1,9 +1,10 @@
 //! What the node says of itself: log lines on standard error, and metrics in Prometheus' format.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{LogFormat, TelemetryConfig};
 
@@ -16,6 +17,9 @@ pub enum TelemetryError {
     /// A process logs and counts in one way only.
     #[error("this process has its telemetry already: {0}")]
     Twice(String),
+    /// Its filter cannot be changed.
+    #[error("this process does not log")]
+    Silent,
     /// The recorder of metrics.
     #[error("[telemetry] metrics: {0}")]
     Metrics(#[from] BuildError),
@@ -29,17 +33,39 @@ pub fn log(config: &TelemetryConfig) -> Result<(), TelemetryError> {
         // whatever logged.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    let started = match config.format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    let (started, refilter): (_, Refilter) = match config.format {
+        LogFormat::Text => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (lines.try_init(), Box::new(move |filter| handle.reload(filter)))
+        }
         // Flat, so that `jq .peer` works; the span's fields are those of the job that is served.
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            let lines = lines.with_current_span(true).with_span_list(false);
+            let lines = lines.with_filter_reloading();
+            let handle = lines.reload_handle();
+            (lines.try_init(), Box::new(move |filter| handle.reload(filter)))
+        }
     };
-    started.map_err(|error| TelemetryError::Twice(error.to_string()))
+    started.map_err(|error| TelemetryError::Twice(error.to_string()))?;
+    let _ = REFILTER.set(refilter);
+    Ok(())
+}
+
+type Refilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+/// Gives the log that was started another filter.
+static REFILTER: OnceLock<Refilter> = OnceLock::new();
+
+/// What is logged from now on; a filter as in the config.
+///
+/// # Errors
+/// It is no filter, or nothing is logged.
+pub fn filter(filter: &str) -> Result<(), TelemetryError> {
+    let filter = filter.parse::<EnvFilter>()?;
+    let refilter = REFILTER.get().ok_or(TelemetryError::Silent)?;
+    refilter(filter).map_err(|error| TelemetryError::Twice(error.to_string()))
 }
 
 /// Starts counting. The handle renders what was counted, and is to be asked for `run_upkeep` now

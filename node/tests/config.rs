@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use hansa_node::config::{Config, ConfigErrors, ModelSource};
+use hansa_runtime::line::{Queueing, WhenLate};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -110,6 +112,37 @@ fn a_model_is_listed_once() {
 }
 
 #[test]
+fn how_a_models_jobs_wait_and_run_is_the_operators() {
+    let model = "[[model]]\nname = \"m\"\npath = \"m.onnx\"\n";
+    let serving = |text: &str| parse(&format!("{model}{text}")).unwrap().models[0].serving;
+    let plain = serving("");
+    assert_eq!((plain.queue.max, plain.queue.timeout, plain.batching.priorities), (1024, None, 1));
+    let told = serving(
+        "batch = { max_rows = 8, preferred = [4, 8], priorities = 3 }\n\
+         queue = { max = 5, timeout_us = 2000, when_late = \"delay\" }",
+    );
+    assert_eq!(told.batching.preferred[..3], [4, 8, 0]);
+    assert_eq!((told.batching.priorities, told.batching.priority_default), (3, 3));
+    let queue =
+        Queueing { max: 5, timeout: Some(Duration::from_millis(2)), when_late: WhenLate::Delay };
+    assert_eq!(told.queue, queue);
+    for (line, reason) in [
+        ("batch = { max_rows = 4, preferred = [8] }", "preferred: 8 is not from 1 to 4"),
+        ("batch = { preferred = [0] }", "preferred: 0 is not from 1"),
+        ("batch = { preferred = [1,2,3,4,5,6,7,8,9] }", "9 numbers; at most 8"),
+        ("batch = { priorities = 2, default_priority = 3 }", "3 is not from 1 to 2"),
+        ("batch = { priorities = 2, preserve_order = true }", "there are priorities"),
+        ("queue = { when_late = \"drop\" }", "neither \"reject\" nor \"delay\""),
+        ("queue = { max = 100000 }", "100000 is not from 0 to 65536"),
+        ("[repository]\ncontrol = \"poll\"", "control: of which folder? add dir"),
+        ("[repository]\ncontrol = \"always\"", "is not \"none\", \"poll\" or \"explicit\""),
+    ] {
+        let lines = wrong(&format!("{model}{line}"));
+        assert!(lines.contains(reason), "{line}: {lines}");
+    }
+}
+
+#[test]
 fn a_public_api_needs_tls_or_the_word_plaintext() {
     for addr in ["0.0.0.0:8000", "[::]:8000", "203.0.113.7:80"] {
         let http = format!("[api]\nhttp = \"{addr}\"\n");
@@ -124,17 +157,19 @@ fn a_public_api_needs_tls_or_the_word_plaintext() {
         assert_eq!(tls.unwrap().api.tls.unwrap().cert, Path::new("x/c.pem"));
     }
     parse("[api]\nhttp = \"[::1]:8000\"").unwrap();
+    assert!(wrong("[api]\ngrpc = \"0.0.0.0:8001\"").starts_with("x/hansa.toml:2: [api] grpc:"));
+    let both = parse("[api]\ngrpc = \"127.0.0.1:8001\"").unwrap();
+    assert_eq!(both.api.grpc, Some("127.0.0.1:8001".parse().unwrap()));
+    assert!(wrong("[api]\ngrpc = \"127.0.0.1:8000\"").contains("give another port"));
 }
 
 #[test]
 fn a_key_of_a_later_version_is_refused_by_name_and_never_ignored() {
     for (section, line) in [
-        ("api", "grpc = \"127.0.0.1:8001\""),
         ("api", "keys_file = \"keys\""),
         ("api", "admin = \"127.0.0.1:1\""),
         ("telemetry", "otlp = \"http://127.0.0.1:4317\""),
         ("telemetry", "metrics = false"),
-        ("model.batch", "max_rows = 8"),
     ] {
         let text = match section.split_once('.') {
             Some((list, rest)) => {
@@ -205,6 +240,10 @@ fn the_built_in_groups_have_as_many_members_as_the_treaties() {
     let (eu, eea) = (groups.expand("EU").unwrap(), groups.expand("EEA").unwrap());
     assert_eq!((eu.len(), eea.len()), (27, 30));
     assert!(eu.is_subset(&eea));
+    // Decisions on adequacy are on third countries, and here those that hold for any recipient.
+    let adequate = groups.expand("ADEQUACY").unwrap();
+    assert!(adequate.len() == 14 && adequate.is_disjoint(&eea));
+    assert!(!adequate.contains("US") && !adequate.contains("CA"));
 }
 
 #[test]
@@ -276,7 +315,8 @@ fn every_default_that_exists_is_shown_uncommented() {
             &["listen", "data_listen", "bootstrap", "mdns", "external", "data_external", "shards"],
         ),
         ("api", &["http", "plaintext"]),
-        ("runtime", &["library", "devices", "threads", "hold"]),
+        ("runtime", &["library", "devices", "threads", "hold", "cache_mib"]),
+        ("repository", &["control", "poll_s"]),
         ("audit", &["receipts", "retention_days", "fail_closed"]),
         ("telemetry", &["log", "format", "metrics"]),
     ] {

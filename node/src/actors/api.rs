@@ -1,16 +1,18 @@
-//! Owns the API's listener.
+//! Owns the API's listeners.
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::join_all;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::sync::CancellationToken;
 
 use super::Task;
-use crate::api::server;
+use crate::api::server::Server;
 use crate::limits::DRAIN_MAX;
 use crate::node::Node;
 
-/// Owns the listener.
+/// Owns the listeners.
 pub struct Api;
 
 /// The listener ended by itself.
@@ -32,10 +34,10 @@ impl Actor for Api {
         myself: ActorRef<ServeEnded>,
         node: Arc<Node>,
     ) -> Result<ApiState, ActorProcessingErr> {
-        let server = server::Server::bind(&node).await?;
+        let servers = Server::bind(&node).await?;
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let serving = async move { server.serve(stopped).await };
+        let serving = servers.into_iter().map(|server| server.serve(stop.clone()));
+        let serving = join_all(serving).map(drop);
         let serving = Task::run(serving, move || drop(myself.cast(ServeEnded)));
         Ok(ApiState { stop, serving })
     }

@@ -1,6 +1,7 @@
 //! Owns the devices and the engines on them: loads what the config names and what the node pulled,
 //! keeps the advert's device figures fresh. Jobs go to an engine's own bounded queue, not through this mailbox.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -10,9 +11,11 @@ use hansa_runtime::cut::{Cut, Wanted};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::bundles::Model;
+use crate::config::Serving;
 use crate::limits::DEVICES_EVERY;
+use crate::meters::ModelMeters;
 use crate::models;
-use crate::node::Node;
+use crate::node::{Hosted, Node};
 
 /// Owns the engines.
 pub struct Engines;
@@ -32,9 +35,11 @@ pub enum EngineMessage {
         /// Its name and digest.
         model: Model,
         /// Jobs that run at once.
-        instances: usize,
+        serving: Serving,
         /// Its files.
         bundle: Arc<Bundle>,
+        /// What is served no more from that moment on.
+        replaced: Vec<Digest>,
         /// Why it is not served.
         reply: RpcReplyPort<Result<(), String>>,
     },
@@ -92,10 +97,12 @@ impl Actor for Engines {
                 let view = node.view();
                 node.loads().keep(|peer| view.get(peer).is_some());
             }
-            EngineMessage::Host { model, instances, bundle, reply } => {
-                let (node, owned) = (node.clone(), state.owned.clone());
-                let loading = move || host(&node, &owned, &model, instances, bundle);
-                let _ = reply.send(tokio::task::spawn_blocking(loading).await?);
+            EngineMessage::Host { model, serving, bundle, replaced, reply } => {
+                let (loader, owned) = (node.clone(), state.owned.clone());
+                let keeps = replaced.clone();
+                let loading = move || host(&loader, &owned, &model, serving, bundle, &keeps);
+                let hosted = tokio::task::spawn_blocking(loading).await?;
+                let _ = reply.send(hosted.map(|engines| swap(node, engines)));
             }
             EngineMessage::Cut { bundle, fit, out, reply } => {
                 let (node, owned) = (node.clone(), state.owned.clone());
@@ -107,7 +114,7 @@ impl Actor for Engines {
             EngineMessage::Unhost { bundle, reply } => {
                 let mut engines = (*node.engines()).clone();
                 if engines.remove(&bundle).is_some() {
-                    node.set_engines(engines);
+                    swap(node, engines);
                 }
                 let _ = reply.send(());
             }
@@ -147,14 +154,27 @@ fn cut_up(
     loaded.cut(bundle, &Wanted::Fit(fit), out).map_err(|error| error.to_string())
 }
 
-/// Loads one more model, and ONNX Runtime if nothing needed it before. It blocks.
+/// From now on these are served; jobs that mean one that no longer is may still run on it for a
+/// while.
+fn swap(node: &Arc<Node>, engines: BTreeMap<Digest, Hosted>) {
+    for (bundle, hosted) in node.engines().iter() {
+        if !engines.contains_key(bundle) {
+            node.retire(*bundle, hosted.clone());
+        }
+    }
+    node.set_engines(engines);
+}
+
+/// All engines with one more, and without what it replaces. Loads ONNX Runtime if nothing needed it
+/// before. It blocks.
 fn host(
     node: &Node,
     owned: &Mutex<models::Owned>,
     model: &Model,
-    instances: usize,
+    serving: Serving,
     bundle: Arc<Bundle>,
-) -> Result<(), String> {
+    replaced: &[Digest],
+) -> Result<BTreeMap<Digest, Hosted>, String> {
     let mut owned = owned.lock().expect("no holder panics");
     if owned.is_none() {
         *owned = Some(models::open(node).map_err(|error| error.to_string())?);
@@ -162,7 +182,20 @@ fn host(
     }
     let loaded = owned.as_ref().expect("it was opened");
     let mut engines = (*node.engines()).clone();
-    models::host(node, loaded, &mut engines, model, instances, bundle)?;
-    node.set_engines(engines);
-    Ok(())
+    // What it replaces goes on until it is there, so that there must be room for both.
+    if replaced.contains(&model.bundle)
+        && let Some(own) = engines.get_mut(&model.bundle)
+        && own.serving == serving
+    {
+        // The same model under another name or version.
+        (own.name, own.version) = (model.name.clone(), model.version.clone());
+        own.meters = Arc::new(ModelMeters::of(&own.name));
+    } else {
+        if replaced.contains(&model.bundle) {
+            engines.remove(&model.bundle); // From this copy only, and it stays in memory.
+        }
+        models::host(node, loaded, &mut engines, model, serving, bundle)?;
+    }
+    engines.retain(|bundle, _| *bundle == model.bundle || !replaced.contains(bundle));
+    Ok(engines)
 }

@@ -133,7 +133,7 @@ impl Actor for Peer {
         match message {
             PeerMessage::Network { event, _permit } => match event {
                 NetworkEvent::Message { from, message } => {
-                    state.feed(&myself, Input::Message { from, message: *message });
+                    state.feed(&myself, Input::Message { from, message });
                 }
                 NetworkEvent::Connected(peer) => {
                     state.connected.insert(peer);
@@ -197,7 +197,7 @@ impl PeerState {
     }
 
     /// Hands a message to the control plane, with the peer's addresses if it must dial.
-    fn send(&mut self, to: PeerId, message: Message) {
+    fn send(&mut self, to: PeerId, message: &Message) {
         let bytes = message.encode();
         metrics::counter!("hansa_gossip_bytes_total", "direction" => "out")
             .increment(bytes.len() as u64);
@@ -211,7 +211,7 @@ impl PeerState {
 
     fn perform(&mut self, myself: &ActorRef<PeerMessage>, output: Output) {
         match output {
-            Output::Send { to, message } => self.send(to, message),
+            Output::Send { to, message } => self.send(to, &message),
             Output::Dial { peer, addrs } => {
                 // The control plane counts what it cannot take; gossip repairs what is lost.
                 let _ = self.control.dial(peer, addrs);

@@ -1,10 +1,6 @@
-//! Handlers of the Open Inference Protocol: metadata, readiness, inference.
-//!
-//! A model is named, a bundle is meant: the entry resolves the name once, checks the inputs
-//! against the bundle's signature (its own, or a holder's, kept by digest) and puts the job in the
-//! air.
+//! Handlers of the Open Inference Protocol over HTTP: metadata, readiness, inference. They read the
+//! request and write the answer; what lies between, of whatever protocol, is [`super::call`]'s.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,26 +9,22 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
-use hansa_core::explain::{Explanation, explain};
 use hansa_core::id::PeerId;
-use hansa_core::limits::DEADLINE_DEFAULT;
-use hansa_core::plan::{Job, Refusal, Resolved, candidates, resolve};
-use hansa_core::policy::{Demand, Policy};
-use hansa_runtime::check::{Head, InputLimits};
 use http_body_util::BodyExt;
-use serde::Deserialize;
-use serde_json::Value;
-use tracing::Instrument;
 
+use super::call::{Call, Called, Named, demand};
 use super::packed::Packed;
 use super::receipts;
+use super::sequences::Turn;
 use super::trace;
 use super::v2::{self, ApiError, InferRequest, JSON_LENGTH, Rendered};
-use crate::jobs::{Answer, Evidence, Order, batch_rows};
+use super::wanted::Wanted;
+use crate::jobs::Answer;
 use crate::limits::{BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT, UNPACKING_RATIO_MAX};
 use crate::node::Node;
 
@@ -42,13 +34,6 @@ const PRICE: HeaderName = HeaderName::from_static("hansa-price");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Most that is set aside for a body by its declared length alone.
 const BODY_BYTES_TRUSTED: usize = 8 << 20;
-
-/// The model that a path names.
-#[derive(Deserialize)]
-pub struct Named {
-    model: String,
-    version: Option<String>,
-}
 
 /// `GET /v2`
 pub async fn server_metadata() -> Response {
@@ -60,9 +45,8 @@ pub async fn metadata(
     State(node): State<Arc<Node>>,
     Path(named): Path<Named>,
 ) -> Result<Response, ApiError> {
-    let resolved = named.resolve(&node, &Policy::default())?;
-    let signature = node.describe(resolved.bundle, &Policy::default()).await?;
-    Ok(Json(v2::model_metadata(&named.model, &resolved, &signature)).into_response())
+    let (resolved, signature) = named.describe(&node).await?;
+    Ok(Json(v2::model_metadata(&named.model, &resolved, &signature.for_apps())).into_response())
 }
 
 /// `GET /v2/models/NAME[/versions/V]/config`
@@ -70,8 +54,7 @@ pub async fn config(
     State(node): State<Arc<Node>>,
     Path(named): Path<Named>,
 ) -> Result<Response, ApiError> {
-    let resolved = named.resolve(&node, &Policy::default())?;
-    let signature = node.describe(resolved.bundle, &Policy::default()).await?;
+    let (_, signature) = named.describe(&node).await?;
     Ok(Json(v2::model_config(&named.model, &signature)).into_response())
 }
 
@@ -80,16 +63,7 @@ pub async fn model_ready(
     State(node): State<Arc<Node>>,
     Path(named): Path<Named>,
 ) -> Result<StatusCode, ApiError> {
-    // Ready means that there is a peer that a job would go to.
-    let policy = Policy::default();
-    let later =
-        |refusal| node.is_it_coming(&named.model, named.version.as_deref(), &policy, refusal);
-    let bundle = named.resolve(&node, &policy).map_err(later)?.bundle;
-    if node.hosted(bundle).is_none() {
-        let deadline = node.clock.now().mono + DEADLINE_DEFAULT;
-        let job = Job::new(node.draw_job(), bundle, Policy::default(), &node.send, deadline);
-        candidates(node.clock.now(), &node.view(), &node.loads(), &job)?;
-    }
+    named.ready(&node)?;
     Ok(StatusCode::OK)
 }
 
@@ -97,84 +71,44 @@ pub async fn model_ready(
 pub async fn infer(
     State(node): State<Arc<Node>>,
     Path(named): Path<Named>,
-    headers: HeaderMap,
     request: Request,
 ) -> Response {
     let arrived = Instant::now();
-    let outcome = run(&node, &named, &headers, request).await;
-    let code = match &outcome {
-        Ok(_) => "ok",
-        Err(error) => error.code(),
-    };
-    metrics::counter!("hansa_requests_total", "outcome" => code).increment(1);
-    metrics::histogram!("hansa_request_seconds").record(arrived.elapsed());
+    let outcome = run(&node, named, request).await;
+    node.meters.count(arrived, outcome.as_ref().err().map(ApiError::code));
     outcome.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// A request to its answer.
-async fn run(
-    node: &Arc<Node>,
-    named: &Named,
-    headers: &HeaderMap,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn run(node: &Arc<Node>, named: Named, request: Request) -> Result<Response, ApiError> {
     let (arrived, started) = (node.clock.now().mono, Instant::now());
-    if node.is_draining() {
-        return Err(Refusal::Draining.into());
-    }
-    let body = read(request).await?;
-    let json_length = json_length(headers)?;
-    let parse = move |body: Bytes| v2::parse_infer(json_length, body);
+    let (head, body) = request.into_parts();
+    let body = read(&head, body, BODY_BYTES_MAX).await?;
+    let json_length = json_length(&head.headers)?;
     let bytes = json_length.unwrap_or(body.len());
-    let request = node.aside.run(bytes, move || parse(body)).await?;
-    named.check(request.model.as_deref())?;
-    let Demand { policy, deadline, with_receipt } = demand(node, headers, &request.parameters)?;
-    if policy.rtt_evidence {
-        node.law.want_evidence();
+    let regions = node.clone();
+    let parse = move || v2::parse_infer(json_length, body, &regions.regions);
+    let request = node.aside.run(bytes, parse).await?;
+    check_name(&named, request.model.as_deref())?;
+    let InferRequest {
+        id, mut inputs, raw, outputs: wanted, mut parameters, binary_default, ..
+    } = request;
+    let turn = Turn::take(node, &named, &mut parameters)?;
+    let demand = demand(node, &head.headers, &parameters)?;
+    let (name, trace) = (named.model.clone(), trace::of(&head.headers, node));
+    let call = Call { named, demand, trace, arrived };
+    let found = call.find(node).await?;
+    let shown = found.shown();
+    if let Some(raw) = raw {
+        inputs.push(v2::raw_input(&shown, raw)?);
     }
-    let is_timed = deadline.is_some();
-    let deadline = arrived + deadline.unwrap_or(DEADLINE_DEFAULT);
-    let later = |refusal| node.fetch_for(&named.model, named.version.as_deref(), &policy, refusal);
-    let unheld = |refusal| {
-        node.count_unheld(&named.model, named.version.as_deref(), &policy, &refusal);
-        later(refusal)
-    };
-    let resolved = match named.resolve(node, &policy) {
-        Ok(resolved) => resolved,
-        Err(refusal) => {
-            let receipted = node.note_refusal(&named.model, &policy, &refusal).await;
-            return Err(ApiError::from(unheld(refusal)).receipted(receipts::told(receipted)));
-        }
-    };
-    let describing = node.describe(resolved.bundle, &policy);
-    let signature = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
-    let signature = signature.await.map_err(|_| Refusal::Deadline)?.map_err(unheld)?;
-    let InferRequest { id, inputs, outputs: wanted, binary_default, .. } = request;
-    let outputs: Vec<String> = wanted.iter().map(|output| output.name.clone()).collect();
-    signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;
-    v2::check_wanted(&signature, &wanted, binary_default)?;
-    let shapes = inputs.iter().map(|input| (&*input.name, &*input.shape));
-    let (rows, separable) = batch_rows(&signature, shapes);
-    let job = Job {
-        rows,
-        separable,
-        is_timed,
-        bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
-        ..Job::new(node.draw_job(), resolved.bundle, policy.clone(), &node.send, deadline)
-    };
-    let called = format!("{}:{}", named.model, resolved.version);
-    let evidence = Evidence::begin(node, called, None);
-    let order = Order { job, inputs, outputs, trace: trace::of(headers, node), evidence };
-    let span = tracing::info_span!(
-        "infer", job = %order.job.id, model = named.model, trace = %trace::Hex(&order.trace.trace)
-    );
-    let (answer, receipted) = node.infer(order).instrument(span).await;
-    let receipt = receipts::told(receipted);
-    let refused = |refusal| ApiError::from(later(refusal)).receipted(receipt.clone());
-    let mut answer = answer.map_err(refused)?;
-    let proof = if with_receipt { receipts::inline(node, receipted).await } else { None };
+    let names = wanted.iter().map(|output| output.name.clone()).collect();
+    Wanted::check(&wanted, &shown, &node.regions)?;
+    v2::check_wanted(&shown, &wanted, binary_default)?;
+    let version = found.resolved.version.clone();
+    let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
     let outputs = std::mem::take(&mut answer.outputs);
-    let (name, version) = (named.model.clone(), resolved.version.clone());
+    let outputs = Wanted::form(&wanted, outputs, &found.signature, &node.regions)?;
     let bytes = v2::json_bytes(&outputs, &wanted, binary_default);
     let render = move || {
         let (id, receipt) = (id.as_deref(), proof.as_deref());
@@ -182,77 +116,19 @@ async fn run(
         v2::render_infer(head, outputs, &wanted, binary_default)
     };
     let mut response = respond(node.aside.run(bytes, render).await?);
-    tell(node, &answer, started.elapsed(), response.headers_mut());
-    if let Some(receipt) = receipt {
-        let receipt = receipt.try_into().expect("an id is a header");
-        response.headers_mut().insert(receipts::RECEIPT, receipt);
-    }
+    tell(node, &answer, receipt, started.elapsed(), response.headers_mut());
     Ok(response)
 }
 
-impl Named {
-    /// What the name means under `policy`, at this moment.
-    fn resolve(&self, node: &Node, policy: &Policy) -> Result<Resolved, Refusal> {
-        let (now, view) = (node.clock.now(), node.view());
-        resolve(now, &view, &self.model, self.version.as_deref(), policy)
+/// Whether the body, if it names a model as well, names this one.
+fn check_name(named: &Named, model: Option<&str>) -> Result<(), ApiError> {
+    match model.filter(|model| *model != named.model) {
+        None => Ok(()),
+        Some(other) => Err(ApiError::malformed(format!(
+            "the path names the model `{}`, the body names `{other}`",
+            named.model
+        ))),
     }
-
-    /// Whether the body, if it names a model as well, names this one.
-    fn check(&self, model: Option<&str>) -> Result<(), ApiError> {
-        match model.filter(|model| *model != self.model) {
-            None => Ok(()),
-            Some(other) => Err(ApiError::malformed(format!(
-                "the path names the model `{}`, the body names `{other}`",
-                self.model
-            ))),
-        }
-    }
-
-    /// What would be done with a job that a query describes, and why: `model`, `version`, `rows`,
-    /// `bytes`, and the parameters that a job could carry.
-    pub async fn explain(
-        node: &Node,
-        mut query: BTreeMap<String, String>,
-    ) -> Result<Explanation, ApiError> {
-        let missing = || ApiError::malformed("the query names no model; add ?model=NAME");
-        let model = query.remove("model").ok_or_else(missing)?;
-        let named = Self { model, version: query.remove("version") };
-        let bytes: u64 = number(query.remove("bytes"), "bytes")?.unwrap_or(0);
-        let rows: u32 = number(query.remove("rows"), "rows")?.unwrap_or(1);
-        let parameters: BTreeMap<String, Value> =
-            query.into_iter().map(|(key, value)| (key, value.into())).collect();
-        let demand = demand(node, &HeaderMap::new(), &parameters)?;
-        let bundle = named.resolve(node, &demand.policy)?.bundle;
-        // Where nobody may describe the model, nobody may run it either: the plan says why.
-        let signature = node.describe(bundle, &demand.policy).await.ok();
-        let separable = signature.is_some_and(|signature| signature.row_axes().is_some());
-        let now = node.clock.now();
-        let deadline = now.mono + demand.deadline.unwrap_or(DEADLINE_DEFAULT);
-        let fresh = Job::new(node.draw_job(), bundle, demand.policy, &node.send, deadline);
-        let is_timed = demand.deadline.is_some();
-        let job = Job { bytes, rows, separable, is_timed, ..fresh };
-        let view = node.view();
-        let loads = node.loads().clone(); // A full scan is not for under the lock.
-        Ok(explain(now, &view, &loads, &job))
-    }
-}
-
-/// What a request demands, under this node's own limit of price.
-fn demand(
-    node: &Node,
-    headers: &HeaderMap,
-    parameters: &BTreeMap<String, Value>,
-) -> Result<Demand, ApiError> {
-    let mut demand = v2::demand(headers, parameters, &node.groups)?;
-    if let Some(max) = node.config.policy.max_price {
-        demand.policy.limit_price(max);
-    }
-    Ok(demand)
-}
-
-fn number<T: std::str::FromStr>(text: Option<String>, key: &str) -> Result<Option<T>, ApiError> {
-    let fault = |text| ApiError::malformed(format!("{key}={text} is not a number"));
-    text.map(|text| text.parse().map_err(|_| fault(text))).transpose()
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
@@ -262,16 +138,15 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
     length.map(Some).ok_or_else(fault)
 }
 
-/// Takes in a body: never more than [`BODY_BYTES_MAX`], and not from a client that stands still.
-async fn read(request: Request) -> Result<Bytes, ApiError> {
-    let (parts, mut body) = request.into_parts();
-    let packed: Option<&Packed> = parts.extensions.get();
+/// Takes in a body: never more than `most` bytes, and not from a client that stands still.
+pub(super) async fn read(head: &Parts, mut body: Body, most: usize) -> Result<Bytes, ApiError> {
+    let packed: Option<&Packed> = head.extensions.get();
     let declared =
-        parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let declared: usize = declared.unwrap_or(0);
     let too_large =
-        || ApiError::too_large(format!("the body has more than {BODY_BYTES_MAX} bytes, the limit"));
-    if declared > BODY_BYTES_MAX {
+        || ApiError::too_large(format!("the body has more than {most} bytes, the limit"));
+    if declared > most {
         return Err(too_large());
     }
     let mut bytes = Vec::with_capacity(declared.min(BODY_BYTES_TRUSTED));
@@ -284,7 +159,7 @@ async fn read(request: Request) -> Result<Bytes, ApiError> {
         let Some(frame) = frame.map_err(late)? else { return Ok(bytes.into()) };
         let broken = |error| ApiError::malformed(format!("the body cannot be read: {error}"));
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        if data.len() > BODY_BYTES_MAX - bytes.len() {
+        if data.len() > most - bytes.len() {
             return Err(too_large());
         }
         if packed.is_some_and(|packed| bytes.len() + data.len() > packed.unpacked_max()) {
@@ -317,7 +192,16 @@ fn respond(rendered: Rendered) -> Response {
 }
 
 /// Says who ran the job, where, at what price, and what took how long.
-fn tell(node: &Node, answer: &Answer, total: Duration, headers: &mut HeaderMap) {
+pub(super) fn tell(
+    node: &Node,
+    answer: &Answer,
+    receipt: Option<String>,
+    total: Duration,
+    headers: &mut HeaderMap,
+) {
+    if let Some(receipt) = receipt {
+        headers.insert(receipts::RECEIPT, receipt.try_into().expect("an id is a header"));
+    }
     let (names, locations) = whereabouts(node, &answer.executed_by);
     headers.insert(EXECUTED_BY, names);
     if let Some(locations) = locations {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use hansa_core::view::Entry;
 use serde_json::{Value, json};
 
-use super::infer::Named;
+use super::call::Named;
 use super::v2::ApiError;
 use crate::node::Node;
 
@@ -26,6 +26,7 @@ pub async fn peers(State(node): State<Arc<Node>>) -> Json<Value> {
                 "location": charter.location,
                 "control": charter.control,
                 "operator": charter.operator,
+                "lei": charter.lei,
                 "data_classes": charter.data_classes,
                 "authorities": charter.authorities,
                 "serial": charter.serial,
@@ -80,7 +81,7 @@ pub async fn metrics(State(node): State<Arc<Node>>) -> String {
 /// Everything else.
 pub async fn not_found(uri: Uri) -> Response {
     let error = format!(
-        "there is nothing at {}; the API is under /v2, /mesh/v1, /health, /metrics",
+        "there is nothing at {}; the API is under /v2, /v1, /mesh/v1, /health, /metrics",
         uri.path()
     );
     (StatusCode::NOT_FOUND, Json(json!({ "error": error, "code": "not_found" }))).into_response()

@@ -3,8 +3,7 @@
 //!
 //! The last three change the node, and `add` reads a file of its machine, so they are the
 //! operator's: `[api] admin` is to give them an address of their own. Until this version has it they
-//! are answered only where the API itself listens on loopback. They take JSON, or a method that no
-//! web page may use unasked.
+//! are answered only where the API itself listens on loopback, and to no page of elsewhere.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,10 +13,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
-use axum::http::StatusCode;
-use axum::http::header::HOST;
+use axum::http::header::{HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use hansa_core::id::Digest;
 use hansa_core::plan::Refusal;
@@ -117,14 +116,28 @@ impl FromRequestParts<Arc<Node>> for Operator {
     ) -> Result<Self, Self::Rejection> {
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let host = host.or(parts.uri.authority().map(Authority::as_str)).unwrap_or_default();
-        if node.http_address().ip().is_loopback() && is_loopback(host) {
+        let is_own = parts.headers.get(ORIGIN).is_none_or(is_own_page);
+        if node.http_address().ip().is_loopback() && is_loopback(host) && is_own {
             return Ok(Self);
         }
-        let message = "models are pulled, added and removed only through an API that listens on \
-                       loopback and is asked as 127.0.0.1 or localhost; set [api] http so, or name \
-                       the model in the config: [[model]] bundle = \"sha256:…\"";
-        Err(ApiError::new(StatusCode::FORBIDDEN, "admin_only", message))
+        Err(not_operator())
     }
+}
+
+/// The error of who may not change the node.
+pub(super) fn not_operator() -> ApiError {
+    let message = "models are pulled, added, loaded and removed, and salts of receipts are told and \
+                   erased, only through an API that listens on loopback and is asked as 127.0.0.1 or \
+                   localhost; set [api] so, or name the model in the config: [[model]] bundle = \
+                   \"sha256:…\"";
+    ApiError::new(StatusCode::FORBIDDEN, "admin_only", message)
+}
+
+/// Whether a page that asks came from this machine: a browser names it, and asks for any page without
+/// leave what needs none.
+fn is_own_page(origin: &HeaderValue) -> bool {
+    let uri = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
+    uri.is_some_and(|uri| uri.authority().is_some_and(|host| is_loopback(host.as_str())))
 }
 
 /// Whether a host, with or without a port, is this machine by its very name.
@@ -164,6 +177,14 @@ pub(super) fn models(node: &Node) -> Vec<Value> {
             "bytes": hosted.bundle.manifest.bytes(), "state": "serving", "source": source,
         }));
     }
+    for model in node.shelf.unloaded() {
+        let mut told = named(&model);
+        let source = if stored.contains_key(&model.bundle) { "store" } else { "path" };
+        told["state"] = json!("unloaded");
+        told["source"] = json!(source);
+        models.push(told);
+    }
+    models.extend(node.repository.missing());
     let pulls = node.shelf.pulls();
     for (model, moment) in &pulls {
         if !engines.contains_key(&model.bundle) {
@@ -198,9 +219,11 @@ impl From<KeepError> for ApiError {
             KeepError::Busy => return Refusal::Busy { retry_after_ms: 1_000 }.into(),
             KeepError::NameTaken { .. }
             | KeepError::BundleTaken { .. }
+            | KeepError::Unloaded(_)
             | KeepError::Store(StoreError::Taken(_)) => (StatusCode::CONFLICT, "taken"),
             KeepError::TooMany => (StatusCode::CONFLICT, "too_many"),
             KeepError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_model"),
+            KeepError::Polled(_) => (StatusCode::CONFLICT, "polled"),
             KeepError::Configured { .. } => (StatusCode::CONFLICT, "configured"),
             KeepError::Pull(PullError::NoRoom(_)) => (StatusCode::INSUFFICIENT_STORAGE, "no_room"),
             KeepError::Pull(_) => (StatusCode::BAD_GATEWAY, "failed"),
@@ -226,6 +249,11 @@ mod tests {
         for host in ["127.0.0.1:8000", "localhost", "localhost:80", "[::1]:8000", "127.9.9.9"] {
             assert!(is_loopback(host), "{host}");
         }
+        let own = |origin: &'static str| is_own_page(&HeaderValue::from_static(origin));
+        assert!(own("http://localhost:8000") && own("http://127.0.0.1:3000"));
+        assert!(
+            !own("https://evil.example") && !own("null") && !own("http://127.0.0.1.evil.example")
+        );
         for host in ["evil.example:8000", "127.0.0.1.evil.example", "10.0.0.1", "", "0.0.0.0:1"] {
             assert!(!is_loopback(host), "{host}");
         }
@@ -239,7 +267,9 @@ mod tests {
             (KeepError::BundleTaken { name: text(), version: text() }, 409, "one name"),
             (KeepError::TooMany, 409, "remove one"),
             (KeepError::Busy, 429, "try again"),
+            (KeepError::Polled(text()), 409, "explicit"),
             (KeepError::Unknown(text()), 404, "hansa models ls"),
+            (KeepError::Unloaded(text()), 409, "load it again"),
             (KeepError::Configured { name: text(), file: "x.toml".into() }, 409, "x.toml"),
             (StoreError::TooLarge { bytes: 2, bytes_max: 1 }.into(), 507, "bundles_gib_max"),
             (PullError::NoHolder { left: 1, last: text() }.into(), 502, "pull again"),

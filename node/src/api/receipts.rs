@@ -12,8 +12,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hansa_core::id::JobId;
+use hansa_core::receipt::Salt;
 use serde_json::{Value, json};
 
+use super::models::Operator;
 use super::v2::ApiError;
 use crate::audit::keeper::Keeper;
 use crate::audit::totals::Filter;
@@ -31,17 +33,45 @@ pub async fn one(
     State(node): State<Arc<Node>>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let fault = || ApiError::malformed(format!("`{id}` is not a job's id, 32 hexadecimal digits"));
-    let job: JobId = id.parse().map_err(|_| fault())?;
-    let audit = keeper(&node)?;
-    let proof = audit.proof(job).await?.ok_or_else(|| {
-        let message = format!(
-            "no receipt of job {job} is kept here; ask the node that the job was submitted to, or \
-             one that ran it"
-        );
-        ApiError::new(StatusCode::NOT_FOUND, "unknown_receipt", message)
-    })?;
+    let job = job(&id)?;
+    let proof = keeper(&node)?.proof(job).await?.ok_or_else(|| unknown(job))?;
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], proof.to_string()).into_response())
+}
+
+/// `GET /mesh/v1/receipts/ID/salt`: what opens the receipt's commitments, for whoever runs the node:
+/// others that know the job's id could try what its payloads were.
+pub async fn salt(
+    _: Operator,
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let job = job(&id)?;
+    let salt = keeper(&node)?.salt(job).await?.ok_or_else(|| unknown(job))?;
+    Ok(Json(json!({ "job": job, "salt": salt.map(Salt::to_hex) })))
+}
+
+/// `DELETE /mesh/v1/receipts/ID/salt`: erases that for good. The receipt and its proof stay.
+pub async fn erase(
+    _: Operator,
+    State(node): State<Arc<Node>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let job = job(&id)?;
+    keeper(&node)?.erase(job).await?.ok_or_else(|| unknown(job))?;
+    Ok(Json(json!({ "job": job, "salt": null })))
+}
+
+fn job(id: &str) -> Result<JobId, ApiError> {
+    let fault = || ApiError::malformed(format!("`{id}` is not a job's id, 32 hexadecimal digits"));
+    id.parse().map_err(|_| fault())
+}
+
+fn unknown(job: JobId) -> ApiError {
+    let message = format!(
+        "no receipt of job {job} is kept here; ask the node that the job was submitted to, or one \
+         that ran it"
+    );
+    ApiError::new(StatusCode::NOT_FOUND, "unknown_receipt", message)
 }
 
 /// `GET /mesh/v1/usage?since=…&model=…`: jobs, rows, time on devices and price by country, control,

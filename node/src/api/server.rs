@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -16,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::Routes;
 use crate::limits::*;
 use crate::node::Node;
 use crate::run::StartError;
@@ -24,21 +24,27 @@ use crate::run::StartError;
 pub struct Server {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    router: Router,
+    routes: Routes,
+    /// No HTTP/1, and so no browser.
+    http2_only: bool,
 }
 
 impl Server {
-    /// Binds the address of `[api] http` and tells the node what it became.
-    pub async fn bind(node: &Arc<Node>) -> Result<Self, StartError> {
-        let wanted = node.http_address();
-        let busy = |source| StartError::Http { addr: wanted, source };
-        let listener = TcpListener::bind(wanted).await.map_err(busy)?;
-        let addr = listener.local_addr().map_err(busy)?;
+    /// Binds the addresses of `[api] http` and, if there is one, `[api] grpc`, and tells the node
+    /// what they became.
+    pub async fn bind(node: &Arc<Node>) -> Result<Vec<Self>, StartError> {
         let tls = node.tls_config()?.map(TlsAcceptor::from);
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        tracing::info!(%addr, scheme, "API listens");
+        let (listener, addr) = listen("http", node.http_address()).await?;
         node.set_http(addr);
-        Ok(Self { listener, tls, router: super::router(node.clone()) })
+        let routes = Routes::http(node.clone());
+        let mut servers = vec![Self { listener, tls: tls.clone(), routes, http2_only: false }];
+        if let Some(wanted) = node.grpc_address() {
+            let (listener, addr) = listen("grpc", wanted).await?;
+            node.set_grpc(addr);
+            let routes = Routes::grpc(node.clone());
+            servers.push(Self { listener, tls, routes, http2_only: true });
+        }
+        Ok(servers)
     }
 
     /// Serves until `stop`, then until every request in progress is answered.
@@ -51,8 +57,9 @@ impl Server {
                 accepted = accept(&self.listener, &places) => accepted,
             };
             let (stream, from, place) = accepted;
-            let (router, tls, watcher) =
-                (self.router.clone(), self.tls.clone(), graceful.watcher());
+            let http2_only = self.http2_only;
+            let (routes, tls, watcher) =
+                (self.routes.clone(), self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
                 // A client that says nothing must not hold its place for ever.
                 let first = tokio::time::timeout(HTTP_HEADER_TIMEOUT, stream.peek(&mut [0])).await;
@@ -60,11 +67,11 @@ impl Server {
                     return;
                 }
                 let served = match tls {
-                    None => converse(stream, router, watcher).await,
+                    None => converse(stream, routes, watcher, http2_only).await,
                     Some(tls) => {
                         match tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, tls.accept(stream)).await
                         {
-                            Ok(Ok(stream)) => converse(stream, router, watcher).await,
+                            Ok(Ok(stream)) => converse(stream, routes, watcher, http2_only).await,
                             Ok(Err(error)) => Err(error.into()),
                             Err(late) => Err(late.into()),
                         }
@@ -79,6 +86,18 @@ impl Server {
         drop(self.listener);
         graceful.shutdown().await;
     }
+}
+
+/// A listener at the address that the config's `key` names.
+async fn listen(
+    key: &'static str,
+    wanted: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let busy = |source| StartError::Listen { key, addr: wanted, source };
+    let listener = TcpListener::bind(wanted).await.map_err(busy)?;
+    let addr = listener.local_addr().map_err(busy)?;
+    tracing::info!(%addr, key, "API listens");
+    Ok((listener, addr))
 }
 
 type Place = tokio::sync::OwnedSemaphorePermit;
@@ -107,8 +126,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// One connection, to its end.
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
+    routes: Routes,
     watcher: hyper_util::server::graceful::Watcher,
+    http2_only: bool,
 ) -> Result<(), BoxError> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HTTP_HEADER_TIMEOUT);
@@ -116,8 +136,10 @@ async fn converse(
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP_HEADER_TIMEOUT)
-        .max_concurrent_streams(256);
+        .adaptive_window(true)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX);
+    let builder = if http2_only { builder.http2_only() } else { builder };
     let connection =
-        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     watcher.watch(connection.into_owned()).await
 }

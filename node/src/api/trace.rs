@@ -9,7 +9,16 @@ use crate::node::Node;
 /// The trace of a request; a header that is not a trace context is as none (as W3C demands).
 pub fn of(headers: &HeaderMap, node: &Node) -> TraceContext {
     let given = headers.get("traceparent").and_then(|value| parse(value.to_str().ok()?));
-    given.unwrap_or_else(|| TraceContext { trace: node.draw(), span: node.draw(), flags: 1 })
+    given.unwrap_or_else(|| {
+        let drawn: [u8; 24] = node.draw();
+        let (trace, span) = drawn.split_at(16);
+        let whole = "a part of what was drawn";
+        TraceContext {
+            trace: trace.try_into().expect(whole),
+            span: span.try_into().expect(whole),
+            flags: 1,
+        }
+    })
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, with ids that are not all zero.

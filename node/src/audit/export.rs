@@ -8,14 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hansa_core::id::PeerId;
+use hansa_core::lei::Lei;
 use hansa_core::receipt::{Receipt, date};
 use hansa_core::time::Utc;
 
 use super::totals::{Filter, Sum};
 
 /// The columns of the CSV.
-pub const COLUMNS: [&str; 17] = [
+pub const COLUMNS: [&str; 18] = [
     "provider",
+    "provider_lei",
     "provider_control",
     "rank",
     "service",
@@ -41,6 +43,7 @@ pub struct Register(BTreeMap<Key, Line>);
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     operator: String,
+    lei: Option<Lei>,
     control: String,
     location: String,
     model: String,
@@ -65,6 +68,7 @@ impl Register {
             let rank = if party.operator == receipt.entry().operator { 1 } else { 2 };
             let key = || Key {
                 operator: party.operator.clone(),
+                lei: receipt.lei(party),
                 control: party.control.to_string(),
                 location: party.location.to_string(),
                 model: receipt.model.clone(),
@@ -86,6 +90,7 @@ impl Register {
             let (from, until) = span.expect("a line has a receipt");
             let fields = [
                 key.operator.clone(),
+                key.lei.map(|lei| lei.to_string()).unwrap_or_default(),
                 key.control.clone(),
                 key.rank.to_string(),
                 "model inference".into(),

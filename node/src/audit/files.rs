@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+/// Files that are open at once.
+const OPEN_MAX: usize = 64;
+
 /// Folders whose entries are not on the disk yet.
 #[derive(Default)]
 pub(super) struct Unsynced(BTreeSet<PathBuf>);
@@ -13,22 +16,39 @@ impl Unsynced {
     /// Writes `bytes` to `path`, in place of what is there: to another name first, then renamed.
     /// The name is on the disk after [`Unsynced::sync`].
     pub(super) fn replace(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let folder = path.parent().expect("a file of the log is in a folder");
-        self.make_folder(folder)?;
-        let mut other = path.as_os_str().to_owned();
-        other.push(".tmp");
-        let other = PathBuf::from(other);
-        let written = File::create(&other).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_data()
-        });
-        if let Err(error) = written.and_then(|()| fs::rename(&other, path)) {
+        self.replace_all(&[(path.to_owned(), bytes)])
+    }
+
+    /// The same of many files. All are written before the first is waited for, so that the disk
+    /// takes them together: to wait for each in turn takes a second where there are a hundred.
+    pub(super) fn replace_all(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
+        files.chunks(OPEN_MAX).try_for_each(|files| self.replace_some(files))
+    }
+
+    fn replace_some(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
+        let mut written = Vec::new();
+        let mut write = || {
+            for (path, bytes) in files {
+                self.make_folder(folder(path))?;
+                let mut other = path.as_os_str().to_owned();
+                other.push(".tmp");
+                let mut file = File::create(&other)?;
+                written.push((PathBuf::from(other), file.try_clone()?));
+                file.write_all(bytes)?;
+            }
+            written.iter().try_for_each(|(_, file)| file.sync_data())?;
+            for ((other, _), (path, _)) in written.iter().zip(files) {
+                fs::rename(other, path)?;
+                self.0.insert(folder(path).to_owned());
+            }
+            Ok(())
+        };
+        let done = write();
+        if done.is_err() {
             // What is half there takes space that may be what lacks.
-            let _ = fs::remove_file(&other);
-            return Err(error);
+            written.iter().for_each(|(other, _)| drop(fs::remove_file(other)));
         }
-        self.0.insert(folder.to_owned());
-        Ok(())
+        done
     }
 
     fn make_folder(&mut self, folder: &Path) -> io::Result<()> {
@@ -55,6 +75,10 @@ impl Unsynced {
         }
         Ok(())
     }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().expect("a file of the log is in a folder")
 }
 
 /// The bytes of a file, or none if there is no such file. A file longer than `bytes_max` is an error.

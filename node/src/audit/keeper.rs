@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hansa_core::id::JobId;
 use hansa_core::log::proof::ReceiptProof;
-use hansa_core::receipt::Receipt;
+use hansa_core::receipt::{Receipt, Salt};
 use hansa_core::time::Utc;
 use tokio::sync::Semaphore;
 
@@ -95,9 +95,16 @@ impl Keeper {
     ///
     /// # Errors
     /// Too many wait, or the log is closed.
-    pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
+    pub async fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
         let entry = if self.is_durable { entry.durable() } else { entry };
-        self.writer()?.keep(entry)
+        let writer = self.writer()?;
+        let keeping = writer.put(entry)?;
+        // Also when this future is dropped meanwhile.
+        let call = Call(writer);
+        // Jobs that ended together hand all their receipts over before the log's thread wakes.
+        tokio::task::yield_now().await;
+        drop(call);
+        Ok(keeping)
     }
 
     /// Counts a receipt that is handed over.
@@ -111,10 +118,32 @@ impl Keeper {
     /// # Errors
     /// The log cannot be read or written.
     pub async fn proof(&self, job: JobId) -> Result<Option<ReceiptProof>, KeepError> {
-        let recent = self.writer()?.ask(move |log| log.prove(job)).await?;
-        if recent.is_some() {
-            return Ok(recent);
-        }
+        self.with(job, |log, index| log.prove(index)).await
+    }
+
+    /// What opens the commitments of the newest receipt of `job`; none of it, once it was erased.
+    ///
+    /// # Errors
+    /// As [`Self::proof`].
+    pub async fn salt(&self, job: JobId) -> Result<Option<Option<Salt>>, KeepError> {
+        self.with(job, |log, index| log.salt(index)).await
+    }
+
+    /// Erases that, for good.
+    ///
+    /// # Errors
+    /// As [`Self::proof`].
+    pub async fn erase(&self, job: JobId) -> Result<Option<()>, KeepError> {
+        self.with(job, |log, index| log.erase(index)).await
+    }
+
+    /// Has the owner of the log do something with the newest receipt of `job`, if it is kept here.
+    async fn with<T: Send + 'static>(
+        &self,
+        job: JobId,
+        work: impl FnOnce(&mut Log, u64) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<Option<T>, KeepError> {
+        let recent = self.ask(move |log| Ok(log.find(job))).await?;
         let find = move |reader: &Reader| {
             let mut found = None;
             reader.receipts(|index, receipt| {
@@ -123,9 +152,14 @@ impl Keeper {
                 }
                 true
             })?;
-            found.map(|index| reader.proof(index)).transpose()
+            Ok(found)
         };
-        self.read(find).await
+        let index = match recent {
+            None => self.read(find).await?,
+            known => known,
+        };
+        let Some(index) = index else { return Ok(None) };
+        self.ask(move |log| work(log, index)).await.map(Some)
     }
 
     /// What the receipts that `filter` means add up to.
@@ -196,5 +230,14 @@ impl Keeper {
             Some(Ok(Err(error))) => tracing::error!(%error, "the audit log's last checkpoint"),
             Some(Err(_)) => tracing::error!("the audit log's thread had panicked"),
         }
+    }
+}
+
+/// Has what was put be kept when it is dropped.
+struct Call(Writer);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.call();
     }
 }

@@ -269,20 +269,20 @@ impl Log {
     }
 
     fn write_tiles(&mut self, partial: &[Tile]) -> io::Result<()> {
-        for (path, bytes) in &self.complete {
-            self.unsynced.replace(path, bytes)?;
-        }
+        let complete = self.complete.iter().map(|(path, bytes)| (path.clone(), &bytes[..]));
+        let mut files: Vec<(PathBuf, &[u8])> = complete.collect();
         for tile in partial {
             let bytes: &[u8] = match tile.kind {
                 Kind::Entries => &self.edge.entries,
-                Kind::Hashes(level) => self.edge.level(level),
+                Kind::Hashes(level) => self.edge.hashes[usize::from(level)].as_slice(),
             };
-            self.unsynced.replace(&self.reader.tile(*tile), bytes)?;
+            files.push((self.reader.tile(*tile), bytes));
         }
         if !self.edge.salts.is_empty() {
             let path = self.reader.path(&salts_path(self.frontier.size() / WIDTH));
-            self.unsynced.replace(&path, &self.edge.salts)?;
+            files.push((path, &self.edge.salts));
         }
+        self.unsynced.replace_all(&files)?;
         self.unsynced.sync()?;
         self.complete.clear();
         Ok(())
@@ -347,14 +347,17 @@ impl Log {
         written.map_err(|source| LogError::File { path: path.clone(), source })
     }
 
-    /// As [`Log::proof_of`]; a checkpoint that does not cover the receipt yet is made at once. None
-    /// if there is no such receipt among the newest.
-    pub fn prove(&mut self, job: JobId) -> Result<Option<ReceiptProof>, LogError> {
-        let Some(index) = self.recent.find(job) else { return Ok(None) };
+    /// Where the newest receipt of `job` is, if it is among the newest of all.
+    pub fn find(&self, job: JobId) -> Option<u64> {
+        self.recent.find(job)
+    }
+
+    /// The proof of the receipt `index`; a checkpoint that does not cover it yet is made at once.
+    pub fn prove(&mut self, index: u64) -> Result<ReceiptProof, LogError> {
         if index >= self.signed.size {
             self.checkpoint()?;
         }
-        Ok(Some(self.reader.proof(index)?))
+        self.reader.proof(index)
     }
 
     /// The proof of the newest receipt of `job`, if it is among the newest of all; for older

@@ -37,6 +37,7 @@ mod retention;
 pub mod totals;
 pub mod usage;
 pub mod verify;
+mod waiting;
 pub mod writer;
 
 pub use entry::Entry;

@@ -1,6 +1,6 @@
 //! The newest receipts by their jobs, so that a proof is found at once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use hansa_core::id::JobId;
 
@@ -9,7 +9,7 @@ use crate::limits::AUDIT_RECENT_MAX;
 /// The newest receipts by their jobs.
 #[derive(Default)]
 pub(super) struct Recent {
-    index: BTreeMap<JobId, u64>,
+    index: HashMap<JobId, u64>,
     order: VecDeque<(JobId, u64)>,
 }
 

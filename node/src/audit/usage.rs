@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use hansa_core::id::Digest;
+use hansa_core::price::Currency;
 use hansa_core::receipt::{Party, Receipt};
 use metrics::{Counter, Label, counter};
 
@@ -22,6 +23,8 @@ struct Counters {
     jobs: Counter,
     rows: Counter,
     device: Counter,
+    /// What it cost, by currency.
+    price: BTreeMap<Currency, Counter>,
 }
 
 impl Usage {
@@ -38,10 +41,13 @@ impl Usage {
             counters.rows.increment(used.rows);
             counters.device.increment(used.device_us);
             if let Some(price) = used.price {
-                let currency = Label::new("currency", price.currency.to_string());
-                let labels = counters.labels.iter().cloned().chain([currency]);
-                let labels: Vec<Label> = labels.collect();
-                counter!("hansa_usage_price_micros_total", labels).increment(price.micros);
+                let Counters { labels, price: prices, .. } = counters;
+                let counter = prices.entry(price.currency).or_insert_with(|| {
+                    let currency = Label::new("currency", price.currency.to_string());
+                    let labels: Vec<Label> = labels.iter().cloned().chain([currency]).collect();
+                    counter!("hansa_usage_price_micros_total", labels)
+                });
+                counter.increment(price.micros);
             }
         }
     }
@@ -59,6 +65,7 @@ impl Counters {
             jobs: counter!("hansa_usage_jobs_total", labels.clone()),
             rows: counter!("hansa_usage_rows_total", labels.clone()),
             device: counter!("hansa_usage_device_microseconds_total", labels.clone()),
+            price: BTreeMap::new(),
             labels,
         }
     }

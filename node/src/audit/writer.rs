@@ -2,8 +2,8 @@
 //! together, and each is acknowledged when they are there. A full queue, a full disk and a broken
 //! log are refusals that the caller sees before and after.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,14 @@ use hansa_core::id::{Digest, JobId};
 use hansa_core::log::proof::ReceiptProof;
 use hansa_core::time::Utc;
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use super::error::{LogError, State};
 use super::journal;
 use super::log::Log;
+use super::waiting::{Refused, Taken, Waiting};
 use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_EVERY, AUDIT_QUEUE_MAX};
 
 /// How the log does.
@@ -60,16 +62,28 @@ pub enum KeepError {
 /// What comes of a receipt that was handed over.
 pub type Keeping = oneshot::Receiver<Result<Kept, KeepError>>;
 
+/// Who is told what came of a receipt.
+type Asker = oneshot::Sender<Result<Kept, KeepError>>;
+
 enum Ask {
-    Keep(Entry, oneshot::Sender<Result<Kept, KeepError>>),
+    Keep(Entry, Asker),
     Do(Box<dyn FnOnce(&mut Log) + Send>),
 }
 
 /// The way to the log. It closes when the last of its clones is dropped.
 #[derive(Clone)]
 pub struct Writer {
-    asks: SyncSender<Ask>,
+    asks: Arc<Asks>,
     status: Arc<ArcSwap<Status>>,
+}
+
+/// The end of the queue that puts; the queue closes with it.
+struct Asks(Arc<Waiting<Ask>>);
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Writer {
@@ -79,22 +93,36 @@ impl Writer {
         log: Log,
         checkpoint_every: Duration,
     ) -> std::io::Result<(Self, JoinHandle<Result<(), LogError>>)> {
-        let (asks, waiting) = sync_channel(AUDIT_QUEUE_MAX);
+        let waiting = Arc::new(Waiting::new(AUDIT_QUEUE_MAX));
+        let asks = Arc::new(Asks(waiting.clone()));
         let status = Arc::new(ArcSwap::from_pointee(status(&log, 0)));
         let writer = Self { asks, status: Arc::clone(&status) };
         let every = checkpoint_every.min(AUDIT_CHECKPOINT_EVERY);
-        let thread = std::thread::Builder::new()
-            .name("audit".into())
-            .spawn(move || Thread { log, waiting, status, every, lost: 0, next: None }.run())?;
+        let runtime = Handle::try_current().ok();
+        let thread = Thread { log, waiting, runtime, status, every, lost: 0, next: None };
+        let builder = std::thread::Builder::new().name("audit".into());
+        let thread = builder.spawn(move || thread.run())?;
         Ok((writer, thread))
     }
 
     /// Hands a receipt over. What comes back is told when it is on the disk; whoever does not wait
     /// drops it.
     pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
+        let keeping = self.put(entry)?;
+        self.call();
+        Ok(keeping)
+    }
+
+    /// The same, and the thread that keeps it is not woken before [`Writer::call`].
+    pub fn put(&self, entry: Entry) -> Result<Keeping, KeepError> {
         let (kept, keeping) = oneshot::channel();
         self.send(Ask::Keep(entry, kept))?;
         Ok(keeping)
+    }
+
+    /// Has what was put be kept.
+    pub fn call(&self) {
+        self.asks.0.call();
     }
 
     /// The proof of the newest receipt of `job`, once a checkpoint covers it.
@@ -119,6 +147,7 @@ impl Writer {
     ) -> Result<T, KeepError> {
         let (done, answer) = oneshot::channel();
         self.send(Ask::Do(Box::new(move |log| drop(done.send(work(log))))))?;
+        self.call();
         let answer = answer.await.map_err(|_| KeepError::Closed)?;
         answer.map_err(|error| KeepError::Log(error.to_string()))
     }
@@ -129,16 +158,18 @@ impl Writer {
     }
 
     fn send(&self, ask: Ask) -> Result<(), KeepError> {
-        self.asks.try_send(ask).map_err(|error| match error {
-            TrySendError::Full(_) => KeepError::QueueFull,
-            TrySendError::Disconnected(_) => KeepError::Closed,
+        self.asks.0.put(ask).map_err(|refused| match refused {
+            Refused::Full => KeepError::QueueFull,
+            Refused::Closed => KeepError::Closed,
         })
     }
 }
 
 struct Thread {
     log: Log,
-    waiting: Receiver<Ask>,
+    waiting: Arc<Waiting<Ask>>,
+    /// Where those who wait for their receipts run.
+    runtime: Option<Handle>,
     status: Arc<ArcSwap<Status>>,
     every: Duration,
     lost: u64,
@@ -149,14 +180,10 @@ struct Thread {
 impl Thread {
     fn run(mut self) -> Result<(), LogError> {
         loop {
-            let ask = match self.next {
-                None => self.waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => self.waiting.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            match ask {
-                Ok(ask) => self.take(ask),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            match self.waiting.take(self.next) {
+                Taken::Items(asks) => self.take(asks),
+                Taken::Late => {}
+                Taken::Closed => break,
             }
             if self.next.is_some_and(|at| at <= Instant::now()) {
                 self.tick();
@@ -166,46 +193,56 @@ impl Thread {
         self.log.close()
     }
 
-    /// Takes one ask, and with a receipt all receipts that wait behind it, as far as they fit.
-    fn take(&mut self, ask: Ask) {
-        let (mut entries, mut told) = (Vec::new(), Vec::new());
-        let mut bytes = 0;
-        let mut ask = Some(ask);
-        while let Some(Ask::Keep(entry, kept)) = ask.take_if(|ask| matches!(ask, Ask::Keep(..))) {
-            bytes += journal::cost(&entry);
-            told.push((kept, entry.leaf));
-            entries.push(entry);
-            if bytes < AUDIT_BATCH_BYTES_MAX {
-                ask = self.waiting.try_recv().ok();
+    /// Does what is asked in its order, receipts that follow each other together as far as they fit.
+    fn take(&mut self, asks: VecDeque<Ask>) {
+        let (mut entries, mut askers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for ask in asks {
+            match ask {
+                Ask::Keep(entry, asker) => {
+                    bytes += journal::cost(&entry);
+                    askers.push((asker, entry.leaf));
+                    entries.push(entry);
+                    if bytes >= AUDIT_BATCH_BYTES_MAX {
+                        bytes = 0;
+                        self.keep(std::mem::take(&mut entries), std::mem::take(&mut askers));
+                    }
+                }
+                Ask::Do(work) => {
+                    bytes = 0;
+                    self.keep(std::mem::take(&mut entries), std::mem::take(&mut askers));
+                    work(&mut self.log);
+                }
             }
         }
-        if !entries.is_empty() {
-            self.keep(entries, told);
-        }
-        if let Some(Ask::Do(work)) = ask {
-            work(&mut self.log);
-        }
+        self.keep(entries, askers);
     }
 
-    fn keep(
-        &mut self,
-        entries: Vec<Entry>,
-        told: Vec<(oneshot::Sender<Result<Kept, KeepError>>, Digest)>,
-    ) {
+    fn keep(&mut self, entries: Vec<Entry>, askers: Vec<(Asker, Digest)>) {
+        if entries.is_empty() {
+            return;
+        }
         let appended = self.log.append(entries).map_err(|error| error.to_string());
         if let Err(error) = &appended {
-            self.lost += told.len() as u64;
-            tracing::error!(receipts = told.len(), %error, "receipts are lost");
+            self.lost += askers.len() as u64;
+            tracing::error!(receipts = askers.len(), %error, "receipts are lost");
         }
         // Before anybody is told, so that whoever is refused sees the reason in the status too.
         self.status.store(Arc::new(status(&self.log, self.lost)));
-        for (at, (kept, leaf)) in (0..).zip(told) {
-            let outcome = match &appended {
-                Ok(first) => Ok(Kept { index: first + at, leaf }),
-                Err(error) => Err(KeepError::Log(error.clone())),
-            };
-            // Whoever does not wait for it dropped the other end.
-            let _ = kept.send(outcome);
+        let is_alone = askers.len() == 1;
+        let tell = move || {
+            for (at, (asker, leaf)) in (0..).zip(askers) {
+                let outcome = match &appended {
+                    Ok(first) => Ok(Kept { index: first + at, leaf }),
+                    Err(error) => Err(KeepError::Log(error.clone())),
+                };
+                // Whoever does not wait for it dropped the other end.
+                let _ = asker.send(outcome);
+            }
+        };
+        // From there, the runtime is woken once for all of them.
+        match &self.runtime {
+            Some(runtime) if !is_alone => drop(runtime.spawn(async move { tell() })),
+            _ => tell(),
         }
         self.next.get_or_insert_with(|| Instant::now() + self.every);
     }

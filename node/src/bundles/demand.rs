@@ -78,7 +78,8 @@ impl Node {
         // What this node may fetch, whoever may run the job.
         let Ok(model) = self.meant(name, version) else { return refusal };
         let has_failed = self.shelf.pulls().iter().any(|(pulled, _)| pulled.bundle == model.bundle);
-        if has_failed || !self.may_run(policy, model.bundle) {
+        if has_failed || self.shelf.is_unloaded(model.bundle) || !self.may_run(policy, model.bundle)
+        {
             return refusal;
         }
         match self.pull_as(model, Standing::Demanded) {

@@ -39,6 +39,9 @@ pub enum KeepError {
     /// Nothing here has that name.
     #[error("this node has no model `{0}`; `hansa models ls` lists them")]
     Unknown(String),
+    /// The operator does not want it served now.
+    #[error("`{0}` was unloaded here; load it again first")]
+    Unloaded(String),
     /// Not this command's to remove.
     #[error(
         "`{name}` is named by the config: take its [[model]] out of {file} and start the node again"
@@ -49,6 +52,12 @@ pub enum KeepError {
         /// The config.
         file: PathBuf,
     },
+    /// The folder says what is served.
+    #[error(
+        "`{0}` lies in the repository, which is polled: change the folder, or set [repository] \
+         control = \"explicit\""
+    )]
+    Polled(String),
     /// It did not come.
     #[error(transparent)]
     Pull(#[from] PullError),

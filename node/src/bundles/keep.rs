@@ -14,7 +14,7 @@ use hansa_runtime::store::StoreError;
 use super::listing::Standing;
 use super::pull::{Puller, pull};
 use super::{KeepError, Model, Progress, Pull, PullError, aside, key};
-use crate::config::{Hold, ModelSource};
+use crate::config::{Hold, ModelSource, Serving};
 use crate::limits::*;
 use crate::node::Node;
 
@@ -49,9 +49,9 @@ impl Node {
     /// Serves what the config names by digest and what was pulled or added before, as soon as it is
     /// here. Called once, when the node runs.
     pub fn keep_models(self: &Arc<Self>) {
-        for (model, instances) in self.shelf.wanted(&self.config) {
+        for (model, serving) in self.shelf.wanted(&self.config) {
             if self.hosted(model.bundle).is_none() {
-                let begun = self.begin_pull(model, instances, true);
+                let begun = self.begin_pull(model, serving, true);
                 begun.expect("a patient pull is never refused");
             }
         }
@@ -61,6 +61,7 @@ impl Node {
             tokio::select! {
                 () = Arc::clone(&node).see_to_kept() => {}
                 () = Arc::clone(&node).place() => {}
+                () = Arc::clone(&node).poll_repository() => {}
                 _ = draining.wait_for(|draining| *draining) => {}
             }
         });
@@ -80,6 +81,9 @@ impl Node {
         if self.serves(&model) {
             return Ok(());
         }
+        if standing != Standing::Wanted && self.shelf.is_unloaded(model.bundle) {
+            return Err(KeepError::Unloaded(model.name));
+        }
         let view = self.view();
         if view.holders(model.bundle).next().is_none()
             && let Some((_, stage)) = view.stages(model.bundle).next()
@@ -93,7 +97,7 @@ impl Node {
             Puller::new(self, model.bundle).holders().map_err(PullError::Refused)?;
         }
         self.list(&model, standing)?;
-        let begun = self.begin_pull(model.clone(), 1, false);
+        let begun = self.begin_pull(model.clone(), Serving::default(), false);
         if begun.is_err() {
             self.unlist(&model);
         }
@@ -121,7 +125,7 @@ impl Node {
             self.keep(model.clone(), bundle)?;
             return Ok(model);
         }
-        let hosted = self.host(model.clone(), 1, Arc::new(bundle)).await;
+        let hosted = self.host(model.clone(), Serving::default(), Arc::new(bundle)).await;
         hosted.map_err(|reason| {
             self.unlist(&model);
             KeepError::Load(reason)
@@ -162,10 +166,24 @@ impl Node {
                 let _ = task.await;
             }
             self.unhost(model.bundle).await;
+            self.shelf.no_longer_unloaded(model.bundle);
             self.shelf.forget(model.bundle);
             self.delete(model.bundle).await?;
         }
         Ok(meant)
+    }
+
+    /// Whether all is served that the config names, but for what the operator unloaded, and what is
+    /// kept for others since it does not fit.
+    pub fn is_complete(&self) -> bool {
+        let (engines, unloaded) = (self.engines(), self.shelf.unloaded());
+        let kept: Vec<Model> = self.shelf.listing().kept().cloned().collect();
+        let served = engines.values().map(|hosted| (&hosted.name, &hosted.version));
+        let left_out = unloaded.iter().chain(&kept).map(|model| (&model.name, &model.version));
+        let known: Vec<_> = served.chain(left_out).collect();
+        let mut configured = self.config.models.iter();
+        configured.all(|model| known.contains(&(&model.name, &model.version)))
+            && self.repository.is_complete()
     }
 
     /// Whether the bundle is served under this very name.
@@ -199,6 +217,7 @@ impl Node {
         let mut models: Vec<Model> = hosted.collect();
         models.extend(self.shelf.wanted(&self.config).into_iter().map(|(model, _)| model));
         models.extend(self.shelf.listed());
+        models.extend(self.shelf.unloaded());
         models.extend(self.shelf.pulls().into_iter().map(|(model, _)| model));
         for stored in self.shelf.store().list() {
             let bundle = Digest(stored.digest.0);
@@ -254,7 +273,7 @@ impl Node {
     fn begin_pull(
         self: &Arc<Self>,
         model: Model,
-        instances: usize,
+        serving: Serving,
         is_patient: bool,
     ) -> Result<(), KeepError> {
         let mut pulls = self.shelf.lock_pulls();
@@ -276,7 +295,7 @@ impl Node {
         let task = tokio::spawn(async move {
             let mut draining = node.draining.subscribe();
             tokio::select! {
-                () = node.see_through(moving, instances, is_patient, &reporting) => {}
+                () = node.see_through(moving, serving, is_patient, &reporting) => {}
                 _ = draining.wait_for(|draining| *draining) => {}
             }
         });
@@ -287,14 +306,14 @@ impl Node {
     async fn see_through(
         self: &Arc<Self>,
         model: Model,
-        instances: usize,
+        serving: Serving,
         is_patient: bool,
         progress: &Progress,
     ) {
         let mut pause = PULL_AGAIN_FIRST;
         loop {
             let (name, bundle) = (&model.name, model.bundle);
-            match self.pull_and_host(&model, instances, progress).await {
+            match self.pull_and_host(&model, serving, progress).await {
                 Ok(()) => {
                     self.shelf.lock_pulls().remove(&bundle);
                     return;
@@ -322,15 +341,17 @@ impl Node {
     async fn pull_and_host(
         self: &Arc<Self>,
         model: &Model,
-        instances: usize,
+        serving: Serving,
         progress: &Progress,
     ) -> Result<(), KeepError> {
         let bundle = match self.stored(model.bundle).await? {
             Some(bundle) => bundle,
             None => pull(self, model.bundle, progress).await?,
         };
-        let hosted = self.host(model.clone(), instances, Arc::new(bundle)).await;
-        hosted.map_err(KeepError::Load)
+        let hosted = self.host(model.clone(), serving, Arc::new(bundle)).await;
+        hosted.map_err(KeepError::Load)?;
+        self.shelf.no_longer_unloaded(model.bundle);
+        Ok(())
     }
 
     /// The store's copy, if it has a good one.

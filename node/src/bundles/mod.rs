@@ -18,6 +18,8 @@ mod listing;
 mod placing;
 mod pull;
 mod serve;
+mod text;
+mod unloading;
 mod work;
 
 use std::collections::BTreeMap;
@@ -37,7 +39,9 @@ pub use self::error::KeepError;
 use self::listing::Listing;
 pub use self::pull::PullError;
 pub(crate) use self::serve::{chunks, manifest};
-use crate::config::{Config, ModelSource};
+pub use self::text::{TextFault, Texts};
+use self::unloading::Unloaded;
+use crate::config::{Config, ModelSource, Serving};
 use crate::limits::CHUNK_READS_MAX;
 use crate::run::StartError;
 
@@ -61,6 +65,8 @@ pub struct Shelf {
     postponed: Mutex<Vec<(Model, PathBuf)>>,
     /// What is kept, as the advert tells it.
     kept: Mutex<Vec<Holding>>,
+    /// Models that the operator unloaded.
+    unloaded: Mutex<Vec<Unloaded>>,
     /// Chunks that are read and not yet sent, over all peers.
     reads: Arc<Semaphore>,
 }
@@ -169,6 +175,7 @@ impl Shelf {
             pulls: Mutex::default(),
             postponed: Mutex::default(),
             kept: Mutex::default(),
+            unloaded: Mutex::default(),
             reads: Arc::new(Semaphore::new(CHUNK_READS_MAX)),
         })
     }
@@ -178,17 +185,17 @@ impl Shelf {
         &self.store
     }
 
-    /// Models to serve by digest, those of the config first, with their instances.
-    pub fn wanted(&self, config: &Config) -> Vec<(Model, usize)> {
+    /// Models to serve by digest, those of the config first, with how they are served.
+    pub fn wanted(&self, config: &Config) -> Vec<(Model, Serving)> {
         let configured = config.models.iter().filter_map(|model| match model.source {
             ModelSource::Bundle(bundle) => {
                 let (name, version) = (model.name.clone(), model.version.clone());
-                Some((Model { name, version, bundle }, model.instances))
+                Some((Model { name, version, bundle }, model.serving))
             }
             ModelSource::Path(_) => None,
         });
         let listed: Vec<Model> = self.listing().served().cloned().collect();
-        configured.chain(listed.into_iter().map(|model| (model, 1))).collect()
+        configured.chain(listed.into_iter().map(|model| (model, Serving::default()))).collect()
     }
 
     /// What was pulled, added or is kept under a name.

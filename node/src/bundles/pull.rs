@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hansa_core::id::{Digest, PeerId};
+use hansa_core::limits::CHUNKS_ASKED_MAX;
 use hansa_core::plan::{Job, Refusal, keepers};
 use hansa_core::policy::Policy;
 use hansa_core::wire::Ask;
-use hansa_runtime::bundle::{Bundle, Manifest};
-use hansa_runtime::limits::MANIFEST_BYTES_MAX;
+use hansa_runtime::bundle::{Bundle, Entry, Manifest};
+use hansa_runtime::limits::{CHUNK_BYTES, MANIFEST_BYTES_MAX};
 use hansa_runtime::manifest::Span;
 use hansa_runtime::store::StoreError;
 use tokio::time::timeout;
@@ -86,21 +88,28 @@ pub(super) async fn pull(
 pub(super) struct Puller<'a> {
     node: &'a Arc<Node>,
     bundle: Digest,
+    policy: Policy,
     /// How often each holder was lost; [`PULL_LOSSES_MAX`] for those that are not asked again.
     out: BTreeMap<PeerId, u32>,
     last: String,
 }
 
 impl<'a> Puller<'a> {
+    /// Of a bundle that no job asks for: only this node's own law holds.
     pub(super) fn new(node: &'a Arc<Node>, bundle: Digest) -> Self {
-        Self { node, bundle, out: BTreeMap::new(), last: String::new() }
+        Self::under(node, bundle, Policy::default())
     }
 
-    /// The law under which a bundle is asked for: no job's, so only this node's own.
+    /// Of a bundle that a job of this policy needs: who is asked learns that there is one.
+    pub(super) fn under(node: &'a Arc<Node>, bundle: Digest, policy: Policy) -> Self {
+        Self { node, bundle, policy, out: BTreeMap::new(), last: String::new() }
+    }
+
+    /// The law under which the bundle is asked for.
     fn job(&self) -> Job {
         let node = self.node;
         let deadline = node.clock.now().mono + PULL_ASK_TIMEOUT;
-        Job::new(node.draw_job(), self.bundle, Policy::default(), &node.send, deadline)
+        Job::new(node.draw_job(), self.bundle, self.policy.clone(), &node.send, deadline)
     }
 
     /// Who may be asked now, nearest first.
@@ -145,7 +154,7 @@ impl<'a> Puller<'a> {
     }
 
     /// The manifest, of the first that tells the one that the digest names.
-    async fn manifest(&mut self) -> Result<Manifest, PullError> {
+    pub(super) async fn manifest(&mut self) -> Result<Manifest, PullError> {
         let mut holders = self.holders().map_err(PullError::Refused)?;
         while let Some(holder) = holders.first().copied() {
             match self.ask_manifest(holder).await {
@@ -173,6 +182,58 @@ impl<'a> Puller<'a> {
             return Err(Left::Lied("its manifest is another bundle's".into()));
         }
         Ok(manifest)
+    }
+
+    /// One small file of the bundle, whole and in memory, of the first that sends it.
+    pub(super) async fn file(
+        &mut self,
+        manifest: &Manifest,
+        name: &str,
+    ) -> Result<Vec<u8>, PullError> {
+        let number = manifest.files.keys().position(|known| known == name);
+        let number = number.expect("a file of this manifest");
+        let file = u32::try_from(number).expect("a bundle has few files");
+        let entry = &manifest.files[name];
+        let chunks = u32::try_from(entry.chunks.len()).expect("a small file");
+        let mut bytes = Vec::new();
+        let (mut first, mut busy) = (0, 0);
+        while first < chunks {
+            let count = CHUNKS_ASKED_MAX.min(chunks - first);
+            let holder = self.holders().unwrap_or_default().first().copied();
+            let left = entry.bytes - bytes.len() as u64;
+            let holder = holder.ok_or_else(|| self.nobody(left))?;
+            match self.ask_chunks(holder, entry, Span { file, first, count }).await {
+                Ok(got) => {
+                    bytes.extend_from_slice(&got);
+                    first += count;
+                }
+                Err(Left::Busy(_)) if busy < PULL_BUSY_MAX => {
+                    busy += 1;
+                    tokio::time::sleep(Duration::from_millis(BUSY_RETRY_MS.into())).await;
+                }
+                Err(left) => self.leave(holder, left)?,
+            }
+        }
+        Ok(bytes)
+    }
+
+    async fn ask_chunks(&self, holder: PeerId, entry: &Entry, span: Span) -> Result<Bytes, Left> {
+        let Span { file, first, count } = span;
+        let sizes = (first..first + count).map(|chunk| entry.chunk_bytes(chunk));
+        let expected: usize = sizes.sum();
+        let ask = Ask::Chunks { bundle: self.bundle, file, first, count };
+        let job = self.job();
+        let asking = self.node.ask_told(&job, holder, ask, expected);
+        let asked = timeout(PULL_ASK_TIMEOUT, asking).await.map_err(|_| late())?;
+        let bytes = asked.map_err(left)?;
+        let mut sent = (first..).zip(bytes.chunks(CHUNK_BYTES));
+        if bytes.len() != expected || !sent.all(|(chunk, bytes)| entry.is(chunk, bytes)) {
+            return Err(Left::Lied(format!(
+                "chunks {first} to {} are not the bundle's",
+                first + count
+            )));
+        }
+        Ok(bytes)
     }
 
     /// Everything that is missing.

@@ -31,7 +31,7 @@ pub(crate) async fn chunks(node: &Node, bundle: Digest, span: Span) -> Result<By
     Ok(lend(bytes, place))
 }
 
-async fn held(node: &Node, digest: Digest) -> Result<Arc<Bundle>, Refusal> {
+pub(super) async fn held(node: &Node, digest: Digest) -> Result<Arc<Bundle>, Refusal> {
     if let Some(hosted) = node.hosted(digest) {
         return Ok(hosted.bundle);
     }

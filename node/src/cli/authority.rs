@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use hansa_core::charter::{Authority, Charter, Trust};
 use hansa_core::id::PeerId;
+use hansa_core::lei::Lei;
 use hansa_core::limits::{CHARTER_BYTES_MAX, CLOCK_SKEW_MAX};
 use hansa_core::note::{SignerKey, VerifierKey, signer_names};
 use hansa_core::place::Place;
@@ -32,7 +33,7 @@ pub enum AuthorityCommand {
     Issue(IssueArgs),
     /// Signs a list of charters that count no more: the last one with more serials
     Revoke(RevokeArgs),
-    /// Shows what a charter, or a list of revocations, says and who signed it
+    /// Shows what a charter or a list of revocations says and who signed it, or a key's public half
     Inspect(InspectArgs),
 }
 
@@ -68,17 +69,20 @@ pub struct IssueArgs {
     /// The operator's legal name
     #[arg(long, value_name = "NAME", required_unless_present = "cosign")]
     pub operator: Option<String>,
+    /// The operator's legal entity identifier (ISO 17442), if it has one
+    #[arg(long, value_name = "LEI")]
+    pub lei: Option<Lei>,
     /// Classes of data that the peer may see
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub data_class: Vec<String>,
-    /// How long the charter is valid
+    /// How long the charter is valid: a short time, since nodes take the next one while they run
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     pub days: u32,
     /// Serial number, unique with the authority; drawn at random by default
     #[arg(long)]
     pub serial: Option<String>,
     /// Add a signature to this charter instead of making one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["subject", "location", "control", "operator", "data_class", "serial"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["subject", "location", "control", "operator", "lei", "data_class", "serial"])]
     pub cosign: Option<PathBuf>,
     /// Where the charter goes; standard output by default
     #[arg(long, value_name = "FILE")]
@@ -114,19 +118,24 @@ pub fn run(command: &AuthorityCommand) -> anyhow::Result<()> {
 fn new(args: &NewArgs) -> anyhow::Result<()> {
     let signer = SignerKey::new(&args.name, keyfile::draw_seed()).context("--name")?;
     keyfile::write_signer(&args.file, &signer)?;
+    tell_key(&signer, &args.file, args.json);
+    Ok(())
+}
+
+/// The public half of an authority's key, and where it goes.
+fn tell_key(signer: &SignerKey, file: &Path, json: bool) {
+    let VerifierKey { name, .. } = signer.verifier();
     let key = signer.verifier().to_string();
-    if args.json {
-        out::json_line(&json!({"name": args.name, "key": key, "file": args.file}));
+    if json {
+        out::json_line(&json!({"name": name, "key": key, "file": file}));
     } else {
         out::line(&format!(
             "{key}\n\n{file}  the private key: keep it offline\n\n\
              Nodes that trust it say, in their config:\n\n[[authority]]\nname = {name:?}\n\
              key = {key:?}\nmay_assert = {{ countries = [\"DE\"], operators = [\"*\"] }}",
-            file = args.file.display(),
-            name = args.name,
+            file = file.display(),
         ));
     }
-    Ok(())
 }
 
 fn issue(args: &IssueArgs) -> anyhow::Result<()> {
@@ -175,6 +184,7 @@ fn charter(args: &IssueArgs) -> anyhow::Result<Charter> {
         subject: args.subject.expect(missing),
         location: args.location.clone().expect(missing),
         operator: args.operator.clone().expect(missing),
+        lei: args.lei,
         control: args.control.clone().expect(missing),
         data_classes: args.data_class.iter().cloned().collect(),
         not_before: whole_seconds(Utc(now.0.saturating_sub(skew))),
@@ -203,6 +213,10 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         let anything = trust_in(&args.authorities);
         let trust = (!args.authorities.is_empty()).then_some(&anything);
         return super::revoke::inspect(&note, trust, args.json).with_context(at);
+    }
+    if let Ok(signer) = SignerKey::from_secret_text(note.trim()) {
+        tell_key(&signer, &args.file, args.json);
+        return Ok(());
     }
     let mut charter = Charter::read_unverified(&note).with_context(at)?;
     if !args.authorities.is_empty() {

@@ -27,9 +27,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let found = check(args);
     if args.json {
         let value = match &found {
-            Ok((_, findings)) => json!({
+            Ok((config, findings)) => json!({
                 "ok": true, "peer_id": findings.peer_id, "warnings": findings.warnings,
-                "problems": [],
+                "groups": config.groups.digest(), "problems": [],
             }),
             Err(errors) => json!({"ok": false, "warnings": [], "problems": errors.problems}),
         };
@@ -58,11 +58,12 @@ fn summary(config: &Config, findings: &Findings) -> String {
         None => "without a charter: it runs its own apps' jobs that constrain nothing".into(),
     };
     format!(
-        "{}: ok. {} is {}, {standing}; {} authorities, {} models",
+        "{}: ok. {} is {}, {standing}; {} authorities, {} models; groups {}",
         config.file().display(),
         config.node.name,
         findings.peer_id,
         config.authorities.len(),
         config.models.len(),
+        config.groups.digest(),
     )
 }

@@ -22,7 +22,8 @@ pub(super) fn check(client: &Client, args: &InferArgs) -> anyhow::Result<()> {
     let Some(file) = &args.authorities else {
         let policy = &args.policy;
         let bounds = [&policy.locations, &policy.control, &policy.operators, &policy.data_class];
-        if bounds.into_iter().any(Option::is_some) {
+        let bounds = bounds.into_iter().chain([&policy.signed_by]);
+        if bounds.into_iter().any(Option::is_some) || policy.signatures_min.is_some() {
             out::note(&format!(
                 "note: whether the node at {} may see the inputs itself is not checked; \
                  --authorities FILE has its charter checked first",

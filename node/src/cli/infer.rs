@@ -5,7 +5,7 @@ use hansa_runtime::tensor::{DType, Tensor};
 use serde_json::{Value, json};
 
 use super::{InferArgs, PolicyArgs, npy, out};
-use crate::client::Client;
+use crate::client::{Client, Embedded, Inferred};
 
 impl PolicyArgs {
     /// The constraints as headers of a request.
@@ -28,15 +28,27 @@ impl PolicyArgs {
     }
 
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+        fn number<T: ToString>(number: Option<T>) -> Option<String> {
+            number.map(|number| number.to_string())
+        }
         let pairs = [
             ("Locations", self.locations.clone()),
             ("Control", self.control.clone()),
             ("Operators", self.operators.clone()),
             ("Data-Class", self.data_class.clone()),
+            ("Authorities", self.signed_by.clone()),
+            ("Signatures-Min", number(self.signatures_min)),
+            ("Bundles", self.bundles.clone()),
+            ("Device", self.device.clone()),
+            ("Device-Memory-Mib", number(self.device_memory_mib)),
+            ("Hops-Max", number(self.hops_max)),
+            ("Stages-Max", number(self.stages_max)),
+            ("Retention", self.retention.clone()),
+            ("Audit", self.audit.clone()),
             ("Purpose", self.purpose.clone()),
             ("Rtt-Evidence", self.rtt_evidence.clone()),
             ("Receipt", self.receipt.clone()),
-            ("Deadline-Ms", self.deadline_ms.map(|ms| ms.to_string())),
+            ("Deadline-Ms", number(self.deadline_ms)),
             ("Max-Price", self.max_price.clone()),
             ("Split", self.split.clone()),
         ];
@@ -57,19 +69,10 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let wanted = client.get(&format!("/v2/models/{}", args.model.replace('@', "%40")))?;
-    let inputs = args.inputs.iter().map(|input| parse_input(input, &wanted));
-    let inputs = inputs.collect::<anyhow::Result<Vec<Tensor>>>()?;
-    if inputs.is_empty() {
-        let names: Vec<String> =
-            specs(&wanted).map(|(name, spec)| format!("{name} {spec}")).collect();
-        bail!(
-            "give the inputs with --input NAME=@FILE.npy or NAME=JSON; the model takes: {}",
-            names.join("; ")
-        );
-    }
-    super::entry::check(&client, args)?;
-    let done = client.infer(&args.model, &inputs, &args.policy.headers())?;
+    let (done, tokens) = match args.texts.is_empty() {
+        true => (tensors(&client, args)?, None),
+        false => embed(&client, args)?,
+    };
     if let Some(folder) = &args.output {
         std::fs::create_dir_all(folder)?;
         for output in &done.outputs {
@@ -88,6 +91,7 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
             "price": done.price,
             "server_timing": done.server_timing,
             "receipt": done.receipt,
+            "tokens": tokens,
             "outputs": outputs,
         }));
     } else {
@@ -101,12 +105,46 @@ pub fn run(args: &InferArgs) -> anyhow::Result<()> {
         let place = if done.executed_in.is_empty() { "no charter" } else { &done.executed_in };
         let price = done.price.as_ref().map(|price| format!(" for {price}")).unwrap_or_default();
         let receipt = done.receipt.map(|id| format!("; receipt {id}")).unwrap_or_default();
+        let tokens = tokens.map(|tokens| format!("{tokens} tokens, ")).unwrap_or_default();
         out::line(&format!(
-            "executed by {} ({place}){price}; {}{receipt}",
+            "{tokens}executed by {} ({place}){price}; {}{receipt}",
             done.executed_by, done.server_timing
         ));
     }
     Ok(())
+}
+
+/// A job over the tensors of `--input`.
+fn tensors(client: &Client, args: &InferArgs) -> anyhow::Result<Inferred> {
+    let wanted = client.get(&format!("/v2/models/{}", args.model.replace('@', "%40")))?;
+    let inputs = args.inputs.iter().map(|input| parse_input(input, &wanted));
+    let inputs = inputs.collect::<anyhow::Result<Vec<Tensor>>>()?;
+    if inputs.is_empty() {
+        let names: Vec<String> =
+            specs(&wanted).map(|(name, spec)| format!("{name} {spec}")).collect();
+        bail!(
+            "give the inputs with --input NAME=@FILE.npy or NAME=JSON, or a text with --text; the \
+             model takes: {}",
+            names.join("; ")
+        );
+    }
+    super::entry::check(client, args)?;
+    Ok(client.infer(&args.model, &inputs, &args.policy.headers())?)
+}
+
+/// The embeddings of `--text`, as one tensor, and how many tokens the texts have.
+fn embed(client: &Client, args: &InferArgs) -> anyhow::Result<(Inferred, Option<u64>)> {
+    super::entry::check(client, args)?;
+    let Embedded { embeddings, tokens, mut done } =
+        client.embed(&args.model, &args.texts, &args.policy.headers())?;
+    let size = embeddings.first().map_or(0, Vec::len);
+    done.outputs.push(Tensor {
+        name: "sentence_embedding".into(),
+        dtype: DType::Fp32,
+        shape: vec![embeddings.len() as u64, size as u64],
+        data: embeddings.into_iter().flatten().flat_map(f32::to_le_bytes).collect(),
+    });
+    Ok((done, Some(tokens)))
 }
 
 /// The model's inputs as its metadata names them.
@@ -145,7 +183,7 @@ fn parse_input(text: &str, metadata: &Value) -> anyhow::Result<Tensor> {
         "name": name, "shape": shape, "datatype": dtype,
         "data": if value.is_array() { value } else { json!([value]) },
     }]});
-    let request = crate::api::v2::parse_infer(None, body.to_string().into())?;
+    let request = crate::api::v2::parse_infer(None, body.to_string().into(), &Default::default())?;
     Ok(request.inputs.into_iter().next().expect("one input was given"))
 }
 

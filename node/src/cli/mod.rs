@@ -121,7 +121,10 @@ pub struct InferArgs {
     /// An input: NAME=@FILE.npy or NAME=JSON; once for each
     #[arg(long = "input", value_name = "NAME=VALUE")]
     pub inputs: Vec<String>,
-    /// Write each output to DIR as NAME.npy
+    /// A text to embed, for models that have a tokenizer; once for each
+    #[arg(long = "text", value_name = "TEXT", conflicts_with = "inputs")]
+    pub texts: Vec<String>,
+    /// Write each output to DIR as NAME.npy, embeddings as sentence_embedding.npy
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Whom to believe about peers: a file, one authority a line. Before any input is sent, the node
@@ -151,6 +154,33 @@ pub struct PolicyArgs {
     /// Classes of the data, each of which a peer's charter must name
     #[arg(long, value_name = "CLASSES")]
     pub data_class: Option<String>,
+    /// Which authorities may have signed a peer's charter
+    #[arg(long, value_name = "NAMES")]
+    pub signed_by: Option<String>,
+    /// How many of them must have
+    #[arg(long, value_name = "N")]
+    pub signatures_min: Option<u8>,
+    /// Which bundles may run: sha256:…
+    #[arg(long, value_name = "DIGESTS")]
+    pub bundles: Option<String>,
+    /// What it must run on: cpu, cuda
+    #[arg(long, value_name = "PROVIDER")]
+    pub device: Option<String>,
+    /// Memory that the device must have
+    #[arg(long, value_name = "MIB")]
+    pub device_memory_mib: Option<u32>,
+    /// Most hops after the node that is asked
+    #[arg(long, value_name = "N")]
+    pub hops_max: Option<u8>,
+    /// Most stages, where it runs in stages
+    #[arg(long, value_name = "N")]
+    pub stages_max: Option<u8>,
+    /// `none`: nothing is kept after the answer
+    #[arg(long, value_name = "none")]
+    pub retention: Option<String>,
+    /// `fail-closed`: nothing runs where the audit log cannot be written
+    #[arg(long, value_name = "fail-closed")]
+    pub audit: Option<String>,
     /// What the data may be used for
     #[arg(long, value_name = "PURPOSE")]
     pub purpose: Option<String>,
@@ -281,13 +311,14 @@ fn start_code(error: &StartError) -> u8 {
     match error {
         StartError::Control(_)
         | StartError::Data(_)
-        | StartError::Http { .. }
+        | StartError::Listen { .. }
         | StartError::Library(_)
         | StartError::Device(_) => UNAVAILABLE,
         StartError::Tls(_)
         | StartError::Audit(_)
         | StartError::Key(_)
         | StartError::Model { .. }
+        | StartError::Repository(_)
         | StartError::File { .. } => CONFIG,
         StartError::Actor(_) => 1,
     }

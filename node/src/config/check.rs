@@ -51,6 +51,12 @@ impl Config {
                 problems.push(self.problem(&format!("model.{index}.path"), reason));
             }
         }
+        if let Some(dir) = &self.repository.dir
+            && !dir.is_dir()
+        {
+            let reason = format!("{} is not a folder", dir.display());
+            problems.push(self.problem("repository.dir", reason));
+        }
         if let Some(tls) = &self.api.tls {
             if let Err(error) = std::fs::File::open(&tls.cert) {
                 let reason = format!("{}: {error}", tls.cert.display());

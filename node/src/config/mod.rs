@@ -23,11 +23,15 @@ use hansa_core::note::VerifierKey;
 use hansa_core::place::Groups;
 use hansa_core::policy::Bounds;
 use hansa_core::price::Amount;
+use hansa_runtime::batch::Batching;
 use hansa_runtime::devices::DeviceSpec;
+use hansa_runtime::line::Queueing;
 
 use crate::keyfile::Secret;
+use crate::limits::ENGINE_QUEUE;
 
 pub use check::Findings;
+pub(crate) use models::INSTANCES_MAX;
 pub(crate) use schema::name as check_name;
 
 /// A node's config. Paths in it are as they are to be opened: relative ones are joined to the
@@ -48,6 +52,8 @@ pub struct Config {
     pub runtime: RuntimeConfig,
     /// `[[model]]`
     pub models: Vec<ModelConfig>,
+    /// `[repository]`
+    pub repository: RepositoryConfig,
     /// `[price]`: what the node asks for its work; nothing without it.
     pub price: Option<Price>,
     /// `[policy]`
@@ -150,6 +156,8 @@ pub enum Hold {
 pub struct ApiConfig {
     /// TCP address of the HTTP API.
     pub http: SocketAddr,
+    /// TCP address of the same API over gRPC, if it is to be had.
+    pub grpc: Option<SocketAddr>,
     /// Certificate and key, if the API speaks TLS.
     pub tls: Option<TlsConfig>,
     /// Whether an address that others can reach may go without TLS.
@@ -176,6 +184,31 @@ pub struct RuntimeConfig {
     pub threads: usize,
     /// Which models it has.
     pub hold: Hold,
+    /// What kept answers may take of memory, in MiB.
+    pub cache_mib: u32,
+}
+
+/// A folder of models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositoryConfig {
+    /// The folder; none: there is none.
+    pub dir: Option<PathBuf>,
+    /// Who says what of it is served.
+    pub control: Control,
+    /// How often it is looked at, if it is polled.
+    pub poll: Duration,
+}
+
+/// Who says what of a repository is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// What lies there when the node starts.
+    #[default]
+    None,
+    /// What lies there.
+    Poll,
+    /// Who loads it by name.
+    Explicit,
 }
 
 /// A model that the node serves.
@@ -187,8 +220,28 @@ pub struct ModelConfig {
     pub version: String,
     /// Where its files come from.
     pub source: ModelSource,
-    /// Jobs that run at once.
+    /// How it is served.
+    pub serving: Serving,
+}
+
+/// How a model is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Runs at once, each on a session of its own.
     pub instances: usize,
+    /// How jobs are put together in one run.
+    pub batching: Batching,
+    /// How many jobs wait, and how long.
+    pub queue: Queueing,
+    /// Whether its answers are kept for whoever asks the same.
+    pub cache: bool,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        let (batching, queue) = (Batching::default(), Queueing::bounded(ENGINE_QUEUE));
+        Self { instances: 1, batching, queue, cache: false }
+    }
 }
 
 /// Where a model's files come from.
@@ -383,7 +436,7 @@ impl Default for MeshConfig {
 impl Default for ApiConfig {
     fn default() -> Self {
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000));
-        Self { http, tls: None, plaintext: false }
+        Self { http, grpc: None, tls: None, plaintext: false }
     }
 }
 
@@ -394,6 +447,7 @@ impl Default for RuntimeConfig {
             devices: DeviceSpec::Auto,
             threads: 0,
             hold: Hold::default(),
+            cache_mib: 64,
         }
     }
 }

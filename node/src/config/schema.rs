@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hansa_core::limits::{HEADS_MAX, NAME_BYTES_MAX, PURPOSES_MAX, SHARDS_MAX};
+use hansa_core::limits::{
+    HEADS_MAX, NAME_BYTES_MAX, PURPOSES_MAX, SHARDS_MAX, SIGNATURES_ASKED_MAX,
+};
 use hansa_core::note::VerifierKey;
 use hansa_core::place::{Groups, Place};
 use hansa_core::policy::{Bounds, Clause, Demand};
@@ -16,6 +18,9 @@ use tracing_subscriber::EnvFilter;
 use super::reader::Section;
 use super::*;
 use crate::keyfile::Secret;
+
+/// Most that kept answers may be told to take, in MiB.
+const CACHE_MIB_MAX: u32 = 1 << 20;
 
 /// Most threads of one instance.
 const THREADS_MAX: u32 = 1_024;
@@ -55,6 +60,7 @@ pub(super) fn read(root: &mut Section<'_, '_>, folder: &Path) -> Config {
         api: root.table("api", |section| api(section, folder)),
         runtime: root.table("runtime", |section| runtime(section, folder)),
         models: models::read(root, folder),
+        repository: root.table("repository", |section| models::repository(section, folder)),
         price: root.table("price", price),
         policy: root.table("policy", |section| policy(section, folder, &groups)),
         audit,
@@ -163,7 +169,8 @@ fn mesh(section: &mut Section<'_, '_>) -> MeshConfig {
 
 fn api(section: &mut Section<'_, '_>, folder: &Path) -> ApiConfig {
     let default = ApiConfig::default();
-    let http = section.get("http").unwrap_or(default.http);
+    let http: SocketAddr = section.get("http").unwrap_or(default.http);
+    let grpc: Option<SocketAddr> = section.get("grpc");
     let wants_tls = section.has("tls");
     let tls = section.table("tls", |section| {
         let cert = path(section, "cert", folder);
@@ -174,17 +181,23 @@ fn api(section: &mut Section<'_, '_>, folder: &Path) -> ApiConfig {
         Some(TlsConfig { cert: cert?, key: key? })
     });
     let plaintext = section.get("plaintext").unwrap_or(default.plaintext);
-    if !http.ip().is_loopback() && !wants_tls && !plaintext {
-        let reason = format!(
-            "{http} can be reached from other machines and the API would not be encrypted: give \
-             tls = {{ cert, key }}, listen on 127.0.0.1, or say plaintext = true"
-        );
-        section.refuse("http", reason);
+    for (key, addr) in [("http", Some(http)), ("grpc", grpc)] {
+        let Some(addr) = addr.filter(|addr| !addr.ip().is_loopback()) else { continue };
+        if !wants_tls && !plaintext {
+            let reason = format!(
+                "{addr} can be reached from other machines and the API would not be encrypted: \
+                 give tls = {{ cert, key }}, listen on 127.0.0.1, or say plaintext = true"
+            );
+            section.refuse(key, reason);
+        }
     }
-    for key in ["grpc", "keys_file", "admin"] {
+    if grpc == Some(http) && http.port() != 0 {
+        section.refuse("grpc", format!("{http} is the address of http; give another port"));
+    }
+    for key in ["keys_file", "admin"] {
         section.unsupported(key);
     }
-    ApiConfig { http, tls, plaintext }
+    ApiConfig { http, grpc, tls, plaintext }
 }
 
 fn runtime(section: &mut Section<'_, '_>, folder: &Path) -> RuntimeConfig {
@@ -217,11 +230,14 @@ fn runtime(section: &mut Section<'_, '_>, folder: &Path) -> RuntimeConfig {
         "demanded" => Ok(Hold::Demanded),
         _ => Err(format!("`{text}` is neither \"configured\" nor \"demanded\"")),
     });
+    let cache_mib = bounded(section, "cache_mib", 0..=CACHE_MIB_MAX);
     RuntimeConfig {
         library: library.unwrap_or(default.library),
         devices: devices.unwrap_or(default.devices),
         threads: threads.unwrap_or(default.threads),
         hold: hold.unwrap_or_default(),
+        cache_mib: cache_mib
+            .map_or(default.cache_mib, |mib| u32::try_from(mib).expect("it was one")),
     }
 }
 
@@ -313,7 +329,8 @@ fn bounds(section: &mut Section<'_, '_>, groups: &Groups) -> Bounds {
     let operators = set("operators", "operators").operators;
     let authorities: Clause<String> = set("authorities", "operators").operators;
     let data_classes = set("data_classes", "data_class").data_classes;
-    let signatures_min = bounded(section, "signatures_min", 0..=16).unwrap_or(0);
+    let signatures_min =
+        bounded(section, "signatures_min", 0..=SIGNATURES_ASKED_MAX.into()).unwrap_or(0);
     Bounds {
         locations,
         control,

@@ -208,7 +208,7 @@ impl Node {
         bundle: Digest,
         policy: &Policy,
     ) -> Result<Arc<Signature>, Refusal> {
-        if let Some(hosted) = self.hosted(bundle) {
+        if let Some(hosted) = self.able(bundle) {
             return Ok(hosted.signature);
         }
         if let Some(stage) = hosted_stage_of(self, bundle).and_then(|hosted| hosted.stage) {

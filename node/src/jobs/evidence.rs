@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use hansa_core::gate::Rule;
 use hansa_core::id::{Digest, JobId, PeerId};
+use hansa_core::lei::Lei;
 use hansa_core::limits::PARTS_MAX;
 use hansa_core::physics;
 use hansa_core::plan::{Job, Refusal};
@@ -29,6 +30,9 @@ use super::{Answer, AskError, Order, micros};
 use crate::audit::Entry;
 use crate::audit::keeper::Keeper;
 use crate::node::{Hosted, Node};
+
+/// What a receipt calls the provider of an answer that was kept and not computed anew.
+const CACHE: &str = "cache";
 
 /// Where a job comes from, and what is noted of it on its way.
 #[derive(Clone)]
@@ -175,6 +179,15 @@ impl Order {
         let evidence = &self.evidence;
         if let Some(trail) = evidence.trail.as_ref().filter(|_| evidence.share == Share::Whole) {
             trail.noted().work = Some(work(hosted, used));
+        }
+    }
+
+    /// Notes that this node gave an answer that it had kept.
+    pub(super) fn note_reuse(&self, hosted: &Hosted, used: Used) {
+        let evidence = &self.evidence;
+        if let Some(trail) = evidence.trail.as_ref().filter(|_| evidence.share == Share::Whole) {
+            let provider = CACHE.to_owned();
+            trail.noted().work = Some(Work { provider, ..work(hosted, used) });
         }
     }
 
@@ -419,7 +432,7 @@ impl Node {
         let path: Option<Vec<Party>> = way.map(|peer| self.party(peer)).collect();
         let is_refused = draft.outcome == Outcome::Refused && draft.noted.parts.is_empty();
         let ended = self.clock.now().utc.max(draft.started);
-        Some(Receipt {
+        let mut receipt = Receipt {
             job: draft.job,
             parent: draft.lineage.and_then(|lineage| lineage.parent),
             attempt: draft.lineage.map_or(1, |lineage| lineage.attempt.max(1)),
@@ -442,7 +455,22 @@ impl Node {
             work: draft.noted.work,
             parts: draft.noted.parts,
             outcome: draft.outcome,
-        })
+            leis: BTreeMap::new(),
+        };
+        receipt.leis = self.leis(&receipt);
+        Some(receipt)
+    }
+
+    /// The legal entity identifiers that the charters of a receipt's peers name.
+    fn leis(&self, receipt: &Receipt) -> BTreeMap<Digest, Lei> {
+        let view = self.view();
+        let named = receipt.parties().filter_map(|party| {
+            let charter = view.get(party.peer)?.record.charter.as_ref().ok()?;
+            // One that came meanwhile may name another.
+            let lei = charter.lei.filter(|_| charter.serial == party.serial)?;
+            Some((party.charter, lei))
+        });
+        named.collect()
     }
 
     async fn keep_receipt(
@@ -468,7 +496,7 @@ impl Node {
         let is_demanded = policy.receipt_required || policy.audit_fail_closed;
         let entry = if is_demanded { entry.durable() } else { entry };
         let kept = Receipted::Kept { job: receipt.job, leaf: entry.leaf };
-        let keeping = match audit.keep(entry) {
+        let keeping = match audit.keep(entry).await {
             Ok(keeping) => keeping,
             Err(error) => return lost(error.to_string()),
         };
@@ -529,7 +557,8 @@ struct Draft<'a> {
     outcome: Outcome,
 }
 
-fn digest_of(tensors: &[Tensor]) -> Digest {
+/// What is committed to of a payload.
+pub(crate) fn digest_of(tensors: &[Tensor]) -> Digest {
     let metas: Vec<TensorMeta> = tensors.iter().map(meta).collect();
     let parts = metas.iter().zip(tensors).map(|(meta, tensor)| (meta, &*tensor.data));
     payload_digest(&parts.collect::<Vec<_>>())

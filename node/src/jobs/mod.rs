@@ -24,8 +24,9 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use hansa_core::flight::{Event, Flight, Step};
+use hansa_core::gate;
 use hansa_core::id::{Digest, PeerId};
-use hansa_core::plan::{Job, Refusal};
+use hansa_core::plan::{Job, Refusal, may_run_here};
 use hansa_core::price::Bill;
 use hansa_core::receipt::Why;
 use hansa_core::time::Mono;
@@ -34,12 +35,14 @@ use hansa_runtime::engine::{EngineError, Request, SubmitError};
 use hansa_runtime::tensor::Tensor;
 
 pub(crate) use self::ask::AskError;
+pub(crate) use self::evidence::digest_of;
 pub use self::evidence::{Evidence, Receipted};
 pub use self::payload::batch_rows;
 pub use self::serve::serve;
 pub use self::stages::Gathers;
+use crate::answers::Question;
 use crate::limits::BUSY_RETRY_MS;
-use crate::node::Node;
+use crate::node::{Hosted, Node};
 
 /// One job as the node holds it: what the core sees of it, and its payload.
 pub struct Order {
@@ -105,13 +108,32 @@ impl Node {
         }
         match &outcome {
             Ok(answer) => tracing::debug!(by = ?answer.executed_by, "answered"),
-            Err(refusal) => tracing::info!(%refusal, "refused"),
+            Err(refusal) => tracing::info!(job = %order.job.id, %refusal, "refused"),
         }
         let receipted = self.close(&order, &mut outcome).await;
         (outcome, receipted)
     }
 
+    /// What no plan serves may still run on an engine that served it until just now. That is looked at
+    /// afterwards: a model may be replaced between any two steps of a plan.
     async fn fly(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
+        let planned = self.fly_as_planned(order).await;
+        let (bundle, law) = (order.job.bundle, &order.job.policy);
+        let may_run_here = || {
+            self.is_retired(bundle) && may_run_here(self.clock.now(), &self.view(), law, bundle)
+        };
+        if planned.is_ok() || !may_run_here() {
+            return planned;
+        }
+        let attempt = Attempt { number: 1, why: Why::Planned };
+        let ended = self.attempt(order, self.me, attempt).await;
+        ended.map_err(|error| match error {
+            AskError::Refused(refusal) => refusal,
+            AskError::Lost(last) => Refusal::Failed { attempts: 1, last },
+        })
+    }
+
+    async fn fly_as_planned(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
         if let Some(shares) = self.scatter(&order.job)? {
             return self.gather(order, &shares).await;
         }
@@ -220,19 +242,29 @@ impl Node {
 
     async fn run_here(&self, order: &Order) -> Result<Answer, Refusal> {
         let bundle = order.job.bundle;
-        let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
+        let hosted = self.able(bundle).ok_or_else(|| gone(bundle))?;
+        let question = self.question(order, &hosted).await;
+        if let Some(outputs) = question.and_then(|question| self.answers.find(&question)) {
+            return Ok(self.reuse(order, &hosted, outputs));
+        }
         let load = hosted.engine.load();
         let _counted = Outstanding::count(self, self.me, bundle);
         let request = Request {
             inputs: order.inputs.clone(),
             outputs: order.outputs.clone(),
             deadline: Some(self.clock.instant(order.job.deadline)),
+            priority: order.job.priority,
         };
         hosted.release(order.job.id);
-        let response = hosted.engine.submit(request).map_err(not_taken)?.await.map_err(failed)?;
-        metrics::counter!("hansa_executed_total", "model" => hosted.name.clone()).increment(1);
-        metrics::histogram!("hansa_service_seconds", "model" => hosted.name.clone())
-            .record(response.service);
+        let pending = hosted.engine.queue(request).map_err(not_taken)?;
+        // Requests that came together queue together before an instance wakes.
+        tokio::task::yield_now().await;
+        pending.call();
+        let response = pending.await.map_err(failed)?;
+        hosted.meters.count(response.service);
+        if let Some(question) = question {
+            self.answers.keep(question, &response.outputs);
+        }
         self.count_run(&order.job, bundle, response.service);
         let tensors = [&order.inputs, &response.outputs].into_iter().flatten();
         let price = self.charge(&order.job, response.service, tensors);
@@ -246,6 +278,41 @@ impl Node {
             service: response.service,
             in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
         })
+    }
+
+    /// What the job asks, if its answer may be one that was kept.
+    async fn question(&self, order: &Order, hosted: &Hosted) -> Option<Question> {
+        if !hosted.serving.cache || !gate::may_reuse(&order.job.policy) {
+            return None;
+        }
+        let (bundle, charter) = (order.job.bundle, self.law.note());
+        let (inputs, outputs) = (order.inputs.clone(), order.outputs.clone());
+        let digest = move || {
+            Question::new(bundle, charter.as_deref().map(String::as_str), &inputs, &outputs)
+        };
+        let bytes = usize::try_from(order.job.bytes).unwrap_or(usize::MAX);
+        Some(self.aside.run(bytes, digest).await)
+    }
+
+    /// Answers with what was kept.
+    fn reuse(&self, order: &Order, hosted: &Hosted, outputs: Vec<Tensor>) -> Answer {
+        let (job, none) = (&order.job, Duration::ZERO);
+        hosted.release(job.id);
+        metrics::counter!("hansa_answers_reused_total", "model" => hosted.name.clone())
+            .increment(1);
+        self.count_run(job, job.bundle, none);
+        let price = self.charge(job, none, order.inputs.iter().chain(&outputs));
+        order.note_reuse(hosted, evidence::used(job.rows, none, &price));
+        let load = hosted.engine.load();
+        Answer {
+            price,
+            receipt: None,
+            executed_by: vec![self.me],
+            outputs,
+            queue: none,
+            service: none,
+            in_flight: u32::try_from(load.queued + load.running).unwrap_or(u32::MAX),
+        }
     }
 
     /// What this node charges for a device that was busy so long with a job, over these inputs and
@@ -308,6 +375,8 @@ fn not_taken(error: SubmitError) -> Refusal {
 fn failed(error: EngineError) -> Refusal {
     match error {
         EngineError::DeadlinePassed => Refusal::Deadline,
+        // As if the queue had been full: another peer may have time.
+        EngineError::Waited => Refusal::Busy { retry_after_ms: BUSY_RETRY_MS },
         EngineError::Refused { said } => Refusal::BadInput { reason: said },
         EngineError::Failed { said } => Refusal::Execution { reason: said },
         EngineError::Closed => Refusal::Draining,

@@ -45,7 +45,7 @@ pub async fn serve(node: &Arc<Node>, mut call: Call) {
         }
         Ok(header) => {
             let job = header.job;
-            let span = tracing::info_span!(
+            let span = tracing::debug_span!(
                 "serve", %job, from = %call.from, trace = %Hex(&header.trace.trace)
             );
             let cancelled = call.reply.cancelled();
@@ -93,7 +93,7 @@ async fn answer_call(
         return take_delivery(node, header, from, body).await;
     }
     let asked = header.ask.bundle();
-    let stage = node.hosted(asked).and_then(|hosted| hosted.stage);
+    let stage = node.able(asked).and_then(|hosted| hosted.stage);
     let bundle = match (&header.ask, stage) {
         // The policy speaks of the model, of which this is a stage.
         (Ask::Quote { .. } | Ask::Decline { .. }, Some(stage)) => stage.whole,
@@ -111,6 +111,7 @@ async fn answer_call(
     let own = node.law.own();
     gate::receive(&node.serve, standing, &header.policy, bundle, own.standing(), utc)?;
     let (remaining, is_timed) = (header.remaining(), header.names_deadline());
+    let priority = header.priority();
     let lineage = header.lineage();
     let (metas, outputs) = match header.ask {
         Ask::Infer { inputs, outputs, .. } => (inputs, outputs),
@@ -130,7 +131,7 @@ async fn answer_call(
             return Ok(tell(node, bundles::chunks(node, asked, span).await?));
         }
         Ask::Decline { .. } => {
-            if let Some(hosted) = node.hosted(asked) {
+            if let Some(hosted) = node.able(asked) {
                 hosted.release(header.job);
             }
             return Ok(tell(node, Bytes::new()));
@@ -146,10 +147,13 @@ async fn answer_call(
         hops_left: header.hops_left,
         path: header.path,
         is_timed,
+        priority,
         ..Job::new(header.job, bundle, header.policy, &node.send, deadline)
     };
     check(&signature, &metas, &outputs)?;
-    if let Plan::Refuse(refusal) = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[]) {
+    if let Plan::Refuse(refusal) = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[])
+        && !node.is_retired(bundle) // The sender has not heard of it yet.
+    {
         return Err(refusal);
     }
     let inputs = receive_all(&metas, body, remaining).await?;
@@ -171,7 +175,7 @@ async fn answer_call(
 
 /// What this node calls a bundle: its own name for it, or a holder's.
 fn called(node: &Node, bundle: Digest) -> String {
-    if let Some(hosted) = node.hosted(bundle) {
+    if let Some(hosted) = node.able(bundle) {
         return format!("{}:{}", hosted.name, hosted.version);
     }
     let view = node.view();
@@ -193,13 +197,14 @@ async fn serve_stage(
     let _counted = node.tasks.token(); // The drain waits for it.
     let (remaining, is_timed, spent) =
         (header.remaining(), header.names_deadline(), header.spent());
+    let priority = header.priority();
     let (lineage, runs) = (header.lineage(), header.runs());
     let Ask::Stage { whole, route, tensors: metas, outputs, by } = header.ask else {
         unreachable!("the caller looked")
     };
     let link = route[0].link;
     let is_mine = link.peer == node.me
-        && node.hosted(link.bundle).is_some_and(|hosted| {
+        && node.able(link.bundle).is_some_and(|hosted| {
             let is_it = |stage: &StageOf| {
                 (stage.whole, stage.from, stage.to) == (whole, link.from, link.to)
             };
@@ -223,6 +228,7 @@ async fn serve_stage(
         rows: first_rows(&metas),
         path,
         is_timed,
+        priority,
         spent,
         ..Job::new(header.job, whole, header.policy, &node.send, deadline)
     };
@@ -296,7 +302,7 @@ async fn receive_all(
 
 fn describe_own(node: &Node, bundle: Digest) -> Result<Told, Refusal> {
     let of_whole = || hosted_stage_of(node, bundle)?.stage.map(|stage| stage.signature.clone());
-    let hosted = node.hosted(bundle).map(|hosted| hosted.signature);
+    let hosted = node.able(bundle).map(|hosted| hosted.signature);
     let signature = hosted.or_else(of_whole).ok_or_else(|| gone(bundle))?;
     let json = serde_json::to_vec(&*signature).expect("a signature is JSON");
     Ok(tell(node, json.into()))
@@ -312,7 +318,7 @@ fn quote_own(
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
-    let hosted = node.hosted(bundle).ok_or_else(|| gone(bundle))?;
+    let hosted = node.able(bundle).ok_or_else(|| gone(bundle))?;
     Ok(tell(node, encode(&hosted.quote(node.clock.now().mono, job, rtt, rows)).into()))
 }
 

@@ -365,7 +365,7 @@ impl Node {
         let started = self.clock.now().utc;
         let (mine, ahead) = passage.route.split_first().expect("a route has stages");
         let bundle = mine.link.bundle;
-        let hosted = self.hosted(bundle).ok_or_else(|| gone(bundle))?;
+        let hosted = self.able(bundle).ok_or_else(|| gone(bundle))?;
         hosted.release(passage.job.id);
         let load = hosted.engine.load();
         let mut tensors: BTreeMap<&str, Tensor> =
@@ -381,6 +381,7 @@ impl Node {
             inputs: inputs.clone(),
             outputs: Vec::new(),
             deadline: Some(self.clock.instant(passage.job.deadline)),
+            priority: passage.job.priority,
         };
         let response = {
             let _counted = Outstanding::count(self, self.me, bundle);

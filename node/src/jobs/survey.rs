@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use hansa_core::chain::{self, Chain};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::plan::Job;
-use hansa_core::survey::{Preference, QUESTIONS, Survey};
+use hansa_core::survey::{Asking, Preference, Survey};
 
 use super::ask::AskError;
 use crate::node::Node;
@@ -23,7 +23,7 @@ impl Node {
         let begun = {
             let (now, view, hosted) = (self.clock.now(), self.view(), self.hosted(job.bundle));
             let own = || Some(hosted?.quote(now.mono, job.id, Duration::ZERO, job.rows));
-            Survey::begin(now, &view, &self.loads(), job, own, QUESTIONS)
+            Survey::begin(now, &view, &self.loads(), job, own, Asking::default())
         };
         let Some(mut survey) = begun else { return Vec::new() };
         let questions: Vec<_> = survey.questions().collect();

@@ -23,6 +23,9 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
+/// Of who runs the peer in France.
+const LEI: &str = "506700GE1G29325QX363";
+
 struct Files {
     folder: tempfile::TempDir,
 }
@@ -37,7 +40,11 @@ impl Files {
         let seal = |receipt: &Receipt| Entry::seal(receipt, salt(1)).unwrap();
         let paris = other(2, "FR-IDF", "FR", "Marée SA");
         let dublin = other(3, "IE", "US", "Acme, Inc.");
-        let mut entries: Vec<_> = (12..15).map(|n| seal(&forwarded(&keeper, &paris, n))).collect();
+        let to_paris = |number| Receipt {
+            leis: [(paris.charter, LEI.parse().unwrap())].into(),
+            ..forwarded(&keeper, &paris, number)
+        };
+        let mut entries: Vec<_> = (12..15).map(|number| seal(&to_paris(number))).collect();
         entries.extend((15..17).map(|n| seal(&forwarded(&keeper, &dublin, n))));
         let refused = Receipt {
             verdict: Verdict::Refused,
@@ -50,7 +57,7 @@ impl Files {
         entries.push(seal(&refused));
         let own = Receipt { parent: Some(job(19)), ..local(&keeper, 18) };
         let own = seal(&own);
-        let mut split = forwarded(&keeper, &paris, 19);
+        let mut split = to_paris(19);
         let mut own_part = split.parts[0].clone();
         (own_part.party, own_part.receipt) = (keeper.clone(), Some(own.leaf));
         (own_part.used, own_part.job) = (local(&keeper, 18).work.unwrap().used, job(18));
@@ -88,9 +95,12 @@ fn a_receipt_verifies_from_two_files_alone() {
     let ran = files.run(verify);
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
     let said = text(&ran);
-    for expected in
-        ["entry 13 of 20", "Nordlicht GmbH, DE", "harbour.example", "Marée SA in FR-IDF"]
-    {
+    for expected in [
+        "entry 13 of 20",
+        "Nordlicht GmbH, DE",
+        "harbour.example",
+        "Marée SA, LEI 506700GE1G29325QX363, in FR-IDF",
+    ] {
         assert!(said.contains(expected), "{said}");
     }
     let found = json(&files.run(&format!("{verify} --json")));
@@ -210,13 +220,15 @@ fn exports_are_read_by_other_programs() {
     assert_eq!(lines[17]["receipt"]["rejected"]["location"], 4);
     let csv = text(&files.run("audit export %/audit --format csv"));
     let rows: Vec<_> = csv.lines().collect();
-    assert!(
-        rows[0].starts_with(
-            "provider,provider_control,rank,service,model,bundle,country_of_provision,"
-        )
-    );
+    assert!(rows[0].starts_with(
+        "provider,provider_lei,provider_control,rank,service,model,bundle,country_of_provision,"
+    ));
     assert_eq!(rows.len(), 4, "{csv}");
-    assert!(rows[1].starts_with("\"Acme, Inc.\",US,2,model inference,magika:1,sha256:03"), "{csv}");
+    assert!(
+        rows[1].starts_with("\"Acme, Inc.\",,US,2,model inference,magika:1,sha256:03"),
+        "{csv}"
+    );
+    assert!(rows[2].starts_with(&format!("Marée SA,{LEI},FR,2,")), "{csv}");
     assert!(rows[2].contains(",FR-IDF,no,,FR-IDF,1,2027-01-15T08:00:12Z,"), "{csv}");
     assert!(
         rows[3].contains(",DE,no,,DE,1,") && rows[3].ends_with(",13,26,0.019500,0.00013 EUR"),

@@ -44,6 +44,7 @@ pub(crate) fn charter(
         subject: SigningKey::from_seed(&seed).peer_id(),
         location: location.parse().unwrap(),
         operator: operator.into(),
+        lei: None,
         control: control.parse().unwrap(),
         data_classes: Default::default(),
         not_before: Utc(START_MS - 1_000_000),
@@ -104,6 +105,7 @@ pub(crate) fn local(keeper: &Party, number: u64) -> Receipt {
         }),
         parts: Vec::new(),
         outcome: Outcome::Answered,
+        leis: Default::default(),
     }
 }
 

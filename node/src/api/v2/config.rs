@@ -1,6 +1,7 @@
 //! A model's configuration in the form that Triton's clients read, told from its signature. No more
-//! than a signature says: every dimension is written out, so `max_batch_size` is 0, and nothing is
-//! claimed of instances or batching, which are each holder's own.
+//! than a signature says: nothing is claimed of instances or queues, which are each holder's own.
+//! Unless its holder limits the rows of a run, `max_batch_size` is 0 and every dimension is written
+//! out; where it does, that is the limit, and the dimension of the rows is left out.
 
 use hansa_runtime::tensor::{DType, Signature, TensorSpec};
 use serde_json::{Value, json};
@@ -13,19 +14,30 @@ pub fn model_config(name: &str, signature: &Signature) -> Value {
             json!({
                 "name": spec.name,
                 "data_type": data_type(spec.datatype),
-                "dims": spec.shape,
+                "dims": dims(signature, spec),
             })
         };
         specs.iter().map(one).collect()
     };
-    json!({
+    let shown = signature.for_apps();
+    let mut config = json!({
         "name": name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
-        "max_batch_size": 0,
-        "input": tell(&signature.inputs),
-        "output": tell(&signature.outputs),
-    })
+        "max_batch_size": signature.rows_max.unwrap_or(0),
+        "input": tell(&shown.inputs),
+        "output": tell(&shown.outputs),
+    });
+    if signature.sequence.is_some() {
+        // By this clients know that they must name one.
+        config["sequence_batching"] = json!({});
+    }
+    config
+}
+
+/// The dimensions of an input or output as a configuration has them.
+pub fn dims<'a>(signature: &Signature, spec: &'a TensorSpec) -> &'a [i64] {
+    spec.shape.get(usize::from(signature.rows_max.is_some())..).unwrap_or_default()
 }
 
 /// An element type's name in configurations, which is not the one of the protocol's tensors.
@@ -51,10 +63,17 @@ mod tests {
             inputs: vec![spec("text", DType::Bytes, &[-1]), spec("ids", DType::Int64, &[-1, 128])],
             outputs: vec![spec("scores", DType::Fp32, &[-1, 3])],
             rows: None,
+            sequence: None,
+            rows_max: None,
         };
         let config = model_config("reader", &signature);
         assert_eq!(config["name"], "reader");
         assert_eq!(config["max_batch_size"], 0);
+        let limited = model_config("reader", &Signature { rows_max: Some(8), ..signature.clone() });
+        assert_eq!(
+            (&limited["max_batch_size"], &limited["input"][1]["dims"]),
+            (&json!(8), &json!([128]))
+        );
         assert_eq!(
             config["input"],
             json!([

@@ -63,7 +63,6 @@ pub fn demand(
 
 /// Takes a parameter that is not a constraint.
 fn protocols_own(demand: &mut Demand, key: &str, value: &Value) -> Result<(), ApiError> {
-    let is_default = matches!(value.as_u64(), Some(0)) || *value == Value::Bool(false);
     match key {
         "timeout" => {
             let expected = || bad(format!("parameter `timeout` is {value}, not a number of µs"));
@@ -83,16 +82,6 @@ fn protocols_own(demand: &mut Demand, key: &str, value: &Value) -> Result<(), Ap
             }
             Ok(())
         }
-        "sequence_id" | "sequence_start" | "sequence_end"
-            if is_default || value.as_str() == Some("") =>
-        {
-            Ok(())
-        }
-        "priority" if is_default => Ok(()),
-        "sequence_id" | "sequence_start" | "sequence_end" => {
-            Err(ApiError::unsupported("sequences (stateful models) are not supported yet"))
-        }
-        "priority" => Err(ApiError::unsupported("priorities are not supported; leave it at 0")),
         _ => Err(ApiError::unsupported(format!(
             "unknown parameter `{key}`; known are {}, timeout and binary_data_output",
             CONSTRAINTS.join(", ")
@@ -191,10 +180,8 @@ mod tests {
             json!({"location": "DE"}),
             json!({"headers": {}}),
             json!({"temperature": 1}),
-            json!({"priority": 3}),
-            json!({"sequence_id": 7}),
-            json!({"sequence_id": "seven"}),
-            json!({"sequence_start": true}),
+            json!({"priority": -1}),
+            json!({"priority": "high"}),
             json!({"timeout": -1}),
             json!({"timeout": 1.5}),
             json!({"timeout": 3_600_000_001u64}),
@@ -216,10 +203,14 @@ mod tests {
     }
 
     #[test]
+    fn a_priority_is_a_level_by_header_or_parameter() {
+        assert_eq!(ask(&[], json!({"priority": 3})).unwrap().priority, 3);
+        assert_eq!(ask(&[("Hansa-Priority", "1")], json!({})).unwrap().priority, 1);
+        assert_eq!(ask(&[], json!({"priority": u64::MAX})).unwrap().priority, u32::MAX);
+    }
+
+    #[test]
     fn the_defaults_that_clients_send_are_taken() {
-        let defaults = json!({
-            "sequence_id": 0, "sequence_start": false, "sequence_end": false, "priority": 0
-        });
-        assert_eq!(ask(&[], defaults).unwrap(), Demand::default());
+        assert_eq!(ask(&[], json!({ "priority": 0 })).unwrap(), Demand::default());
     }
 }

@@ -4,6 +4,7 @@
 use std::io::Write;
 
 use hansa_core::limits::RANK_MAX;
+use hansa_runtime::floats::{brain, half};
 use hansa_runtime::tensor::{DType, Tensor};
 use serde_json::Value;
 
@@ -278,25 +279,11 @@ fn element(dtype: DType, bytes: &[u8]) -> Option<Element<'_>> {
         DType::Uint32 => Element::Uint(u32::from_le_bytes(le(bytes)?).into()),
         DType::Uint64 => Element::Uint(u64::from_le_bytes(le(bytes)?)),
         DType::Fp16 => Element::Fp32(half(u16::from_le_bytes(le(bytes)?))),
-        DType::Bf16 => {
-            Element::Fp32(f32::from_bits(u32::from(u16::from_le_bytes(le(bytes)?)) << 16))
-        }
+        DType::Bf16 => Element::Fp32(brain(u16::from_le_bytes(le(bytes)?))),
         DType::Fp32 => Element::Fp32(f32::from_le_bytes(le(bytes)?)),
         DType::Fp64 => Element::Fp64(f64::from_le_bytes(le(bytes)?)),
         DType::Bytes => Element::Bytes(bytes),
     })
-}
-
-/// An IEEE 754 half, exactly.
-fn half(bits: u16) -> f32 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f32::from(bits & 0x3ff));
-    sign * match exponent {
-        0 => fraction * 2f32.powi(-24),
-        31 if fraction == 0.0 => f32::INFINITY,
-        31 => f32::NAN,
-        _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
-    }
 }
 
 /// Writes the elements as a flat JSON array. What JSON cannot say is an error: a number that is

@@ -77,6 +77,17 @@ impl ApiError {
         self.retry_after
     }
 
+    /// The same in whole seconds, and never "at once": a refused client must not spin.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        let seconds = |delay: Duration| delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+        self.retry_after.map(|delay| seconds(delay).max(1))
+    }
+
+    /// The receipt that the failed job left: what `Hansa-Receipt` says.
+    pub fn receipt(&self) -> Option<&str> {
+        self.receipt.as_deref()
+    }
+
     /// The body of the answer.
     pub fn body(&self) -> Value {
         let mut body = json!({ "error": self.message, "code": self.code });
@@ -84,6 +95,12 @@ impl ApiError {
             body[*key] = value.clone();
         }
         body
+    }
+
+    /// The same error, of what was being done.
+    pub fn about(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
     }
 
     /// The error of a job that left this receipt.
@@ -97,7 +114,8 @@ impl ApiError {
         self
     }
 
-    fn after(mut self, delay: Duration) -> Self {
+    /// The same, with when it may be worth trying again.
+    pub fn after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
     }
@@ -114,11 +132,8 @@ impl std::error::Error for ApiError {}
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
-        if let Some(delay) = self.retry_after {
-            // Whole seconds, and never "at once": a refused client must not spin.
-            let seconds = delay.as_millis().div_ceil(1_000).max(1);
-            let value = HeaderValue::try_from(seconds.to_string()).expect("digits are a header");
-            response.headers_mut().insert(RETRY_AFTER, value);
+        if let Some(seconds) = self.retry_after_s() {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         if let Some(receipt) = self.receipt {
             let value = HeaderValue::try_from(receipt).expect("an id is a header");
@@ -153,7 +168,12 @@ impl From<Refusal> for ApiError {
             Refusal::Loading { .. } => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
             Refusal::NoReceipt { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_receipt"),
         };
-        let error = Self::new(status, code, refusal.to_string());
+        let message = match &refusal {
+            // In words that Triton's clients look for.
+            Refusal::UnknownModel { .. } => format!("Request for unknown model: {refusal}"),
+            _ => refusal.to_string(),
+        };
+        let error = Self::new(status, code, message);
         match refusal {
             Refusal::AmbiguousModel { digests, .. } => error.with("digests", json!(digests)),
             Refusal::PolicyUnsatisfiable { failed } => error.with("failed", json!(failed)),
@@ -226,7 +246,8 @@ mod tests {
             let message = refusal.to_string();
             let error = ApiError::from(refusal);
             assert_eq!((error.status().as_u16(), error.code()), (status, code));
-            assert_eq!(error.body()["error"], message);
+            let said = error.body()["error"].as_str().unwrap().to_owned();
+            assert!(said.ends_with(&message), "{said}");
             assert_eq!(error.body()["code"], code);
         }
     }

@@ -14,10 +14,11 @@ use hansa_core::plan::Resolved;
 use hansa_runtime::tensor::Signature;
 use serde_json::{Value, json};
 
-pub use config::model_config;
+pub use config::{dims, model_config};
 pub use demand::demand;
 pub use error::ApiError;
-pub use request::{InferRequest, OutputWanted, parse_infer};
+pub use request::{InferRequest, parse_infer, raw_input};
+pub(super) use request::{check_bytes, count};
 pub use response::{Head, Rendered, check_wanted, json_bytes, render_infer, tensor_json};
 
 /// The header that says how much of a body is JSON.
@@ -28,7 +29,10 @@ pub fn server_metadata() -> Value {
     json!({
         "name": "hansa",
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["binary_tensor_data", "model_configuration"],
+        "extensions": [
+            "binary_tensor_data", "classification", "generate", "logging", "model_configuration",
+            "model_repository", "sequence", "statistics", "system_shared_memory", "trace",
+        ],
     })
 }
 

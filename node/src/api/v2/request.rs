@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use hansa_core::limits::{NAME_BYTES_MAX, RANK_MAX, TENSORS_MAX};
-use hansa_runtime::tensor::{DType, Tensor};
+use hansa_runtime::tensor::{DType, Signature, Tensor, TensorSpec};
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -16,12 +16,14 @@ use serde_json::value::RawValue;
 
 use super::elements;
 use super::error::ApiError;
+use crate::api::regions::{Place, Regions};
+use crate::api::wanted::Wanted;
 
 /// Longest `parameters` of a request, an input or an output, in bytes of JSON.
 const PARAMETERS_BYTES_MAX: usize = 16 * 1024;
 
 /// A request, with every tensor's bytes in place.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct InferRequest {
     /// The app's own id, which comes back.
     pub id: Option<String>,
@@ -29,21 +31,14 @@ pub struct InferRequest {
     pub model: Option<String>,
     /// In the request's order.
     pub inputs: Vec<Tensor>,
+    /// The bytes of the model's one input, where the body has nothing else.
+    pub raw: Option<Bytes>,
     /// Outputs wanted; none means all.
-    pub outputs: Vec<OutputWanted>,
+    pub outputs: Vec<Wanted>,
     /// What remains of `parameters`: constraints, and what [`super::demand`] must refuse.
     pub parameters: BTreeMap<String, Value>,
     /// How outputs are answered that do not say it themselves.
     pub binary_default: bool,
-}
-
-/// An output that the app wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutputWanted {
-    /// Its name.
-    pub name: String,
-    /// Whether as bytes; absent for the request's default.
-    pub binary: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -81,8 +76,16 @@ struct OutputJson<'a> {
 }
 
 /// Reads a request. `json_length` is the header `Inference-Header-Content-Length`: how much of
-/// the body is JSON, all of it when absent.
-pub fn parse_infer(json_length: Option<usize>, body: Bytes) -> Result<InferRequest, ApiError> {
+/// the body is JSON, all of it when absent; 0 where the body is the model's one input, raw, and all
+/// outputs are wanted as bytes. Inputs in shared memory are read from `regions`.
+pub fn parse_infer(
+    json_length: Option<usize>,
+    body: Bytes,
+    regions: &Regions,
+) -> Result<InferRequest, ApiError> {
+    if json_length == Some(0) {
+        return Ok(InferRequest { raw: Some(body), binary_default: true, ..Default::default() });
+    }
     let length = json_length.unwrap_or(body.len());
     let Some(head) = body.get(..length) else {
         let given = body.len();
@@ -95,7 +98,7 @@ pub fn parse_infer(json_length: Option<usize>, body: Bytes) -> Result<InferReque
     let mut rest = json_length.map(|length| body.slice(length..));
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in &request.inputs {
-        inputs.push(tensor(input, &mut rest)?);
+        inputs.push(tensor(input, &mut rest, regions)?);
     }
     if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
         return Err(ApiError::malformed(format!(
@@ -111,14 +114,19 @@ pub fn parse_infer(json_length: Option<usize>, body: Bytes) -> Result<InferReque
         id: request.id,
         model: request.model_name,
         inputs,
+        raw: None,
         outputs,
         parameters,
         binary_default: binary_default.unwrap_or(false),
     })
 }
 
-/// One input, its bytes from its JSON or from the front of `rest`.
-fn tensor(input: &InputJson<'_>, rest: &mut Option<Bytes>) -> Result<Tensor, ApiError> {
+/// One input, its bytes from its JSON, from the front of `rest`, or from shared memory.
+fn tensor(
+    input: &InputJson<'_>,
+    rest: &mut Option<Bytes>,
+    regions: &Regions,
+) -> Result<Tensor, ApiError> {
     let InputJson { name, shape, datatype, data, .. } = input;
     if name.len() > NAME_BYTES_MAX {
         return Err(ApiError::malformed(format!(
@@ -130,22 +138,34 @@ fn tensor(input: &InputJson<'_>, rest: &mut Option<Bytes>) -> Result<Tensor, Api
     let count = count(shape).map_err(fault)?;
     let mut given = parameters(input.parameters, name)?;
     let size = given.remove("binary_data_size");
+    let place = Place::take(&mut given).map_err(fault)?;
     if let Some(unknown) = given.keys().next() {
         return Err(ApiError::unsupported(format!(
-            "input `{name}`: parameter `{unknown}` is not supported; only binary_data_size is"
+            "input `{name}`: parameter `{unknown}` is not supported; binary_data_size and \
+             shared_memory_region, _offset and _byte_size are"
         )));
     }
-    let data = match (size, data) {
-        (Some(_), Some(_)) => {
-            return Err(fault("it has both data and binary_data_size; give one".into()));
+    let data = match (size, data, place) {
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            return Err(fault(
+                "its bytes are in more than one of data, binary_data_size and \
+                 shared_memory_region; give one"
+                    .into(),
+            ));
         }
-        (None, None) => {
+        (None, None, None) => {
             return Err(fault("it has neither data nor parameters.binary_data_size".into()));
         }
-        (None, Some(data)) => {
+        (None, None, Some(place)) => {
+            place.check(dtype, count).map_err(fault)?;
+            let data = regions.read(&place)?;
+            check_bytes(dtype, shape, &data).map_err(fault)?;
+            data
+        }
+        (None, Some(data), None) => {
             elements::read(data.get(), dtype, shape, count).map_err(fault)?.into()
         }
-        (Some(size), None) => {
+        (Some(size), None, None) => {
             let rest = rest.as_mut().ok_or_else(|| {
                 fault("binary data needs the header Inference-Header-Content-Length".into())
             })?;
@@ -166,14 +186,14 @@ fn tensor(input: &InputJson<'_>, rest: &mut Option<Bytes>) -> Result<Tensor, Api
 }
 
 /// How many elements a shape makes.
-fn count(shape: &[u64]) -> Result<usize, String> {
+pub(in crate::api) fn count(shape: &[u64]) -> Result<usize, String> {
     let product = shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim));
     let count = product.and_then(|product| usize::try_from(product).ok());
     count.ok_or_else(|| format!("shape {shape:?} makes more elements than can be counted"))
 }
 
 /// Whether these bytes are what type and shape make.
-pub(super) fn check_bytes(dtype: DType, shape: &[u64], data: &[u8]) -> Result<(), String> {
+pub(in crate::api) fn check_bytes(dtype: DType, shape: &[u64], data: &[u8]) -> Result<(), String> {
     let count = count(shape)?;
     let given = data.len();
     if let Some(size) = dtype.size() {
@@ -201,16 +221,39 @@ pub(super) fn check_bytes(dtype: DType, shape: &[u64], data: &[u8]) -> Result<()
     Err(format!("{found} elements of BYTES, but shape {shape:?} makes {count}"))
 }
 
-fn wanted(output: OutputJson<'_>) -> Result<OutputWanted, ApiError> {
-    let name = output.name;
-    let mut given = parameters(output.parameters, &name)?;
-    let binary = flag(&mut given, "binary_data", &name)?;
-    match given.keys().next() {
-        None => Ok(OutputWanted { name, binary }),
-        Some(unknown) => Err(ApiError::unsupported(format!(
-            "output `{name}`: parameter `{unknown}` is not supported; only binary_data is"
-        ))),
-    }
+fn wanted(output: OutputJson<'_>) -> Result<Wanted, ApiError> {
+    let given = parameters(output.parameters, &output.name)?;
+    Wanted::read(output.name, given)
+}
+
+/// The one input of a model as a body that is nothing else: its shape is the model's, and the one
+/// dimension that may be any follows from the size. Where the rows may be any as well, it is one
+/// row. Text is one element.
+pub fn raw_input(signature: &Signature, body: Bytes) -> Result<Tensor, ApiError> {
+    let fault = |reason: String| ApiError::malformed(format!("the body without JSON: {reason}"));
+    let [TensorSpec { name, datatype, shape }] = &signature.inputs[..] else {
+        let count = signature.inputs.len();
+        return Err(fault(format!("the model takes {count} inputs; say which bytes are whose")));
+    };
+    let (name, dtype) = (name.clone(), *datatype);
+    let Some(size) = dtype.size() else {
+        let length = u32::try_from(body.len()).map_err(|_| fault("4 GiB and more".into()))?;
+        let data = [&length.to_le_bytes()[..], &body].concat().into();
+        return Ok(Tensor { name, dtype, shape: vec![1; shape.len()], data });
+    };
+    let mut any = shape.iter().filter(|dim| **dim < 0).count();
+    let fixed = shape.iter().filter_map(|dim| u64::try_from(*dim).ok());
+    let unit = fixed.fold(size as u64, u64::saturating_mul).max(1);
+    let shape = shape.iter().map(|dim| match u64::try_from(*dim) {
+        Ok(dim) => dim,
+        Err(_) => {
+            any -= 1;
+            if any == 0 { body.len() as u64 / unit } else { 1 }
+        }
+    });
+    let shape: Vec<u64> = shape.collect();
+    check_bytes(dtype, &shape, &body).map_err(fault)?;
+    Ok(Tensor { name, dtype, shape, data: body })
 }
 
 /// A `parameters` object; `of` names its owner.

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::elements;
 use super::error::ApiError;
-use super::request::{OutputWanted, check_bytes};
+use super::request::check_bytes;
+use crate::api::wanted::Wanted;
 
 /// An answer's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,22 +22,16 @@ pub struct Rendered {
     pub parts: Vec<Bytes>,
 }
 
-/// Whether the outputs that are wanted can be answered in the form that is wanted: no output of
-/// the model is FP16 or BF16 and wanted as JSON, none is wanted twice.
+/// Whether the outputs that are wanted can be answered in the form that is wanted: none is FP16 or
+/// BF16 and wanted as JSON.
 pub fn check_wanted(
     signature: &Signature,
-    wanted: &[OutputWanted],
+    wanted: &[Wanted],
     binary_default: bool,
 ) -> Result<(), ApiError> {
-    for (index, output) in wanted.iter().enumerate() {
-        if wanted[..index].iter().any(|earlier| earlier.name == output.name) {
-            let message = format!("output `{}` is wanted twice", output.name);
-            return Err(ApiError::malformed(message));
-        }
-    }
     for spec in &signature.outputs {
         let is_wanted = wanted.is_empty() || wanted.iter().any(|output| output.name == spec.name);
-        if is_wanted && !is_binary(&spec.name, wanted, binary_default) {
+        if is_wanted && is_json(&spec.name, wanted, binary_default) {
             check_json(&spec.name, spec.datatype)?;
         }
     }
@@ -60,7 +55,7 @@ pub struct Head<'a> {
 pub fn render_infer(
     head: Head<'_>,
     outputs: Vec<Tensor>,
-    wanted: &[OutputWanted],
+    wanted: &[Wanted],
     binary_default: bool,
 ) -> Result<Rendered, ApiError> {
     let Head { model, version, id, receipt } = head;
@@ -79,8 +74,9 @@ pub fn render_infer(
         if index > 0 {
             json.push(b',');
         }
-        describe(&output, is_binary(&output.name, wanted, binary_default), &mut json)?;
-        if is_binary(&output.name, wanted, binary_default) {
+        let form = form(&output.name, wanted, binary_default);
+        describe(&output, form, &mut json)?;
+        if form == Form::Binary {
             parts.push(output.data);
         }
     }
@@ -102,22 +98,40 @@ pub fn tensor_json(tensor: &Tensor, most: usize) -> Value {
 }
 
 /// Bytes of those outputs that are answered as JSON: the others are not touched.
-pub fn json_bytes(outputs: &[Tensor], wanted: &[OutputWanted], binary_default: bool) -> usize {
-    let json = outputs.iter().filter(|output| !is_binary(&output.name, wanted, binary_default));
+pub fn json_bytes(outputs: &[Tensor], wanted: &[Wanted], binary_default: bool) -> usize {
+    let json = outputs.iter().filter(|output| is_json(&output.name, wanted, binary_default));
     json.map(|output| output.data.len()).sum()
 }
 
-fn is_binary(name: &str, wanted: &[OutputWanted], default: bool) -> bool {
-    let own = wanted.iter().find(|output| output.name == name).and_then(|output| output.binary);
-    own.unwrap_or(default)
+/// Where an output's elements are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Binary,
+    Placed,
+}
+
+fn form(name: &str, wanted: &[Wanted], binary_default: bool) -> Form {
+    let own = wanted.iter().find(|output| output.name == name);
+    if own.is_some_and(|own| own.place.is_some()) {
+        Form::Placed
+    } else if own.and_then(|own| own.binary).unwrap_or(binary_default) {
+        Form::Binary
+    } else {
+        Form::Json
+    }
+}
+
+fn is_json(name: &str, wanted: &[Wanted], binary_default: bool) -> bool {
+    matches!(form(name, wanted, binary_default), Form::Json)
 }
 
 /// The outputs in the order in which they were wanted.
-fn ordered(mut outputs: Vec<Tensor>, wanted: &[OutputWanted]) -> Result<Vec<Tensor>, ApiError> {
+fn ordered(mut outputs: Vec<Tensor>, wanted: &[Wanted]) -> Result<Vec<Tensor>, ApiError> {
     if wanted.is_empty() {
         return Ok(outputs);
     }
-    let mut take = |wanted: &OutputWanted| {
+    let mut take = |wanted: &Wanted| {
         let found = outputs.iter().position(|output| output.name == wanted.name);
         let missing = || broken(&wanted.name, "the executor did not give it");
         found.map(|index| outputs.swap_remove(index)).ok_or_else(missing)
@@ -126,14 +140,17 @@ fn ordered(mut outputs: Vec<Tensor>, wanted: &[OutputWanted]) -> Result<Vec<Tens
 }
 
 /// Appends one member of `outputs`.
-fn describe(output: &Tensor, binary: bool, json: &mut Vec<u8>) -> Result<(), ApiError> {
+fn describe(output: &Tensor, form: Form, json: &mut Vec<u8>) -> Result<(), ApiError> {
     let Tensor { name, dtype, shape, data } = output;
     // Tensors may come from another peer, and a client would take a wrong size for the protocol's
     // breach by this node.
     check_bytes(*dtype, shape, data).map_err(|reason| broken(name, &reason))?;
     let mut head = json!({ "name": name, "datatype": dtype, "shape": shape });
-    if binary {
-        head["parameters"] = json!({ "binary_data_size": data.len() });
+    if form != Form::Json {
+        // Where it is in shared memory the app knows; parameters would make its client look there.
+        if form == Form::Binary {
+            head["parameters"] = json!({ "binary_data_size": data.len() });
+        }
         json.extend_from_slice(head.to_string().as_bytes());
         return Ok(());
     }

@@ -1,0 +1,307 @@
+//! A request of any protocol, from the model that it names to its answer.
+//!
+//! ```text
+//! /v2 ─┐
+//! gRPC ┼─► Call::find ─► Found::order ─► Found::run ─► Node::infer
+//! /v1 ─┘   (resolve,      (check the      (one answer,
+//!           describe)      inputs)         its receipt)
+//! ```
+//!
+//! A model is named, a bundle is meant: the entry resolves the name once, checks the inputs against
+//! the bundle's signature (its own, or a holder's, kept by digest) and puts the job in the air.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use hansa_core::explain::{Explanation, explain};
+use hansa_core::limits::DEADLINE_DEFAULT;
+use hansa_core::plan::{Job, Refusal, Resolved, candidates, resolve};
+use hansa_core::policy::{Demand, Policy};
+use hansa_core::time::Mono;
+use hansa_core::wire::TraceContext;
+use hansa_runtime::check::{Head, InputLimits};
+use hansa_runtime::tensor::{Signature, Tensor};
+use hansa_runtime::text::Text;
+use serde::Deserialize;
+use serde_json::Value;
+use tracing::Instrument;
+
+use super::receipts;
+use super::settings::Traced;
+use super::statistics::Served;
+use super::trace::Hex;
+use super::v2::{self, ApiError};
+use crate::jobs::{Answer, Evidence, Order, batch_rows};
+use crate::node::Node;
+
+/// The model that an app names.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Named {
+    /// Its name, or what [`resolve`] takes for one.
+    pub model: String,
+    /// Its version; absent for any.
+    pub version: Option<String>,
+}
+
+/// A request, before it is known which model it means.
+pub struct Call {
+    /// What it asks for.
+    pub named: Named,
+    /// Under which constraints.
+    pub demand: Demand,
+    /// Its trace.
+    pub trace: TraceContext,
+    /// When its first byte was read.
+    pub arrived: Mono,
+}
+
+/// A request whose model is known.
+pub struct Found {
+    call: Call,
+    deadline: Mono,
+    /// What the name means.
+    pub resolved: Resolved,
+    /// What the model takes and gives.
+    pub signature: Arc<Signature>,
+}
+
+/// What came of a request.
+pub struct Called {
+    /// The answer.
+    pub answer: Answer,
+    /// Which receipt it left: the value of `Hansa-Receipt`.
+    pub receipt: Option<String>,
+    /// The receipt's proof, if the app asked for it with the answer.
+    pub proof: Option<String>,
+}
+
+impl Call {
+    /// Finds out which bundle is meant, and what it takes and gives.
+    ///
+    /// # Errors
+    /// Nobody whom the policy permits has it, or several have different ones under the name.
+    pub async fn find(self, node: &Arc<Node>) -> Result<Found, ApiError> {
+        if node.is_draining() {
+            return Err(Refusal::Draining.into());
+        }
+        let Self { named, demand: Demand { policy, deadline, .. }, arrived, .. } = &self;
+        if policy.rtt_evidence {
+            node.law.want_evidence();
+        }
+        let deadline = *arrived + deadline.unwrap_or(DEADLINE_DEFAULT);
+        let unheld = |refusal| {
+            node.count_unheld(&named.model, named.version.as_deref(), policy, &refusal);
+            self.later(node, refusal)
+        };
+        let resolved = match named.resolve(node, policy) {
+            Ok(resolved) => resolved,
+            Err(refusal) => {
+                let receipted = node.note_refusal(&named.model, policy, &refusal).await;
+                return Err(ApiError::from(unheld(refusal)).receipted(receipts::told(receipted)));
+            }
+        };
+        let describing = node.describe(resolved.bundle, policy);
+        let described = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
+        let signature = described.await.map_err(|_| Refusal::Deadline)?.map_err(unheld)?;
+        Ok(Found { call: self, deadline, resolved, signature })
+    }
+
+    /// The refusal, or that the model is on its way here.
+    fn later(&self, node: &Arc<Node>, refusal: Refusal) -> Refusal {
+        let Named { model, version } = &self.named;
+        node.fetch_for(model, version.as_deref(), &self.demand.policy, refusal)
+    }
+}
+
+impl Found {
+    /// What the app calls the model.
+    pub fn name(&self) -> &str {
+        &self.call.named.model
+    }
+
+    /// What the app gives and gets: the model's signature without what a sequence keeps.
+    pub fn shown(&self) -> Cow<'_, Signature> {
+        match self.signature.sequence {
+            None => Cow::Borrowed(&self.signature),
+            Some(_) => Cow::Owned(self.signature.for_apps()),
+        }
+    }
+
+    /// What it demands.
+    pub fn demand(&self) -> &Demand {
+        &self.call.demand
+    }
+
+    /// Answered by then.
+    pub fn deadline(&self) -> Mono {
+        self.deadline
+    }
+
+    /// How the model takes text.
+    ///
+    /// # Errors
+    /// It takes none, or nobody whom the policy permits gives the files that say how.
+    pub async fn text(&self, node: &Arc<Node>) -> Result<Arc<Text>, ApiError> {
+        let reading = node.text(self.resolved.bundle, &self.call.demand.policy);
+        let read = tokio::time::timeout_at(node.clock.instant(self.deadline).into(), reading).await;
+        Ok(read.map_err(|_| Refusal::Deadline)??)
+    }
+
+    /// The job that the request is, with these inputs and these outputs (none means all).
+    ///
+    /// # Errors
+    /// The inputs or outputs are not the model's.
+    pub fn order(
+        &self,
+        node: &Arc<Node>,
+        inputs: Vec<Tensor>,
+        outputs: Vec<String>,
+    ) -> Result<Order, ApiError> {
+        let Self { call, deadline, resolved, signature } = self;
+        signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;
+        let shapes = inputs.iter().map(|input| (&*input.name, &*input.shape));
+        let (rows, separable) = batch_rows(signature, shapes);
+        let policy = call.demand.policy.clone();
+        let job = Job {
+            rows,
+            separable,
+            is_timed: call.demand.deadline.is_some(),
+            priority: call.demand.priority,
+            bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
+            ..Job::new(node.draw_job(), resolved.bundle, policy, &node.send, *deadline)
+        };
+        let called = format!("{}:{}", call.named.model, resolved.version);
+        let evidence = Evidence::begin(node, called, None);
+        Ok(Order { job, inputs, outputs, trace: call.trace, evidence })
+    }
+
+    /// Has a job of this request run, here or elsewhere. Dropping the future cancels it wherever it
+    /// is.
+    ///
+    /// # Errors
+    /// Nobody could or would run it; the error names the receipt that this left.
+    pub async fn run(&self, node: &Arc<Node>, order: Order) -> Result<Called, ApiError> {
+        let Self { call, .. } = self;
+        let span = tracing::debug_span!(
+            "infer", job = %order.job.id, model = call.named.model, trace = %Hex(&order.trace.trace)
+        );
+        let rows = order.job.rows;
+        let (answer, receipted) = node.infer(order).instrument(span).await;
+        let receipt = receipts::told(receipted);
+        let (model, version) = (&call.named.model, &self.resolved.version);
+        let total = node.clock.now().mono.since(call.arrived);
+        let served = answer.as_ref().ok().map(|answer| Served { rows, service: answer.service });
+        node.statistics.count(model, version, total, served);
+        if let Some(Served { service, .. }) = served {
+            let (began, ended) = (call.arrived.0, call.arrived.0 + ns(total));
+            let (trace, ran) = (call.trace.trace, ns(service));
+            node.settings.trace(node, Traced { model, version, trace, began, ran, ended });
+        }
+        let answer = answer.map_err(|refusal| {
+            ApiError::from(call.later(node, refusal)).receipted(receipt.clone())
+        })?;
+        let proof = match call.demand.with_receipt {
+            true => receipts::inline(node, receipted).await,
+            false => None,
+        };
+        Ok(Called { answer, receipt, proof })
+    }
+}
+
+impl Named {
+    /// What the name means under `policy`, at this moment.
+    ///
+    /// # Errors
+    /// Nobody whom the policy permits has it, or several have different bundles under the name.
+    pub fn resolve(&self, node: &Node, policy: &Policy) -> Result<Resolved, Refusal> {
+        let (now, view) = (node.clock.now(), node.view());
+        resolve(now, &view, &self.model, self.version.as_deref(), policy)
+    }
+
+    /// What the name means where nothing is constrained, and what that takes and gives.
+    ///
+    /// # Errors
+    /// Nobody has it, or nobody says.
+    pub async fn describe(&self, node: &Node) -> Result<(Resolved, Arc<Signature>), ApiError> {
+        let policy = Policy::default();
+        let resolved = self.resolve(node, &policy)?;
+        let signature = node.describe(resolved.bundle, &policy).await?;
+        Ok((resolved, signature))
+    }
+
+    /// Whether there is a peer that a job would go to.
+    ///
+    /// # Errors
+    /// There is none now; or it is being loaded.
+    pub fn ready(&self, node: &Node) -> Result<(), ApiError> {
+        let policy = Policy::default();
+        let later =
+            |refusal| node.is_it_coming(&self.model, self.version.as_deref(), &policy, refusal);
+        let bundle = self.resolve(node, &policy).map_err(later)?.bundle;
+        if node.hosted(bundle).is_none() {
+            let deadline = node.clock.now().mono + DEADLINE_DEFAULT;
+            let job = Job::new(node.draw_job(), bundle, policy.clone(), &node.send, deadline);
+            candidates(node.clock.now(), &node.view(), &node.loads(), &job)?;
+        }
+        Ok(())
+    }
+
+    /// What would be done with a job that a query describes, and why: `model`, `version`, `rows`,
+    /// `bytes`, and the parameters that a job could carry.
+    ///
+    /// # Errors
+    /// The query is not understood, or names no model that is here.
+    pub async fn explain(
+        node: &Node,
+        mut query: BTreeMap<String, String>,
+    ) -> Result<Explanation, ApiError> {
+        let missing = || ApiError::malformed("the query names no model; add ?model=NAME");
+        let model = query.remove("model").ok_or_else(missing)?;
+        let named = Self { model, version: query.remove("version") };
+        let bytes: u64 = number(query.remove("bytes"), "bytes")?.unwrap_or(0);
+        let rows: u32 = number(query.remove("rows"), "rows")?.unwrap_or(1);
+        let parameters: BTreeMap<String, Value> =
+            query.into_iter().map(|(key, value)| (key, value.into())).collect();
+        let demand = demand(node, &HeaderMap::new(), &parameters)?;
+        let bundle = named.resolve(node, &demand.policy)?.bundle;
+        // Where nobody may describe the model, nobody may run it either: the plan says why.
+        let signature = node.describe(bundle, &demand.policy).await.ok();
+        let separable = signature.is_some_and(|signature| signature.row_axes().is_some());
+        let now = node.clock.now();
+        let deadline = now.mono + demand.deadline.unwrap_or(DEADLINE_DEFAULT);
+        let fresh = Job::new(node.draw_job(), bundle, demand.policy, &node.send, deadline);
+        let is_timed = demand.deadline.is_some();
+        let job = Job { bytes, rows, separable, is_timed, ..fresh };
+        let view = node.view();
+        let loads = node.loads().clone(); // A full scan is not for under the lock.
+        Ok(explain(now, &view, &loads, &job))
+    }
+}
+
+/// What a request demands, under this node's own limit of price.
+///
+/// # Errors
+/// A constraint that is not understood.
+pub fn demand(
+    node: &Node,
+    headers: &HeaderMap,
+    parameters: &BTreeMap<String, Value>,
+) -> Result<Demand, ApiError> {
+    let mut demand = v2::demand(headers, parameters, &node.groups)?;
+    if let Some(max) = node.config.policy.max_price {
+        demand.policy.limit_price(max);
+    }
+    Ok(demand)
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn number<T: std::str::FromStr>(text: Option<String>, key: &str) -> Result<Option<T>, ApiError> {
+    let fault = |text| ApiError::malformed(format!("{key}={text} is not a number"));
+    text.map(|text| text.parse().map_err(|_| fault(text))).transpose()
+}
