@@ -8,14 +8,14 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Client, p50, verdict};
 use hansa_tests::mesh::{Behind, Mesh, Spec};
 use hansa_tests::python;
-use hansa_tests::relay::Relay;
+use hansa_tests::relay::{Relay, free};
 use serde_json::{Value, json};
 
 const ROWS: usize = 256;
@@ -86,12 +86,6 @@ fn start(
     }
     mesh.await_all(Duration::from_secs(30));
     (mesh, relays)
-}
-
-fn free(count: usize) -> Vec<SocketAddr> {
-    let bind = |_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let sockets: Vec<UdpSocket> = (0..count).map(bind).collect();
-    sockets.iter().map(|socket| socket.local_addr().expect("an address")).collect()
 }
 
 /// Median time of a batch at one entry, and who ran the last.

@@ -8,13 +8,13 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Client, infer_request, p50, verdict};
 use hansa_tests::mesh::{Behind, Mesh, Spec};
-use hansa_tests::relay::Relay;
+use hansa_tests::relay::{Relay, free};
 use hansa_tests::{onnx, run_json};
 
 /// Stages, each on a node of its own; the entry is one more.
@@ -103,12 +103,6 @@ fn start(out: &Path, one_way: Duration) -> (Mesh, Vec<Relay>) {
     }
     mesh.await_all(Duration::from_secs(20));
     (mesh, relays)
-}
-
-fn free(count: usize) -> Vec<SocketAddr> {
-    let bind = |_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let sockets: Vec<UdpSocket> = (0..count).map(bind).collect();
-    sockets.iter().map(|socket| socket.local_addr().expect("an address")).collect()
 }
 
 fn request() -> Vec<u8> {

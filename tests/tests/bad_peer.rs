@@ -209,6 +209,7 @@ fn charter(subject: PeerId, operator: &str, place: &str, hours: (i64, i64)) -> C
         subject,
         location: place.parse().expect("a place"),
         operator: operator.into(),
+        lei: None,
         control: place.parse().expect("a place"),
         data_classes: BTreeSet::new(),
         not_before: hour(hours.0),
@@ -419,7 +420,8 @@ async fn headers_and_frames_that_are_none_or_of_another_version_are_refused() {
     });
     let said: Value = serde_json::from_slice(&answer.2).expect("JSON");
     eprintln!("an executor's nonsense: {} {said}", answer.0);
-    assert_eq!((answer.0, &said["code"]), (502, &json!("failed")), "{said}");
+    assert_eq!((answer.0, &said["code"]), (503, &json!("unavailable")), "{said}");
+    assert_eq!(said["failed"], json!({ "operator": 1, "unreachable": 1 }));
     still_works(node, "an executor's nonsense");
 }
 

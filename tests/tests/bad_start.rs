@@ -159,6 +159,7 @@ fn charter(subject: PeerId, from_hours: i64, to_hours: i64) -> Charter {
         subject,
         location: "DE".parse().expect("a place"),
         operator: "berlin".into(),
+        lei: None,
         control: "DE".parse().expect("a place"),
         data_classes: BTreeSet::new(),
         not_before: hour(from_hours),

@@ -20,3 +20,34 @@ fn tritonclient_works_against_a_node_that_does_not_hold_the_model() {
         python::script("triton_http.py", &[address, &model.display().to_string(), &requests]);
     eprintln!("{said}");
 }
+
+#[test]
+fn the_whole_protocol_works_over_grpc_and_http_wherever_the_model_is() {
+    let models = python::triton_models();
+    let [simple, identity, numbers] =
+        ["simple", "simple_identity", "custom_identity_int32"].map(|name| {
+            let file = models.join(format!("{name}.onnx"));
+            (name, file)
+        });
+    let sequence = models.join("simple_dyna_sequence");
+    let folder = tempfile::tempdir().expect("a folder");
+    let silero = models::silero_vad(Progress::Stderr).expect("silero-vad can be fetched");
+    let file = silero.join("model.onnx");
+    std::fs::copy(&file, folder.path().join("model.onnx")).expect("it is copied");
+    let states = r#"{ "states": { "stateN": "state" } }"#;
+    std::fs::write(folder.path().join("sequence.json"), states).expect("it is written");
+    let mesh = Mesh::with(&[
+        Spec::new("berlin", "DE", "DE")
+            .with(simple.0, &simple.1)
+            .with(identity.0, &identity.1)
+            .with(numbers.0, &numbers.1)
+            .with("simple_dyna_sequence", &sequence)
+            .with("silero", folder.path()),
+        Spec::new("austin", "US", "US"),
+    ]);
+    let node = mesh.node("austin");
+    let (url, grpc) = (node.url(), node.addresses["grpc"].as_str().expect("an address"));
+    let file = file.display().to_string();
+    let said = python::script("triton_grpc.py", &[url.trim_start_matches("http://"), grpc, &file]);
+    eprintln!("{said}");
+}

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hansa_tests::{hansa, run};
-use serde_json::Value;
+use hansa_tests::{hansa, run, run_json};
+use serde_json::{Value, json};
 
 #[test]
 fn the_demo_answers_through_every_node_and_breaks_no_policy() {
@@ -51,6 +51,21 @@ fn the_demo_answers_through_every_node_and_breaks_no_policy() {
     let killed = &report["killed"];
     assert!(killed["in_flight"].as_u64().expect("a number") > 0);
     assert_eq!(killed["in_flight"], killed["answered"]);
+
+    // Every answer and every refusal left a receipt, which anyone verifies with what the JSON names.
+    let receipts = &report["receipts"];
+    assert_eq!((&receipts["verified"], &receipts["defects"]), (&receipts["given"], &json!([])));
+    assert!(receipts["of_executors"].as_u64() > Some(0), "{receipts}");
+    let authorities = report["authorities_file"].as_str().expect("a file");
+    for job in jobs {
+        let file = job["receipt_file"].as_str().unwrap_or_else(|| panic!("no receipt of {job}"));
+        let verify = ["receipt", "verify", file, "--authorities", authorities, "--json"];
+        let proven = run_json(folder.path(), &verify);
+        assert_eq!(
+            (&proven["ok"], &proven["proven"]["receipt"]["job"]),
+            (&json!(true), &job["receipt"])
+        );
+    }
 }
 
 #[test]

@@ -3,7 +3,6 @@
 #![allow(clippy::print_stdout)] // Distributions are read by people.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use hansa_sim::calibrate::calibrate;
@@ -17,7 +16,7 @@ use hansa_sim::record::{Progress, record};
 use hansa_sim::recording::{DISSEMINATION_MS, Distribution};
 use hansa_sim::scenario::{DeviceSpec, Scenario};
 use hansa_tests::mesh::{Behind, Mesh, Node, Spec, header};
-use hansa_tests::relay::Relay;
+use hansa_tests::relay::{Relay, free};
 
 /// Real and simulated times may differ by so much.
 const BAR: f64 = 0.15;
@@ -215,13 +214,6 @@ fn a_device_is_calibrated_and_what_cannot_be_is_told() {
     ] {
         assert!(said.contains(words), "{said}");
     }
-}
-
-/// Addresses that nobody has bound.
-fn free(count: usize) -> Vec<SocketAddr> {
-    let bind = |_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let sockets: Vec<UdpSocket> = (0..count).map(bind).collect();
-    sockets.iter().map(|socket| socket.local_addr().expect("it is bound")).collect()
 }
 
 /// A node had a peer's record, in seconds of the day.

@@ -2,14 +2,18 @@
 //! taken without a restart, a place that round trips refute is told of, and inputs are not sent to
 //! an entry that may not see them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hansa_tests::mesh::{Answer, Mesh, Node, Spec};
+use hansa_tests::mesh::{Answer, Behind, Mesh, Node, Spec, header, launch, request};
+use hansa_tests::relay::{Relay, free};
 use hansa_tests::{hansa, onnx, run, run_json};
 use serde_json::{Value, json};
 
 const WIDTH: usize = 16;
+/// A payload goes out in datagrams larger than this.
+const FULL: u64 = 1_000;
 
 fn question() -> Value {
     let x = vec![0.5f32; WIDTH];
@@ -47,6 +51,19 @@ fn authorities(mesh: &Mesh) -> String {
     let line = format!("{} {{ countries = [\"*\"], operators = [\"*\"] }}\n", mesh.authority());
     std::fs::write(&path, line).expect("a file can be written");
     path.display().to_string()
+}
+
+/// The receipt that an answer of `node` tells of, verified from a file.
+fn receipt(mesh: &Mesh, node: &Node, answer: &Answer) -> Value {
+    let job = header(answer, "hansa-receipt");
+    let proof = request("GET", &format!("{}/mesh/v1/receipts/{job}", node.url()), &[], b"");
+    let file = text(mesh.folder().join(job));
+    std::fs::write(&file, &proof.2).expect("a file can be written");
+    let authorities = authorities(mesh);
+    let verify = ["receipt", "verify", &file, "--authorities", &authorities, "--json"];
+    let found = run_json(mesh.folder(), &verify);
+    assert_eq!(found["ok"], true, "{found}");
+    found["proven"]["receipt"].clone()
 }
 
 /// What a command that succeeds prints.
@@ -131,6 +148,47 @@ fn a_place_that_round_trips_refute_is_told_of_and_refused_where_evidence_is_dema
     assert_eq!(of("paris")["rtt_evidence"], "plausible");
     let shown = said(mesh.folder(), &["peers", "--via", &entry.url()]);
     assert!(shown.contains("SG (contradicted by its round trips)"), "{shown}");
+    let started = Instant::now();
+    while entry.metric("hansa_peers_contradicted") != 1 {
+        assert!(started.elapsed() < Duration::from_secs(20), "it is not counted");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Where no evidence is demanded it still works, and the receipt says what was found.
+    for (place, is_contradicted) in [("SG", true), ("FR", false)] {
+        let answer = ask(entry, &[("Hansa-Locations", place)]);
+        let receipt = receipt(&mesh, entry, &answer);
+        assert_eq!(receipt["parts"][0]["party"]["contradicted"], is_contradicted, "{receipt}");
+    }
+}
+
+#[test]
+fn a_charter_that_too_few_authorities_signed_is_refused_until_another_signs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = onnx::write(folder.path(), &onnx::layers(2, WIDTH, 7));
+    let mut mesh = Mesh::new();
+    let new = ["authority", "new", "second.key", "--name", "second.example", "--json"];
+    let made = run_json(mesh.folder(), &new);
+    let second = format!(
+        "[[authority]]\nname = \"second.example\"\nkey = {}\n\
+         may_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
+        made["key"]
+    );
+    for spec in [Spec::new("zurich", "CH", "CH"), holder("berlin", "DE", &path)] {
+        let config = mesh.prepare(&spec);
+        let text = std::fs::read_to_string(&config).expect("a config") + &second;
+        std::fs::write(&config, text).expect("it can be written");
+        mesh.nodes.push(launch(spec.name, &config));
+    }
+    mesh.await_all(Duration::from_secs(10));
+    let (entry, two) = (mesh.node("zurich"), [("Hansa-Signatures-Min", "2")]);
+    until(entry, &[("Hansa-Signatures-Min", "1")], |status, _| status == 200);
+    until(entry, &two, refused_by("signatures"));
+    let charter = text(mesh.folder().join("berlin/charter.txt"));
+    let cosign = ["authority", "issue", "--key", "second.key", "--cosign", &charter];
+    said(mesh.folder(), &[&cosign[..], &["--out", &charter]].concat());
+    until(entry, &two, |status, _| status == 200);
+    until(entry, &[two[0], ("Hansa-Authorities", "!second.example")], refused_by("signatures"));
+    until(entry, &[("Hansa-Authorities", "third.example")], refused_by("authority"));
 }
 
 #[test]
@@ -145,7 +203,7 @@ fn a_purpose_goes_only_to_those_that_promise_it_and_inputs_only_to_an_entry_that
     let entry = mesh.node("zurich");
     until(entry, &[("Hansa-Purpose", "care")], |status, _| status == 200);
     let by = ask(entry, &[("Hansa-Purpose", "care")]);
-    assert_eq!(hansa_tests::mesh::header(&by, "hansa-executed-by"), "berlin");
+    assert_eq!(header(&by, "hansa-executed-by"), "berlin");
     until(entry, &[("Hansa-Purpose", "advertising")], refused_by("purpose"));
 
     let (authorities, input) = (authorities(&mesh), format!("x={}", json!([vec![0.5; WIDTH]])));
@@ -162,4 +220,85 @@ fn a_purpose_goes_only_to_those_that_promise_it_and_inputs_only_to_an_entry_that
     assert!(said.contains("location CH"), "{said}");
     let done = infer(mesh.node("berlin"));
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn when_the_only_permitted_peer_dies_with_a_job_it_is_refused_by_counts_and_seen_by_nobody_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = onnx::write(folder.path(), &onnx::layers(2, WIDTH, 7));
+    let specs = [
+        Spec::new("zurich", "CH", "CH"),
+        holder("berlin", "DE", &path),
+        holder("paris", "FR", &path),
+        Spec::new("vienna", "AT", "AT"),
+    ];
+    let (control, data) = (free(specs.len()), free(specs.len()));
+    let relay = |members: &[SocketAddr]| {
+        Relay::start(members, |_, _| Duration::from_millis(1)).expect("a relay")
+    };
+    let (control_relay, data_relay) = (relay(&control), relay(&data));
+    let mut mesh = Mesh::new();
+    for (index, spec) in specs.into_iter().enumerate() {
+        let behind = Behind {
+            control: (control[index], control_relay.fronts[index]),
+            data: (data[index], data_relay.fronts[index]),
+        };
+        mesh.start(&Spec { behind: Some(behind), ..spec });
+    }
+    mesh.await_all(Duration::from_secs(30));
+    let (entry, berlin, others) = (0, 1, [2, 3]);
+    for place in ["DE", "FR"] {
+        until(mesh.node("zurich"), &[("Hansa-Locations", place)], |status, _| status == 200);
+    }
+
+    let rows = 16_384;
+    let payload = (rows * WIDTH * size_of::<f32>()) as u64;
+    let x = vec![0.5f32; rows * WIDTH];
+    let input = json!({"name": "x", "datatype": "FP32", "shape": [rows, WIDTH], "data": x});
+    let question = json!({"inputs": [input]});
+    let body = question.to_string().into_bytes();
+    // It takes the job in and never answers: what a peer is like in the moment before it dies.
+    mesh.node("berlin").signal("STOP");
+    let relays = [&control_relay, &data_relay];
+    let carried = |peer| relays.map(|relay| relay.carried(entry, peer));
+    let (to_berlin, to_others) = (data_relay.carried(entry, berlin), others.map(carried));
+    // Asking forgets what was before.
+    let _ = others.map(|peer| data_relay.largest(entry, peer));
+    let url = format!("{}/v2/models/deep/infer", mesh.node("zurich").url());
+    let asking = std::thread::spawn(move || {
+        request("POST", &url, &[("Hansa-Locations", "DE"), ("Hansa-Split", "never")], &body)
+    });
+    let started = Instant::now();
+    while data_relay.carried(entry, berlin) == to_berlin {
+        assert!(started.elapsed() < Duration::from_secs(20), "the job is not sent");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    mesh.kill("berlin");
+    let answer = asking.join().expect("it is answered");
+    let told: Value = serde_json::from_slice(&answer.2).expect("JSON");
+    assert_eq!(answer.0, 503, "{told}");
+    assert_eq!(told["failed"], json!({"location": 1, "unreachable": 1}));
+    // What the entry sent to others meanwhile is what idle peers say to each other: in all less than
+    // a hundredth of the payload, and no datagram of the size in which a payload goes out.
+    for (peer, before) in others.into_iter().zip(to_others) {
+        for (relay, before) in relays.into_iter().zip(before) {
+            let sent = relay.carried(entry, peer) - before;
+            assert!(sent < payload / 100, "{sent} bytes reached another peer, {peer}");
+        }
+        let largest = data_relay.largest(entry, peer);
+        eprintln!("to {peer}: {:?} bytes in all, datagrams of {largest} at most", carried(peer));
+        assert!(largest < FULL, "a datagram of {largest} bytes reached another peer, {peer}");
+    }
+    // The refusal, too, is on record, with the peer that had the job and what came of that.
+    let receipt = receipt(&mesh, mesh.node("zurich"), &answer);
+    assert_eq!(receipt["rejected"], told["failed"], "{receipt}");
+    assert_eq!(receipt["parts"][0]["party"]["location"], "DE", "{receipt}");
+    assert_eq!(receipt["parts"][0]["outcome"], "failed", "{receipt}");
+    // And where it is permitted the same job is seen by the relay.
+    let (to_paris, paris) = ([("Hansa-Locations", "FR")], others[0]);
+    let before = data_relay.carried(entry, paris);
+    let (status, _, _) = mesh.node("zurich").infer("deep", &question, &to_paris);
+    assert_eq!(status, 200);
+    assert!(data_relay.carried(entry, paris) - before > payload);
+    assert!(data_relay.largest(entry, paris) > FULL);
 }

@@ -195,6 +195,102 @@ fn each_stage_of_a_chain_keeps_a_receipt_that_the_entrys_names() {
     }
 }
 
+/// A file of numpy with one row of numbers.
+fn npy(path: &Path, row: &[f32]) {
+    let shape = format!("'shape': (1, {})", row.len());
+    let head = format!("{{'descr': '<f4', 'fortran_order': False, {shape}, }}");
+    let head = format!("{head:<117}\n");
+    let bytes = row.iter().flat_map(|value| value.to_le_bytes());
+    let file = b"\x93NUMPY\x01\x00\x76\x00".iter().copied().chain(head.bytes()).chain(bytes);
+    std::fs::write(path, file.collect::<Vec<u8>>()).expect("a file can be written");
+}
+
+#[test]
+fn a_payload_is_shown_to_be_the_one_that_is_meant_until_the_salt_is_erased() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = model(folder.path());
+    let mesh = Mesh::with(&[Spec::new("berlin", "DE", "DE").with("deep", &path)]);
+    let node = mesh.node("berlin");
+    npy(&mesh.folder().join("x.npy"), &[0.5; WIDTH]);
+    npy(&mesh.folder().join("other.npy"), &[0.25; WIDTH]);
+    let infer = ["infer", "deep", "--via", &node.url(), "--input", "x=@x.npy", "--output", "out"];
+    let done = run_json(mesh.folder(), &[&infer[..], &["--json"]].concat());
+    let job = done["receipt"].as_str().expect("a receipt");
+    let proven = verified(&mesh, node, job);
+    assert!(proven["receipt"]["output"].is_string(), "{proven}");
+
+    let salts = format!("{}/mesh/v1/receipts/{job}/salt", node.url());
+    let told = |method: &str, host: &[(&str, &str)]| request(method, &salts, host, b"");
+    let answer = body(&told("GET", &[]));
+    let salt = answer["salt"].as_str().expect("a salt").to_owned();
+    assert_eq!(told("GET", &[("Host", "node.example")]).0, 403);
+    let (proof, authorities) = (format!("{job}.berlin"), authorities(&mesh).display().to_string());
+    let verify = |more: &[&str]| {
+        let verify = ["receipt", "verify", &proof, "--authorities", &authorities, "--json"];
+        let ran = run(mesh.folder(), &[&verify[..], more].concat());
+        let said: Value = serde_json::from_slice(&ran.stdout).unwrap_or(Value::Null);
+        (ran.status.code(), said["defects"][0].as_str().unwrap_or_default().to_owned())
+    };
+    let output = std::fs::read_dir(mesh.folder().join("out")).expect("a folder").next();
+    let output = output.expect("an output").expect("an entry").file_name();
+    let output = output.to_str().expect("a name").strip_suffix(".npy").expect("a file of numpy");
+    let output = format!("{output}=@out/{output}.npy");
+    let opened = ["--salt", &salt, "--input", "x=@x.npy", "--output", &output];
+    assert_eq!(verify(&opened).0, Some(0), "{}", verify(&opened).1);
+    for wrong in [
+        ["--salt", &salt, "--input", "x=@other.npy"],
+        ["--salt", &salt, "--input", "y=@x.npy"],
+        ["--salt", &"0".repeat(64), "--output", &output],
+    ] {
+        let (code, defect) = verify(&wrong);
+        assert!(code == Some(1) && defect.contains("not the "), "{wrong:?}: {code:?} {defect}");
+    }
+    assert_eq!(told("DELETE", &[]).0, 200);
+    assert_eq!(body(&told("GET", &[]))["salt"], Value::Null);
+    assert_eq!(verify(&[]).0, Some(0));
+    let unknown = format!("{}/mesh/v1/receipts/{}/salt", node.url(), "0".repeat(32));
+    assert_eq!(request("GET", &unknown, &[], b"").0, 404);
+}
+
+#[test]
+fn what_was_tried_in_vain_and_tried_again_is_in_one_receipt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = model(folder.path());
+    let holder = |name| Spec::new(name, "DE", "DE").with("deep", &path);
+    let mesh = Mesh::with(&[Spec::new("zurich", "CH", "CH"), holder("berlin"), holder("munich")]);
+    let entry = mesh.node("zurich");
+    // A job that may cost only so much is never run twice at once: it is retried, others are hedged.
+    let limited: &[_] = &[("Hansa-Max-Price", "1 EUR")];
+    for (law, why, came) in [(&[][..], "hedge", "cancelled"), (limited, "retry", "failed")] {
+        let started = Instant::now();
+        // Whoever ran the last few jobs takes the next one, too, and does not answer.
+        let first = loop {
+            let answers: Vec<_> = (0..5).map(|_| entry.infer("deep", &question(1), law)).collect();
+            let by = header(&answers[0], "hansa-executed-by").to_owned();
+            let same = |answer: &Answer| header(answer, "hansa-executed-by") == by;
+            if answers.iter().all(|answer| answer.0 == 200 && same(answer)) {
+                break by;
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "{}", body(&answers[0]));
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        mesh.node(&first).signal("STOP");
+        let answer = entry.infer("deep", &question(1), law);
+        mesh.node(&first).signal("CONT");
+        assert_eq!(answer.0, 200, "{}", body(&answer));
+        let proven = verified(&mesh, entry, header(&answer, "hansa-receipt"));
+        let receipt = &proven["receipt"];
+        let parts: Vec<_> = receipt["parts"].as_array().into_iter().flatten().collect();
+        let told = |at: usize, keys: [&str; 2]| keys.map(|key| parts[at][key].clone());
+        assert_eq!(parts.len(), 2, "{receipt}");
+        assert_eq!(told(0, ["why", "outcome"]), ["planned", came], "{receipt}");
+        assert_eq!(told(1, ["why", "outcome"]), [why, "answered"], "{receipt}");
+        assert_eq!(parts[0]["party"]["operator"], first.as_str());
+        assert_ne!(parts[0]["party"]["peer"], parts[1]["party"]["peer"]);
+        assert_eq!(receipt["outcome"], "answered");
+    }
+}
+
 #[test]
 fn peers_of_other_operators_cosign_and_proofs_say_so() {
     let folder = tempfile::tempdir().expect("a folder");

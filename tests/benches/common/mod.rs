@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use hansa_tests::mesh::Node;
@@ -139,4 +140,44 @@ pub fn us(time: Duration) -> f64 {
 /// `met` or `MISSED`.
 pub fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "MISSED" }
+}
+
+pub const SERVER_CORE: &str = "0";
+pub const CLIENT_CORE: &str = "1";
+
+/// How long each load lasts: `HANSA_BENCH_SECONDS`, 5 unless it says otherwise.
+pub fn seconds() -> f64 {
+    std::env::var("HANSA_BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5.0)
+}
+
+/// Binds all threads of a process to a core; those to come inherit it.
+pub fn pin(process: u32, core: &str) {
+    let process = process.to_string();
+    let done = Command::new("taskset").args(["-a", "-c", "-p", core, &process]).output();
+    assert!(done.expect("taskset runs").status.success(), "{process} cannot be bound to {core}");
+}
+
+/// CPU time of a process, in ms.
+pub fn cpu_ms(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    // utime and stime, in ticks of 10 ms.
+    let ticks = |index: usize| fields[index].parse::<f64>().expect("ticks");
+    (ticks(11) + ticks(12)) * 10.0
+}
+
+/// What a server does under load.
+pub struct Load {
+    pub rate: f64,
+    pub cpu_ms: f64,
+    /// In µs.
+    pub p50: f64,
+    pub p99: f64,
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rate, cpu_ms, p50, p99 } = self;
+        write!(f, "{rate:.0}/s, {cpu_ms:.4} CPU ms each, p50 {p50:.0} µs, p99 {p99:.0} µs")
+    }
 }
