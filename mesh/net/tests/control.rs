@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -112,6 +113,41 @@ async fn three_peers_speak_after_meeting_through_one() {
     one.handle.send(three.peer(), text("one to three")).expect("queued");
     assert_eq!(three.frame().await, (one.peer(), text("one to three")));
     one.connected().await;
+}
+
+/// Peers that hear of each other through a third dial at the same moment, and then there are two
+/// connections, one of which replaces the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_frame_is_lost_when_both_dial_at_once() {
+    const FRAMES: u64 = 40;
+    for round in 0..40_u64 {
+        let mut one = Node::local(1, &[]).await;
+        let mut two = Node::local(2, &[]).await;
+        one.handle.learn(two.peer(), two.handle.addrs()).expect("taken");
+        two.handle.learn(one.peer(), one.handle.addrs()).expect("taken");
+        let send = |from: ControlHandle, to: PeerId, late: u64| async move {
+            tokio::time::sleep(Duration::from_micros(late)).await;
+            for n in 0..FRAMES {
+                from.send(to, text(&n.to_string())).expect("queued");
+                tokio::time::sleep(Duration::from_micros(300)).await;
+            }
+        };
+        let _ = tokio::join!(
+            tokio::spawn(send(one.handle.clone(), two.peer(), 0)),
+            tokio::spawn(send(two.handle.clone(), one.peer(), round * 100)),
+        );
+        for node in [&mut one, &mut two] {
+            let mut came = BTreeSet::new();
+            while came.len() < FRAMES as usize {
+                let frame = tokio::time::timeout(Duration::from_secs(5), node.frame()).await;
+                let Ok((_, frame)) = frame else {
+                    panic!("round {round}: {} of {FRAMES} came: {came:?}", came.len());
+                };
+                let number = std::str::from_utf8(&frame).expect("a number").parse::<u64>();
+                assert!(came.insert(number.expect("a number")), "each comes once");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -269,11 +269,11 @@ impl Driver {
                 });
             }
             FromHandler::Outbound(stream) => {
-                let writing =
-                    frames::write(stream, Arc::clone(&peer.outbox), Arc::clone(&self.shared));
-                peer.write_with(connection, async move {
-                    writing.await;
-                    let _ = notes.send(Note::WriterEnded(id, connection)).await;
+                let (outbox, shared) = (Arc::clone(&peer.outbox), Arc::clone(&self.shared));
+                peer.write_with(connection, move |until| async move {
+                    if frames::write(stream, &outbox, &shared, until).await.is_err() {
+                        let _ = notes.send(Note::WriterBroke(id, connection)).await;
+                    }
                 });
             }
             // The tick tries again.
@@ -300,9 +300,9 @@ impl Driver {
 
     fn on_note(&mut self, note: Note) {
         match note {
-            Note::WriterEnded(id, connection) => {
+            Note::WriterBroke(id, connection) => {
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.writer_ended(connection);
+                    peer.writer_broke(connection);
                 }
             }
             Note::Offence(id, offence) => self.refuse(id, offence.to_string()),

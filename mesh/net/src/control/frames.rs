@@ -1,13 +1,14 @@
 //! Frames on a stream: `u32` little-endian length ‖ content, one way, as long as the stream lives.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use hansa_core::id::PeerId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::outbox::Outbox;
 use super::{ControlEvent, Shared};
@@ -62,24 +63,46 @@ pub(super) async fn read(
     Ok(())
 }
 
-/// Writes what comes into the outbox until the stream breaks.
+/// Writes what comes into the outbox, until `until` ends; then closes the stream and waits for the
+/// other end to do so too, so that all of it arrives: a stream that is dropped while its protocol is
+/// still being negotiated takes with it what was written.
+///
+/// # Errors
+/// The stream broke.
 pub(super) async fn write(
-    mut stream: impl AsyncWrite + Unpin,
-    outbox: Arc<Outbox>,
-    shared: Arc<Shared>,
-) {
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    outbox: &Outbox,
+    shared: &Shared,
+    mut until: oneshot::Receiver<()>,
+) -> io::Result<()> {
     loop {
-        let frames = outbox.take().await;
+        let frames = tokio::select! {
+            biased;
+            _ = &mut until => break,
+            frames = outbox.take() => frames,
+        };
         let count = frames.len() as u64;
         let writing = async {
             stream.write_all(&joined(&frames)).await?;
             stream.flush().await
         };
-        match tokio::time::timeout(FRAME_TIMEOUT, writing).await {
-            Ok(Ok(())) => shared.sent.add(count),
-            _ => return shared.dropped.add(count),
+        match in_time(writing).await {
+            Ok(()) => shared.sent.add(count),
+            Err(error) => {
+                shared.dropped.add(count);
+                return Err(error);
+            }
         }
     }
+    in_time(async {
+        stream.close().await?;
+        stream.read(&mut [0]).await.map(drop)
+    })
+    .await
+}
+
+async fn in_time(work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    tokio::time::timeout(FRAME_TIMEOUT, work).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Several frames in one write make fewer packets.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::frames::Offence;
@@ -27,25 +28,33 @@ enum Outbound {
     #[default]
     None,
     Opening(ConnectionId),
-    Open(ConnectionId, AbortHandle),
+    Open(ConnectionId, Writer),
+}
+
+/// The task that writes on it.
+#[derive(Debug)]
+struct Writer {
+    task: AbortHandle,
+    /// Dropped, it lets the task finish what it began.
+    _go_on: oneshot::Sender<()>,
 }
 
 /// What the tasks of the streams tell the driver.
 pub(super) enum Note {
     /// The stream that we sent on broke.
-    WriterEnded(PeerId, ConnectionId),
+    WriterBroke(PeerId, ConnectionId),
     /// The peer broke the protocol.
     Offence(PeerId, Offence),
 }
 
 impl Peer {
     /// A connection more. Says whether it is the first. A peer that connects anew has perhaps
-    /// restarted and knows nothing of the others, so that what we send goes over the newest.
+    /// restarted and knows nothing of the others, so that what we send goes over the newest. More
+    /// often both have dialled at once: what is on its way over the other must arrive, so that its
+    /// writer is let finish.
     pub(super) fn gain(&mut self, connection: ConnectionId) -> bool {
         self.connections.push(connection);
-        if let Outbound::Open(_, writer) = std::mem::take(&mut self.stream) {
-            writer.abort();
-        }
+        self.stream = Outbound::None;
         self.connections.len() == 1
     }
 
@@ -56,7 +65,7 @@ impl Peer {
             reader.abort();
         }
         self.open_failed(connection);
-        self.writer_ended(connection);
+        self.writer_broke(connection);
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -83,23 +92,25 @@ impl Peer {
         }
     }
 
-    /// It was: `writing` runs on it.
-    pub(super) fn write_with(
+    /// It was: `writing` runs on it, and finishes when what it is given ends.
+    pub(super) fn write_with<W: Future<Output = ()> + Send + 'static>(
         &mut self,
         connection: ConnectionId,
-        writing: impl Future<Output = ()> + Send + 'static,
+        writing: impl FnOnce(oneshot::Receiver<()>) -> W,
     ) {
         if matches!(self.stream, Outbound::Opening(at) if at == connection) {
-            self.stream = Outbound::Open(connection, tokio::spawn(writing).abort_handle());
+            let (go_on, until) = oneshot::channel();
+            let task = tokio::spawn(writing(until)).abort_handle();
+            self.stream = Outbound::Open(connection, Writer { task, _go_on: go_on });
         }
     }
 
     /// It broke.
-    pub(super) fn writer_ended(&mut self, connection: ConnectionId) {
+    pub(super) fn writer_broke(&mut self, connection: ConnectionId) {
         if let Outbound::Open(at, writer) = &self.stream
             && *at == connection
         {
-            writer.abort();
+            writer.task.abort();
             self.stream = Outbound::None;
         }
     }
@@ -122,7 +133,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.readers.values().for_each(AbortHandle::abort);
         if let Outbound::Open(_, writer) = &self.stream {
-            writer.abort();
+            writer.task.abort();
         }
     }
 }
