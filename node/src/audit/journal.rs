@@ -3,9 +3,9 @@
 //!
 //! Once a batch is written, no end of the process loses it. A loss of power may, until it is synced:
 //! at once where one of its receipts asks for that, else with the checkpoint, within a second. Each
-//! batch says how far the file was synced when it was written. So one that is not whole, with nothing
-//! behind it that was written after it was synced, is a torn end and is cut off; otherwise it was
-//! damaged later, and nothing is cut.
+//! batch says what was synced when it was written: nothing, or the journal before this one and so many
+//! bytes of its own. So one that is not whole, with nothing behind it that was written after it was
+//! synced, is a torn end and is cut off; otherwise it was damaged later, and nothing is cut.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,7 +21,7 @@ use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_UNSETTLED_BYTES_MAX};
 
 /// What a batch begins with.
 const MAGIC: &[u8; 8] = b"hansa-j1";
-/// Magic, bytes of the body, first index, how far the file was synced, entries.
+/// Magic, bytes of the body, first index, what was synced, entries.
 const HEADER: usize = 8 + 4 + 8 + 8 + 4;
 /// The first bytes of the SHA-256 over header and body.
 const SUM: usize = 16;
@@ -41,8 +41,9 @@ pub(super) struct Journal {
 pub(super) struct Batch {
     /// The index of its first entry.
     pub(super) first: u64,
-    /// How much of the file was on the disk when it was written.
-    synced: u64,
+    /// One more than the bytes of the file that were on the disk when it was written; zero if not
+    /// even the journal before it was.
+    pub(super) synced: u64,
     /// Salts and entries.
     pub(super) entries: Vec<([u8; 32], Vec<u8>)>,
 }
@@ -59,40 +60,57 @@ pub(super) struct Scan {
 }
 
 impl Journal {
-    /// Opens the journal, with what it holds.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, Scan, u64)> {
+    /// Opens the journal.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let bytes = super::files::read(path, JOURNAL_BYTES_MAX)?.unwrap_or_default();
-        let scan = scan(&bytes);
-        let len = scan.len as u64;
-        Ok((Self { file, len, synced: 0 }, scan, bytes.len() as u64))
+        let len = file.metadata()?.len();
+        Ok(Self { file, len, synced: 0 })
     }
 
-    /// Cuts off what is not whole.
-    pub(super) fn cut(&mut self) -> io::Result<()> {
-        self.file.set_len(self.len)?;
-        self.file.sync_data()?;
-        self.synced = self.len;
+    /// How long it is.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether no loss of power loses any of it.
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced == self.len
+    }
+
+    /// Puts all of it on the disk.
+    pub(super) fn sync(&mut self) -> Result<(), AppendFault> {
+        if !self.is_synced() {
+            // Once it has failed, a later fsync that succeeds says nothing of these bytes.
+            self.file.sync_data().map_err(AppendFault::Broken)?;
+            self.synced = self.len;
+        }
         Ok(())
     }
 
     /// Writes `entries`, the first of which has the index `first`; when it returns, they are on the
-    /// disk if one of them is to be durable.
-    pub(super) fn append(&mut self, first: u64, entries: &[Entry]) -> Result<(), AppendFault> {
-        let is_durable = entries.iter().any(|entry| entry.is_durable);
-        self.write(&batch(first, self.synced, entries), is_durable)
+    /// disk if one of them is to be durable. `is_after_synced`: the journal before this one is.
+    pub(super) fn append(
+        &mut self,
+        first: u64,
+        entries: &[Entry],
+        is_after_synced: bool,
+    ) -> Result<(), AppendFault> {
+        let synced = if is_after_synced { self.synced + 1 } else { 0 };
+        self.write(&batch(first, synced, entries))?;
+        if entries.iter().any(|entry| entry.is_durable) { self.sync() } else { Ok(()) }
     }
 
     /// Writes and forgets, to see whether the disk takes it.
     pub(super) fn probe(&mut self) -> Result<(), AppendFault> {
         let len = self.len;
-        self.write(&[0; 4096], true)?;
+        self.write(&[0; 4096])?;
+        self.sync()?;
         (self.len, self.synced) = (len, len);
         self.file.set_len(len).map_err(AppendFault::Broken)
     }
 
-    fn write(&mut self, bytes: &[u8], is_durable: bool) -> Result<(), AppendFault> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), AppendFault> {
         if let Err(error) = self.file.write_all_at(bytes, self.len) {
             // Part of it may be there; the next batch must not come behind that.
             return Err(match self.file.set_len(self.len) {
@@ -101,18 +119,15 @@ impl Journal {
             });
         }
         self.len += bytes.len() as u64;
-        if is_durable {
-            // Once it has failed, a later fsync that succeeds says nothing of these bytes.
-            self.file.sync_data().map_err(AppendFault::Broken)?;
-            self.synced = self.len;
-        }
         Ok(())
     }
 
     /// Begins anew: all that it held is in its tiles.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        (self.len, self.synced) = (0, 0);
+        if self.len > 0 {
+            self.file.set_len(0)?;
+            (self.len, self.synced) = (0, 0);
+        }
         Ok(())
     }
 }
@@ -161,7 +176,7 @@ pub(super) fn scan(bytes: &[u8]) -> Scan {
     let rest = &bytes[scan.len..];
     let begins = |at: &usize| rest[*at..].starts_with(MAGIC);
     let whole = scan.len as u64;
-    let later = |at| read(&rest[at..]).is_some_and(|(batch, _)| batch.synced > whole);
+    let later = |at| read(&rest[at..]).is_some_and(|(batch, _)| batch.synced > whole + 1);
     scan.damaged = (0..rest.len()).filter(begins).any(later);
     scan
 }
@@ -217,6 +232,11 @@ pub(super) fn plain(bytes: &[u8]) -> Entry {
 }
 
 impl Batch {
+    /// The index behind its last entry.
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
     /// Its entries as they were kept, with their indices.
     pub(super) fn into_entries(self) -> impl Iterator<Item = (u64, Salt, Vec<u8>)> {
         (self.first..).zip(self.entries).map(|(index, (salt, bytes))| (index, Salt(salt), bytes))
@@ -233,7 +253,7 @@ mod tests {
         for (first, texts) in [(0, vec!["one", "two"]), (2, vec!["three"]), (3, vec!["", "five"])] {
             let entries: Vec<_> = texts.iter().map(|text| plain(text.as_bytes())).collect();
             // Each after the one before was on the disk.
-            bytes.extend(batch(first, bytes.len() as u64, &entries));
+            bytes.extend(batch(first, bytes.len() as u64 + 1, &entries));
             ends.push(bytes.len());
         }
         (bytes, ends)
@@ -269,10 +289,10 @@ mod tests {
 
     #[test]
     fn batches_that_were_never_synced_may_be_lost_in_any_order() {
-        let mut bytes = batch(0, 0, &[plain(b"synced")]);
+        let mut bytes = batch(0, 1, &[plain(b"synced")]);
         let synced = bytes.len();
-        let second = batch(1, synced as u64, &[plain(b"written")]);
-        let third = batch(2, synced as u64, &[plain(b"too")]);
+        let second = batch(1, synced as u64 + 1, &[plain(b"written")]);
+        let third = batch(2, synced as u64 + 1, &[plain(b"too")]);
         bytes.extend([&second[..], &third[..]].concat());
         // The power went when the third was on the disk and the second was not.
         bytes[synced..synced + second.len()].fill(0);
@@ -284,22 +304,19 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_end_is_cut_and_the_next_batch_comes_in_its_place() {
+    fn what_is_probed_leaves_no_trace_and_a_journal_begins_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let (bytes, ends) = journal();
-        std::fs::write(&path, &bytes[..ends[3] - 1]).unwrap();
-        let (mut journal, scan, length) = Journal::open(&path).unwrap();
-        assert_eq!((scan.len, length), (ends[2], ends[3] as u64 - 1));
-        journal.cut().unwrap();
-        journal.append(3, &[plain(b"four")]).unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        journal.append(3, &[plain(b"four")], true).unwrap();
         journal.probe().unwrap();
-        journal.append(4, &[plain(b"five")]).unwrap();
-        let (mut journal, scan, _) = Journal::open(&path).unwrap();
-        let firsts: Vec<_> = scan.batches.iter().map(|batch| batch.first).collect();
-        assert_eq!((firsts, scan.damaged), (vec![0, 2, 3, 4], false));
+        journal.append(4, &[plain(b"five")], true).unwrap();
+        let batches = || scan(&std::fs::read(&path).unwrap()).batches;
+        let firsts: Vec<_> = batches().iter().map(|batch| batch.first).collect();
+        assert_eq!(firsts, [3, 4]);
         journal.clear().unwrap();
-        journal.append(5, &[plain(b"six")]).unwrap();
-        assert_eq!(Journal::open(&path).unwrap().1.batches[0].first, 5);
+        assert!(journal.is_synced());
+        journal.append(5, &[plain(b"six")], false).unwrap();
+        assert_eq!((batches()[0].first, batches()[0].synced), (5, 0));
     }
 }

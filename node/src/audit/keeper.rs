@@ -100,10 +100,10 @@ impl Keeper {
         let writer = self.writer()?;
         let keeping = writer.put(entry)?;
         // Also when this future is dropped meanwhile.
-        let call = Call(writer);
-        // Jobs that ended together hand all their receipts over before the log's thread wakes.
+        let kept = KeptOnDrop(writer);
+        // Jobs that ended together hand all their receipts over before the first of them is kept.
         tokio::task::yield_now().await;
-        drop(call);
+        drop(kept);
         Ok(keeping)
     }
 
@@ -233,11 +233,11 @@ impl Keeper {
     }
 }
 
-/// Has what was put be kept when it is dropped.
-struct Call(Writer);
+/// Keeps what was put when it is dropped.
+struct KeptOnDrop(Writer);
 
-impl Drop for Call {
+impl Drop for KeptOnDrop {
     fn drop(&mut self) {
-        self.0.call();
+        self.0.keep_what_waits();
     }
 }

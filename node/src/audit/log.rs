@@ -1,13 +1,13 @@
-//! The log on disk: one owner appends, signs, proves and deletes. Its files are described in
-//! [`super`].
+//! The log on disk: one owner puts what its front keeps into tiles, signs, proves and deletes. Its
+//! files are described in [`super`].
 //!
 //! What it holds in memory is the right edge of the tree: the last, unfinished file of each kind.
 //! Everything to the left is on the disk and stays as it is.
 
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::keys::SigningKey;
@@ -23,12 +23,13 @@ use hansa_core::receipt::Salt;
 use super::cosigning::charter_path;
 use super::entry::Entry;
 use super::error::{LogError, State};
-use super::files::{self, Unsynced};
-use super::journal::{AppendFault, Journal};
+use super::files::Unsynced;
+use super::front::Front;
+use super::journal::{Batch, Journal, Scan};
 use super::reader::{self, CHECKPOINT, COSIGNED, Reader};
 use super::recent::Recent;
 use super::retention::salts_path;
-use crate::limits::{AUDIT_RECENT_MAX, AUDIT_UNSETTLED_BYTES_MAX};
+use crate::limits::AUDIT_RECENT_MAX;
 
 /// Salts of a bundle, in bytes.
 const SALTS_BYTES: usize = 32 * 256;
@@ -39,20 +40,16 @@ pub struct Log {
     pub(super) reader: Reader,
     pub(super) signer: SignerKey,
     _lock: File,
-    journal: Journal,
+    front: Arc<Mutex<Front>>,
     pub(super) unsynced: Unsynced,
     frontier: Frontier,
     pub(super) edge: Edge,
     /// Files that became complete and are not on the disk yet.
     complete: Vec<(PathBuf, Vec<u8>)>,
-    /// Bytes in `complete` and in the journal.
-    unsettled: usize,
     pub(super) signed: Checkpoint,
     note: String,
     pub(super) minimum: u64,
-    charters: BTreeMap<Digest, String>,
     recent: Recent,
-    state: State,
     repaired: u64,
 }
 
@@ -78,12 +75,10 @@ impl Log {
         let peer = SigningKey::from_seed(seed).peer_id();
         let signer = SignerKey::new(&origin(peer), *seed).expect("a peer's id is a name");
         let reader = Reader::new(dir);
-        let (journal, scan, length) = Journal::open(&dir.join("journal")).map_err(fault)?;
         let damaged = |reason: String| LogError::Damaged { path: dir.to_owned(), reason };
-        if scan.damaged {
-            return Err(damaged("the journal has changed since it was written".into()));
-        }
-        let begun = scan.batches.first().map(|batch| batch.first);
+        let journals = reader.journals()?;
+        let begun = journals.iter().find_map(|(scan, _)| scan.batches.first());
+        let begun = begun.map(|batch| batch.first);
         let (signed, note) = match reader.checkpoint()? {
             Some(note) => Self::recognise(&note, peer).map(|signed| (signed, note)),
             None if begun.unwrap_or(0) > 0 || (begun.is_none() && dir.join("tile").exists()) => {
@@ -97,29 +92,32 @@ impl Log {
             }
         }
         .map_err(damaged)?;
+        let (batches, repaired) = whole(journals, signed.size).map_err(damaged)?;
+        let frontier = reader.frontier(signed.size).map_err(|error| damaged(error.to_string()))?;
+        let journals = reader.journal_paths().map(|path| Journal::open(&path));
+        let [zero, one] = journals;
+        let charters = reader.charters()?.into_keys().collect();
+        let front = Front::new([zero.map_err(fault)?, one.map_err(fault)?], signed.size, charters);
         let mut log = Self {
-            frontier: reader.frontier(signed.size).map_err(|error| damaged(error.to_string()))?,
+            frontier,
             edge: Edge::default(),
             minimum: reader.minimum(&signed.origin)?,
-            charters: reader.charters()?,
-            repaired: length - scan.len as u64,
+            repaired,
             reader,
             signer,
             _lock: lock,
-            journal,
+            front: Arc::new(Mutex::new(front)),
             unsynced: Unsynced::default(),
             complete: Vec::new(),
-            unsettled: 0,
             signed,
             note,
             recent: Recent::default(),
-            state: State::Writable,
         };
         if log.frontier.root() != log.signed.root {
             return Err(damaged("its tiles do not give the root that was signed".into()));
         }
         log.load_edge().map_err(|error| damaged(error.to_string()))?;
-        for batch in scan.batches {
+        for batch in batches {
             for (index, salt, bytes) in batch.into_entries() {
                 match index.cmp(&log.frontier.size()) {
                     // The checkpoint came, and the journal was not begun anew.
@@ -131,11 +129,24 @@ impl Log {
                 }
             }
         }
-        log.journal.cut().map_err(fault)?;
-        if !log.reader.path(CHECKPOINT).exists() || log.size() > log.signed.size {
-            log.checkpoint()?;
+        // All that the journals hold is in the tree: once it is signed, both begin anew.
+        let size = log.frontier.size();
+        log.front().size = size;
+        if !log.reader.path(CHECKPOINT).exists() || size > log.signed.size {
+            log.sign()?;
         }
+        log.front().begin_anew(size).map_err(fault)?;
         Ok(log)
+    }
+
+    /// Where receipts are kept first. Held for moments only.
+    pub(super) fn front(&self) -> MutexGuard<'_, Front> {
+        self.front.lock().expect("no holder panics")
+    }
+
+    /// The same, for those who keep receipts themselves.
+    pub(super) fn shared_front(&self) -> Arc<Mutex<Front>> {
+        Arc::clone(&self.front)
     }
 
     fn recognise(note: &str, peer: PeerId) -> Result<Checkpoint, String> {
@@ -169,45 +180,32 @@ impl Log {
         Ok(())
     }
 
-    /// Keeps receipts: when this returns, they are on the disk. Gives the index of the first.
+    /// Keeps receipts: when this returns, no end of the process loses them. Gives the index of the
+    /// first.
     pub fn append(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
-        let first = self.size();
-        if let State::Broken(_) = self.state {
-            return Err(LogError::Refused(self.state.clone()));
-        }
-        if entries.iter().any(|entry| !self.charters.contains_key(&entry.charter)) {
-            return Err(LogError::Charter);
-        }
-        // Faster than checkpoints come: this one is made at once, and only if it fails there is no room.
-        if self.unsettled > AUDIT_UNSETTLED_BYTES_MAX && self.checkpoint().is_err() {
-            let reason = "too many receipts wait for their tiles, which cannot be written";
-            return Err(LogError::Refused(State::Unwritable(reason.into())));
-        }
-        let appended = self.journal.append(first, &entries);
-        self.settle_state(appended)?;
-        entries.into_iter().for_each(|entry| self.push(entry));
+        self.make_room();
+        let first = self.front().append(entries)?;
+        self.absorb();
         Ok(first)
     }
 
-    fn settle_state(&mut self, written: Result<(), AppendFault>) -> Result<(), LogError> {
-        self.state = match written {
-            Ok(()) => State::Writable,
-            Err(AppendFault::Refused(error)) if files::is_full(&error) => {
-                State::Full(error.to_string())
-            }
-            Err(AppendFault::Refused(error)) => State::Unwritable(error.to_string()),
-            Err(AppendFault::Broken(error)) => State::Broken(error.to_string()),
-        };
-        match &self.state {
-            State::Writable => Ok(()),
-            state => Err(LogError::Refused(state.clone())),
+    /// Where receipts come faster than checkpoints, one is made at once. If it fails there is no
+    /// room, and the front says so.
+    pub(super) fn make_room(&mut self) {
+        if self.front().is_full() {
+            let _ = self.checkpoint();
         }
+    }
+
+    /// Takes what is kept into the tree.
+    pub(super) fn absorb(&mut self) {
+        let kept = self.front().take();
+        kept.into_iter().for_each(|entry| self.push(entry));
     }
 
     /// Takes an entry that is on the disk into the tree.
     fn push(&mut self, entry: Entry) {
-        let index = self.size();
-        self.unsettled += super::journal::cost(&entry);
+        let index = self.frontier.size();
         push_entry(&mut self.edge.entries, &entry.bytes);
         self.edge.salts.extend(entry.salt.0);
         let (edge, complete, reader) = (&mut self.edge, &mut self.complete, &self.reader);
@@ -230,14 +228,45 @@ impl Log {
         self.recent.note(entry.job, index);
     }
 
-    /// Puts what was kept into its tiles and signs the checkpoint over it. What was kept stays kept
-    /// when this fails; it is to be called again.
+    /// Puts what was kept into its tiles and signs the checkpoint over it; meanwhile, more is kept.
+    /// What was kept stays kept when this fails; it is to be called again.
     pub fn checkpoint(&mut self) -> Result<&str, LogError> {
-        let size = self.size();
-        let is_signed = size == self.signed.size && self.reader.path(CHECKPOINT).exists();
-        if is_signed && self.unsettled == 0 {
-            return Ok(&self.note);
+        if self.gather() {
+            self.settle()?;
         }
+        Ok(&self.note)
+    }
+
+    /// The first half of it, which takes no time: the journals change places, and the tree takes what
+    /// is kept. Says whether there is a second half.
+    pub(super) fn gather(&mut self) -> bool {
+        let kept = {
+            let mut front = self.front();
+            if front.is_settled() && self.reader.path(CHECKPOINT).exists() {
+                return false;
+            }
+            front.turn();
+            front.take()
+        };
+        kept.into_iter().for_each(|entry| self.push(entry));
+        true
+    }
+
+    /// The second half of it, which waits for the disk.
+    pub(super) fn settle(&mut self) -> Result<(), LogError> {
+        self.sign()?;
+        let settled = self.front().settle(self.signed.size);
+        settled.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: io::Error) -> LogError {
+        self.front().fail(&source);
+        LogError::File { path: self.reader.dir().to_owned(), source }
+    }
+
+    /// Writes the tree to its tiles, and the checkpoint over it.
+    fn sign(&mut self) -> Result<(), LogError> {
+        let size = self.frontier.size();
         let (before, after) = (reader::partial(self.signed.size), reader::partial(size));
         let written = self.write_tiles(&after).and_then(|()| {
             let checkpoint = Checkpoint { size, root: self.frontier.root(), ..self.signed.clone() };
@@ -245,18 +274,9 @@ impl Log {
             self.unsynced.replace(&self.reader.path(CHECKPOINT), note.as_bytes())?;
             self.unsynced.sync()?;
             (self.signed, self.note) = (checkpoint, note);
-            self.journal.clear()
+            Ok(())
         });
-        if let Err(source) = written {
-            let reason = source.to_string();
-            self.state = if files::is_full(&source) {
-                State::Full(reason)
-            } else {
-                State::Unwritable(reason)
-            };
-            return Err(LogError::File { path: self.reader.dir().to_owned(), source });
-        }
-        self.unsettled = 0;
+        written.map_err(|source| self.failed(source))?;
         // They are of an older checkpoint; what fails to go only takes space.
         for tile in before.into_iter().filter(|tile| !after.contains(tile)) {
             let path = self.reader.tile(tile);
@@ -265,7 +285,7 @@ impl Log {
                 let _ = path.parent().map(std::fs::remove_dir_all);
             }
         }
-        Ok(&self.note)
+        Ok(())
     }
 
     fn write_tiles(&mut self, partial: &[Tile]) -> io::Result<()> {
@@ -289,12 +309,10 @@ impl Log {
     }
 
     /// Tries whether the disk takes receipts again.
-    pub fn probe(&mut self) -> &State {
-        if !matches!(self.state, State::Writable | State::Broken(_)) {
-            let probed = self.journal.probe();
-            let _ = self.settle_state(probed);
-        }
-        &self.state
+    pub fn probe(&mut self) -> State {
+        let mut front = self.front();
+        front.probe();
+        front.state.clone()
     }
 
     /// Gives the log a charter of its node: receipts that name it can be kept from now on.
@@ -303,13 +321,13 @@ impl Log {
         if note.len() > CHARTER_BYTES_MAX {
             return Err(LogError::Charter);
         }
-        if !self.charters.contains_key(&digest) {
+        if !self.front().charters.contains(&digest) {
             let path = self.reader.charter_path(&digest);
             let written = self.unsynced.replace(&path, note.as_bytes());
             written
                 .and_then(|()| self.unsynced.sync())
                 .map_err(|source| LogError::File { path, source })?;
-            self.charters.insert(digest, note.to_owned());
+            self.front().charters.insert(digest);
         }
         Ok(digest)
     }
@@ -374,6 +392,11 @@ impl Log {
 
     /// How many receipts it has, deleted ones too.
     pub fn size(&self) -> u64 {
+        self.front().size
+    }
+
+    /// How many of them are in the tree.
+    pub(super) fn tree_size(&self) -> u64 {
         self.frontier.size()
     }
 
@@ -388,8 +411,8 @@ impl Log {
     }
 
     /// Whether receipts can be kept.
-    pub fn state(&self) -> &State {
-        &self.state
+    pub fn state(&self) -> State {
+        self.front().state.clone()
     }
 
     /// Bytes that were cut off when it was opened: a batch that nobody was told of.
@@ -406,6 +429,26 @@ impl Log {
     pub fn node(&self, node: Node) -> Result<Digest, LogError> {
         self.reader.node(node, self.signed.size)
     }
+}
+
+/// The batches of both journals in their order, and how many bytes are cut off: of a torn end, or
+/// behind what a loss of power took before it was synced.
+fn whole(journals: [(Scan, u64); 2], signed: u64) -> Result<(Vec<Batch>, u64), String> {
+    let (mut batches, mut repaired) = (Vec::<Batch>::new(), 0);
+    for (scan, length) in journals {
+        if scan.damaged {
+            return Err("a journal has changed since it was written".into());
+        }
+        repaired += length - scan.len as u64;
+        let end = batches.last().map_or(signed, Batch::end).max(signed);
+        let is_behind_a_gap = scan.batches.first().is_some_and(|batch| batch.first > end);
+        if is_behind_a_gap && scan.batches.iter().all(|batch| batch.synced == 0) {
+            repaired += scan.len as u64;
+        } else {
+            batches.extend(scan.batches);
+        }
+    }
+    Ok((batches, repaired))
 }
 
 impl Edge {

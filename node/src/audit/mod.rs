@@ -9,18 +9,19 @@
 //! charters/HASH     the node's charters, so that an auditor needs nothing else
 //! salts/x001/067    what opens the commitments in the receipts; may go at any time, for good
 //! pruned            a signed note: before which entry receipts were deleted
-//! journal           receipts that are kept, and not yet under the checkpoint
+//! journal-0, -1     receipts that are kept, and not yet under the checkpoint
 //! lock              held by the one process that writes
 //! ```
 //!
-//! A receipt is acknowledged when it is in the journal: one write for all that wait, and one fsync if
-//! one of them must outlive a loss of power. Each second they go to their tiles, the checkpoint is
-//! signed, all of it is on the disk, and the journal begins anew. So whatever was acknowledged survives
-//! a kill at any moment, and whatever was signed never takes another form.
+//! A receipt is acknowledged when it is in a journal: one write for all that wait, by whichever of them
+//! comes first, and one fsync if one of them must outlive a loss of power. Each second the journals
+//! change places, what the one holds goes to its tiles, the checkpoint is signed, all of it is on the
+//! disk, and that journal begins anew. So whatever was acknowledged survives a kill at any moment,
+//! whatever was signed never takes another form, and nobody waits for the disk but who asks for it.
 //!
 //! Old receipts are deleted by bundles of 256; their hashes stay (32 bytes a receipt), and so the
-//! root and every proof that was given hold. [`log`] owns the files, [`writer`] the one thread that
-//! owns the log. Nothing here decides: who may run what is the core's.
+//! root and every proof that was given hold. [`log`] owns the files, its front the journals;
+//! [`writer`] is the way to the front, and to the one thread that owns the log. Nothing here decides: who may run what is the core's.
 
 pub mod authorities;
 mod cosigning;
@@ -28,6 +29,7 @@ mod entry;
 pub mod error;
 pub mod export;
 mod files;
+mod front;
 mod journal;
 pub mod keeper;
 pub mod log;

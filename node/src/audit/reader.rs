@@ -190,12 +190,22 @@ impl Reader {
         Ok(found)
     }
 
-    /// What is kept and not in tiles yet.
-    pub(super) fn journal(&self) -> Result<(Scan, u64), LogError> {
-        let path = self.path("journal");
-        let bytes = read(&path, journal::JOURNAL_BYTES_MAX).map_err(self.fault(path))?;
-        let bytes = bytes.unwrap_or_default();
-        Ok((journal::scan(&bytes), bytes.len() as u64))
+    /// Where the journals are.
+    pub(super) fn journal_paths(&self) -> [PathBuf; 2] {
+        ["journal-0", "journal-1"].map(|name| self.path(name))
+    }
+
+    /// What is kept and not in tiles yet, the older journal first, each with its length.
+    pub(super) fn journals(&self) -> Result<[(Scan, u64); 2], LogError> {
+        let read = |path: PathBuf| {
+            let bytes = read(&path, journal::JOURNAL_BYTES_MAX).map_err(self.fault(path))?;
+            let bytes = bytes.unwrap_or_default();
+            Ok::<_, LogError>((journal::scan(&bytes), bytes.len() as u64))
+        };
+        let [zero, one] = self.journal_paths();
+        let mut journals = [read(zero)?, read(one)?];
+        journals.sort_by_key(|(scan, _)| scan.batches.first().map(|batch| batch.first));
+        Ok(journals)
     }
 
     /// Tells `each` every receipt that is there, oldest first, also those that no checkpoint covers
@@ -214,8 +224,14 @@ impl Reader {
                 }
             }
         }
-        for batch in self.journal()?.0.batches {
+        let mut next = size;
+        for batch in self.journals()?.into_iter().flat_map(|(scan, _)| scan.batches) {
             for (index, _, entry) in batch.into_entries().filter(|(index, ..)| *index >= size) {
+                if index != next {
+                    // A running node has made a checkpoint meanwhile.
+                    return Err(self.damaged(format!("receipts before {index} are missing")));
+                }
+                next += 1;
                 if !each(index, Receipt::open(&entry)?) {
                     return Ok(());
                 }

@@ -16,7 +16,7 @@ impl Log {
     pub fn salt(&self, index: u64) -> Result<Option<Salt>, LogError> {
         let at = usize::try_from(index % WIDTH).expect("below 256") * 32;
         let stored;
-        let salts = if index / WIDTH == self.size() / WIDTH {
+        let salts = if index / WIDTH == self.tree_size() / WIDTH {
             &self.edge.salts
         } else {
             stored = self.reader.salts(index / WIDTH)?.unwrap_or_default();
@@ -28,14 +28,17 @@ impl Log {
 
     /// Erases the salt of the receipt `index`: what its commitments are to, nobody can show again.
     pub fn erase(&mut self, index: u64) -> Result<(), LogError> {
-        // Salts that are still in the journal go to their file, and the journal begins anew.
+        // A salt that is still in a journal goes to its file, and the journal begins anew.
         self.checkpoint()?;
+        while self.front().holds(index) {
+            self.checkpoint()?;
+        }
         let (bundle, at) = (index / WIDTH, usize::try_from(index % WIDTH).expect("below 256") * 32);
         let path = self.reader.path(&salts_path(bundle));
         let Some(mut salts) = self.reader.salts(bundle)? else { return Ok(()) };
         let Some(salt) = salts.get_mut(at..at + 32) else { return Ok(()) };
         salt.fill(0);
-        if bundle == self.size() / WIDTH {
+        if bundle == self.tree_size() / WIDTH {
             self.edge.salts.clone_from(&salts);
         }
         // In place: a copy elsewhere would leave the old one to whoever reads the raw disk.

@@ -121,7 +121,7 @@ fn tiles(
     report.size = checked.checkpoint.size;
     report.deleted = checked.pruned;
     cosigned(reader, &checked.checkpoint, report)?;
-    journal(reader, checked.checkpoint.size, each, report)
+    journals(reader, checked.checkpoint.size, each, report)
 }
 
 fn cosigned(reader: &Reader, newest: &Checkpoint, report: &mut Report) -> Result<(), Fault> {
@@ -145,25 +145,27 @@ fn cosigned(reader: &Reader, newest: &Checkpoint, report: &mut Report) -> Result
     Ok(())
 }
 
-/// What is in the journal: entries that the checkpoint covers must be the same, others are new.
-fn journal(
+/// What is in the journals: entries that the checkpoint covers must be the same, others are new.
+fn journals(
     reader: &Reader,
     size: u64,
     mut each: impl FnMut(u64, &[u8], &mut Report),
     report: &mut Report,
 ) -> Result<(), Fault> {
-    let (scan, length) = reader.journal()?;
-    if scan.damaged {
-        report.defect("journal: it has changed since it was written".into());
-    } else if scan.len as u64 != length {
-        report.defect(
-            "journal: it ends in the middle of a batch, which was acknowledged to nobody; the node \
-             cuts it off when it starts"
-                .into(),
-        );
+    let journals = reader.journals()?;
+    for (scan, length) in &journals {
+        if scan.damaged {
+            report.defect("journal: it has changed since it was written".into());
+        } else if scan.len as u64 != *length {
+            report.defect(
+                "journal: it ends in the middle of a batch, which was acknowledged to nobody; the \
+                 node cuts it off when it starts"
+                    .into(),
+            );
+        }
     }
     let mut next = size;
-    for batch in scan.batches {
+    for batch in journals.into_iter().flat_map(|(scan, _)| scan.batches) {
         for (index, _, entry) in batch.into_entries() {
             if index < size {
                 let tile = Tile {

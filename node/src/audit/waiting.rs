@@ -1,12 +1,11 @@
-//! What waits for the log's thread: a bounded queue of which the thread takes all at once, and which
-//! does not wake it before it is told to. Who hands over one of many receipts lets the others come
-//! first, so that the thread wakes once for all of them.
+//! What waits to be kept: a bounded queue. Whoever puts something may take all that waits and do it
+//! itself, or call the thread that does what takes longer.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-/// A queue with many ends that put and one that takes.
+/// A queue with many ends that put, and a thread that takes.
 pub(super) struct Waiting<T> {
     state: Mutex<State<T>>,
     work: Condvar,
@@ -16,8 +15,7 @@ pub(super) struct Waiting<T> {
 struct State<T> {
     items: VecDeque<T>,
     is_closed: bool,
-    /// The thread waits, and nobody has called it yet.
-    is_asleep: bool,
+    is_called: bool,
 }
 
 /// Why something was not put.
@@ -30,21 +28,19 @@ pub(super) enum Refused {
 /// What the thread gets.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken<T> {
-    /// All that waits.
+    /// All that waits, now that it was called or its time has come; perhaps nothing.
     Items(VecDeque<T>),
-    /// Nothing came by then.
-    Late,
     /// Nothing waits and nothing will come.
     Closed,
 }
 
 impl<T> Waiting<T> {
     pub(super) fn new(most: usize) -> Self {
-        let state = State { items: VecDeque::new(), is_closed: false, is_asleep: false };
+        let state = State { items: VecDeque::new(), is_closed: false, is_called: false };
         Self { state: Mutex::new(state), work: Condvar::new(), most }
     }
 
-    /// Puts an item; the thread sees it when it is called or comes anyway.
+    /// Puts an item; somebody has to take it, or to call the thread.
     pub(super) fn put(&self, item: T) -> Result<(), Refused> {
         let mut state = self.lock();
         if state.is_closed {
@@ -57,14 +53,20 @@ impl<T> Waiting<T> {
         Ok(())
     }
 
-    /// Wakes the thread if it sleeps and something waits.
-    pub(super) fn call(&self) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().items.is_empty()
+    }
+
+    /// Takes all that waits, if `may` says so of each.
+    pub(super) fn take_if(&self, may: impl FnMut(&T) -> bool) -> Option<VecDeque<T>> {
         let mut state = self.lock();
-        if state.is_asleep && !state.items.is_empty() {
-            state.is_asleep = false;
-            drop(state);
-            self.work.notify_one();
-        }
+        state.items.iter().all(may).then(|| std::mem::take(&mut state.items))
+    }
+
+    /// Has the thread look.
+    pub(super) fn call(&self) {
+        self.lock().is_called = true;
+        self.work.notify_one();
     }
 
     /// Takes nothing more; what waits is still taken out.
@@ -73,26 +75,22 @@ impl<T> Waiting<T> {
         self.work.notify_one();
     }
 
-    /// Takes all that waits, or waits until something does.
+    /// The thread's: all that waits, once it is called, or by then.
     pub(super) fn take(&self, until: Option<Instant>) -> Taken<T> {
         let mut state = self.lock();
         loop {
-            if !state.items.is_empty() {
-                return Taken::Items(std::mem::take(&mut state.items));
-            }
-            if state.is_closed {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let is_late = left.is_some_and(|left| left.is_zero());
+            if state.is_closed && state.items.is_empty() {
                 return Taken::Closed;
             }
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Taken::Late;
+            if std::mem::take(&mut state.is_called) || state.is_closed || is_late {
+                return Taken::Items(std::mem::take(&mut state.items));
             }
-            state.is_asleep = true;
             state = match left {
                 None => self.work.wait(state).expect("no holder panics"),
                 Some(left) => self.work.wait_timeout(state, left).expect("no holder panics").0,
             };
-            state.is_asleep = false;
         }
     }
 
@@ -113,8 +111,9 @@ mod tests {
         let waiting = Waiting::new(2);
         assert_eq!((waiting.put(1), waiting.put(2)), (Ok(()), Ok(())));
         assert_eq!(waiting.put(3), Err(Refused::Full));
-        assert_eq!(waiting.take(None), Taken::Items([1, 2].into()));
-        assert_eq!(waiting.take(Some(Instant::now())), Taken::Late);
+        assert_eq!(waiting.take_if(|item| *item < 2), None);
+        assert_eq!(waiting.take_if(|item| *item < 3), Some([1, 2].into()));
+        assert_eq!(waiting.take(Some(Instant::now())), Taken::Items([].into()));
         waiting.put(4).unwrap();
         waiting.close();
         assert_eq!(waiting.put(5), Err(Refused::Closed));

@@ -1,9 +1,10 @@
-//! The one thread that owns the log. Receipts wait in a bounded queue; all that wait go to the disk
-//! together, and each is acknowledged when they are there. A full queue, a full disk and a broken
-//! log are refusals that the caller sees before and after.
+//! The way to the log. Receipts wait in a bounded queue; whoever comes first keeps all that wait with
+//! one write, and tells the others. What waits for the disk or reads it is done by the one thread that
+//! owns the log. A full queue, a full disk and a broken log are refusals that the caller sees before
+//! and after.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use super::error::{LogError, State};
+use super::front::Front;
 use super::journal;
 use super::log::Log;
 use super::waiting::{Refused, Taken, Waiting};
@@ -72,18 +74,28 @@ enum Ask {
 
 /// The way to the log. It closes when the last of its clones is dropped.
 #[derive(Clone)]
-pub struct Writer {
-    asks: Arc<Asks>,
-    status: Arc<ArcSwap<Status>>,
+pub struct Writer(Arc<Open>);
+
+/// What the queue is closed with.
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.waiting.close();
+    }
 }
 
-/// The end of the queue that puts; the queue closes with it.
-struct Asks(Arc<Waiting<Ask>>);
+/// What those who keep receipts and the thread have in common.
+struct Shared {
+    waiting: Waiting<Ask>,
+    front: Arc<Mutex<Front>>,
+    status: ArcSwap<Status>,
+}
 
-impl Drop for Asks {
-    fn drop(&mut self) {
-        self.0.close();
-    }
+/// What came of receipts that follow each other, and who is to be told.
+struct Told {
+    askers: Vec<(Asker, Digest)>,
+    appended: Result<u64, String>,
 }
 
 impl Writer {
@@ -93,36 +105,35 @@ impl Writer {
         log: Log,
         checkpoint_every: Duration,
     ) -> std::io::Result<(Self, JoinHandle<Result<(), LogError>>)> {
-        let waiting = Arc::new(Waiting::new(AUDIT_QUEUE_MAX));
-        let asks = Arc::new(Asks(waiting.clone()));
-        let status = Arc::new(ArcSwap::from_pointee(status(&log, 0)));
-        let writer = Self { asks, status: Arc::clone(&status) };
+        let front = log.shared_front();
+        let status = ArcSwap::from_pointee(log.front().status());
+        let waiting = Waiting::new(AUDIT_QUEUE_MAX);
+        let shared = Arc::new(Shared { waiting, front, status });
         let every = checkpoint_every.min(AUDIT_CHECKPOINT_EVERY);
         let runtime = Handle::try_current().ok();
-        let thread = Thread { log, waiting, runtime, status, every, lost: 0, next: None };
+        let thread = Thread { log, shared: Arc::clone(&shared), runtime, every, next: None };
         let builder = std::thread::Builder::new().name("audit".into());
         let thread = builder.spawn(move || thread.run())?;
-        Ok((writer, thread))
+        Ok((Self(Arc::new(Open(shared))), thread))
     }
 
-    /// Hands a receipt over. What comes back is told when it is on the disk; whoever does not wait
-    /// drops it.
+    /// Hands a receipt over. What comes back is told when it is kept; whoever does not wait drops it.
     pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
         let keeping = self.put(entry)?;
-        self.call();
+        self.keep_what_waits();
         Ok(keeping)
     }
 
-    /// The same, and the thread that keeps it is not woken before [`Writer::call`].
+    /// The same, but it only waits, for [`Writer::keep_what_waits`].
     pub fn put(&self, entry: Entry) -> Result<Keeping, KeepError> {
         let (kept, keeping) = oneshot::channel();
         self.send(Ask::Keep(entry, kept))?;
         Ok(keeping)
     }
 
-    /// Has what was put be kept.
-    pub fn call(&self) {
-        self.asks.0.call();
+    /// Keeps what was put, by this writer and by others.
+    pub fn keep_what_waits(&self) {
+        self.0.0.keep_what_waits();
     }
 
     /// The proof of the newest receipt of `job`, once a checkpoint covers it.
@@ -147,32 +158,100 @@ impl Writer {
     ) -> Result<T, KeepError> {
         let (done, answer) = oneshot::channel();
         self.send(Ask::Do(Box::new(move |log| drop(done.send(work(log))))))?;
-        self.call();
+        self.0.0.waiting.call();
         let answer = answer.await.map_err(|_| KeepError::Closed)?;
         answer.map_err(|error| KeepError::Log(error.to_string()))
     }
 
     /// How the log does. A job whose policy wants it fails closed unless this is writable.
     pub fn status(&self) -> Arc<Status> {
-        self.status.load_full()
+        self.0.0.status.load_full()
     }
 
     fn send(&self, ask: Ask) -> Result<(), KeepError> {
-        self.asks.0.put(ask).map_err(|refused| match refused {
+        self.0.0.waiting.put(ask).map_err(|refused| match refused {
             Refused::Full => KeepError::QueueFull,
             Refused::Closed => KeepError::Closed,
         })
     }
 }
 
+impl Shared {
+    /// Keeps all that waits. Whoever is at it already looks again before it leaves.
+    fn keep_what_waits(&self) {
+        while !self.waiting.is_empty() {
+            let Ok(mut front) = self.front.try_lock() else { return };
+            let is_quick = |ask: &Ask| matches!(ask, Ask::Keep(entry, _) if !entry.is_durable);
+            let taken = if front.is_full() { None } else { self.waiting.take_if(is_quick) };
+            let Some(asks) = taken else {
+                drop(front);
+                return self.waiting.call();
+            };
+            let is_first = front.is_settled();
+            let told: Vec<Told> = batches(asks).into_iter().map(|asks| front.keep(asks)).collect();
+            self.status.store(Arc::new(front.status()));
+            drop(front);
+            if is_first {
+                self.waiting.call(); // A checkpoint is due.
+            }
+            told.into_iter().for_each(Told::tell);
+        }
+    }
+}
+
+/// Receipts and their askers, none more at once than goes to the disk together.
+fn batches(asks: impl IntoIterator<Item = Ask>) -> Vec<Vec<(Entry, Asker)>> {
+    let (mut batches, mut bytes) = (Vec::<Vec<_>>::new(), usize::MAX);
+    for ask in asks {
+        let Ask::Keep(entry, asker) = ask else { continue };
+        if bytes >= AUDIT_BATCH_BYTES_MAX {
+            batches.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += journal::cost(&entry);
+        batches.last_mut().expect("begun").push((entry, asker));
+    }
+    batches
+}
+
+impl Front {
+    /// Keeps receipts together.
+    fn keep(&mut self, asks: Vec<(Entry, Asker)>) -> Told {
+        let (entries, askers): (Vec<_>, Vec<_>) = asks
+            .into_iter()
+            .map(|(entry, asker)| {
+                let leaf = entry.leaf;
+                (entry, (asker, leaf))
+            })
+            .unzip();
+        let appended = self.append(entries).map_err(|error| error.to_string());
+        if let Err(error) = &appended {
+            self.lost += askers.len() as u64;
+            tracing::error!(receipts = askers.len(), %error, "receipts are lost");
+        }
+        Told { askers, appended }
+    }
+}
+
+impl Told {
+    fn tell(self) {
+        for (at, (asker, leaf)) in (0..).zip(self.askers) {
+            let outcome = match &self.appended {
+                Ok(first) => Ok(Kept { index: first + at, leaf }),
+                Err(error) => Err(KeepError::Log(error.clone())),
+            };
+            // Whoever does not wait for it dropped the other end.
+            let _ = asker.send(outcome);
+        }
+    }
+}
+
 struct Thread {
     log: Log,
-    waiting: Arc<Waiting<Ask>>,
+    shared: Arc<Shared>,
     /// Where those who wait for their receipts run.
     runtime: Option<Handle>,
-    status: Arc<ArcSwap<Status>>,
     every: Duration,
-    lost: u64,
     /// When the next checkpoint is due, if something waits for one or has to be tried again.
     next: Option<Instant>,
 }
@@ -180,84 +259,70 @@ struct Thread {
 impl Thread {
     fn run(mut self) -> Result<(), LogError> {
         loop {
-            match self.waiting.take(self.next) {
+            match self.shared.waiting.take(self.next) {
                 Taken::Items(asks) => self.take(asks),
-                Taken::Late => {}
                 Taken::Closed => break,
             }
             if self.next.is_some_and(|at| at <= Instant::now()) {
                 self.tick();
             }
-            self.status.store(Arc::new(status(&self.log, self.lost)));
+            if self.next.is_none() && !self.log.front().is_settled() {
+                self.next = Some(Instant::now() + self.every);
+            }
+            self.publish();
+            // What came while this held the front.
+            self.shared.keep_what_waits();
         }
         self.log.close()
     }
 
+    fn publish(&self) {
+        self.shared.status.store(Arc::new(self.log.front().status()));
+    }
+
     /// Does what is asked in its order, receipts that follow each other together as far as they fit.
     fn take(&mut self, asks: VecDeque<Ask>) {
-        let (mut entries, mut askers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut receipts = Vec::new();
         for ask in asks {
             match ask {
-                Ask::Keep(entry, asker) => {
-                    bytes += journal::cost(&entry);
-                    askers.push((asker, entry.leaf));
-                    entries.push(entry);
-                    if bytes >= AUDIT_BATCH_BYTES_MAX {
-                        bytes = 0;
-                        self.keep(std::mem::take(&mut entries), std::mem::take(&mut askers));
-                    }
-                }
+                Ask::Keep(..) => receipts.push(ask),
                 Ask::Do(work) => {
-                    bytes = 0;
-                    self.keep(std::mem::take(&mut entries), std::mem::take(&mut askers));
+                    self.keep(std::mem::take(&mut receipts));
+                    self.log.absorb();
                     work(&mut self.log);
                 }
             }
         }
-        self.keep(entries, askers);
+        self.keep(receipts);
     }
 
-    fn keep(&mut self, entries: Vec<Entry>, askers: Vec<(Asker, Digest)>) {
-        if entries.is_empty() {
-            return;
-        }
-        let appended = self.log.append(entries).map_err(|error| error.to_string());
-        if let Err(error) = &appended {
-            self.lost += askers.len() as u64;
-            tracing::error!(receipts = askers.len(), %error, "receipts are lost");
-        }
-        // Before anybody is told, so that whoever is refused sees the reason in the status too.
-        self.status.store(Arc::new(status(&self.log, self.lost)));
-        let is_alone = askers.len() == 1;
-        let tell = move || {
-            for (at, (asker, leaf)) in (0..).zip(askers) {
-                let outcome = match &appended {
-                    Ok(first) => Ok(Kept { index: first + at, leaf }),
-                    Err(error) => Err(KeepError::Log(error.clone())),
-                };
-                // Whoever does not wait for it dropped the other end.
-                let _ = asker.send(outcome);
+    fn keep(&mut self, asks: Vec<Ask>) {
+        for asks in batches(asks) {
+            self.log.make_room();
+            let told = self.log.front().keep(asks);
+            // Before anybody is told, so that whoever is refused sees the reason in the status too.
+            self.publish();
+            // From there, the runtime is woken once for all of them.
+            match &self.runtime {
+                Some(runtime) if told.askers.len() > 1 => {
+                    drop(runtime.spawn(async move { told.tell() }));
+                }
+                _ => told.tell(),
             }
-        };
-        // From there, the runtime is woken once for all of them.
-        match &self.runtime {
-            Some(runtime) if !is_alone => drop(runtime.spawn(async move { tell() })),
-            _ => tell(),
         }
-        self.next.get_or_insert_with(|| Instant::now() + self.every);
     }
 
     fn tick(&mut self) {
         self.next = None;
-        if let Err(error) = self.log.checkpoint() {
-            tracing::error!(%error, "the audit log has no new checkpoint");
+        if self.log.gather() {
+            // Who came just then does not wait for the disk.
+            self.shared.keep_what_waits();
+            if let Err(error) = self.log.settle() {
+                tracing::error!(%error, "the audit log has no new checkpoint");
+            }
         }
-        if *self.log.probe() != State::Writable || self.log.signed_size() < self.log.size() {
+        if self.log.probe() != State::Writable || self.log.signed_size() < self.log.tree_size() {
             self.next = Some(Instant::now() + AUDIT_CHECKPOINT_EVERY);
         }
     }
-}
-
-fn status(log: &Log, lost: u64) -> Status {
-    Status { state: log.state().clone(), kept: log.size(), signed: log.signed_size(), lost }
 }

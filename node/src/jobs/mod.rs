@@ -119,9 +119,8 @@ impl Node {
     async fn fly(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
         let planned = self.fly_as_planned(order).await;
         let (bundle, law) = (order.job.bundle, &order.job.policy);
-        let may_run_here = || {
-            self.is_retired(bundle) && may_run_here(self.clock.now(), &self.view(), law, bundle)
-        };
+        let may_run_here =
+            || self.is_retired(bundle) && may_run_here(self.clock.now(), &self.view(), law, bundle);
         if planned.is_ok() || !may_run_here() {
             return planned;
         }

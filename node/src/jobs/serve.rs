@@ -152,7 +152,8 @@ async fn answer_call(
     };
     check(&signature, &metas, &outputs)?;
     if let Plan::Refuse(refusal) = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[])
-        && !node.is_retired(bundle) // The sender has not heard of it yet.
+        && !node.is_retired(bundle)
+    // The sender has not heard of it yet.
     {
         return Err(refusal);
     }

@@ -53,7 +53,7 @@ fn child() {
     assert_eq!(report.size + report.unsigned, kept);
     if ballast.exists() {
         std::fs::remove_file(&ballast).unwrap();
-        assert_eq!(log.probe(), &State::Writable);
+        assert_eq!(log.probe(), State::Writable);
         log.append(vec![entry(&node().0, kept)]).unwrap();
         log.close().unwrap();
         let report = verify(&Reader::new(&dir), Some(&trust()));
@@ -113,18 +113,31 @@ fn tiles_that_cannot_be_written_are_said_and_written_later() {
     assert!(log.checkpoint().is_err());
     assert!(matches!(log.state(), State::Unwritable(_)), "{:?}", log.state());
     assert_eq!((log.size(), log.signed_size()), (300, 10));
+    // It keeps receipts meanwhile, in the other journal, and would open with all of them.
+    log.append(vec![entry(&node().0, 300)]).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let mut copied = 0;
+    for file in walk(dir).into_iter().filter(|file| file != "tile") {
+        let to = copy.path().join(file.replace("aside", "tile"));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        copied += std::fs::copy(dir.join(&file), to).unwrap();
+    }
+    assert!(copied > 0);
+    let opened = Log::open(copy.path(), &SEED).unwrap();
+    assert_eq!((opened.size(), opened.signed_size()), (301, 301));
     std::fs::remove_file(dir.join("tile")).unwrap();
     std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
-    assert_eq!(log.probe(), &State::Writable);
+    assert_eq!(log.probe(), State::Writable);
     log.close().unwrap();
     let report = verify(&Reader::new(dir), Some(&trust()));
-    assert!(report.ok && report.size == 300, "{report:?}");
+    assert!(report.ok && report.size == 301, "{report:?}");
 }
 
 #[test]
 fn a_torn_batch_is_cut_and_a_damaged_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    let journal = folder.path().join("journal");
+    // A checkpoint came before, and the journals changed places.
+    let journal = folder.path().join("journal-1");
     let mut log = filled(folder.path(), 3);
     log.append(vec![entry(&node().0, 3).durable()]).unwrap();
     let first = std::fs::metadata(&journal).unwrap().len();
@@ -148,6 +161,35 @@ fn a_torn_batch_is_cut_and_a_damaged_one_is_not() {
     assert_eq!((log.size(), log.repaired()), (4, whole.len() as u64 - 1 - first));
     drop(log);
     assert!(report().ok);
+}
+
+#[test]
+fn what_follows_a_journal_that_a_loss_of_power_took_goes_with_it_unless_it_was_synced() {
+    for is_synced in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let mut log = filled(dir, 10);
+        std::fs::rename(dir.join("tile"), dir.join("aside")).unwrap();
+        std::fs::write(dir.join("tile"), "in the way").unwrap();
+        log.append(vec![entry(&node().0, 10)]).unwrap();
+        assert!(log.checkpoint().is_err());
+        for number in [11, 12] {
+            let next = entry(&node().0, number);
+            log.append(vec![if is_synced { next.durable() } else { next }]).unwrap();
+        }
+        drop(log);
+        std::fs::remove_file(dir.join("tile")).unwrap();
+        std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
+        // Entry 10 is in the one journal, 11 and 12 are in the other.
+        std::fs::write(dir.join("journal-1"), []).unwrap();
+        let opened = Log::open(dir, &SEED);
+        match (is_synced, &opened) {
+            (false, Ok(log)) => assert!(log.size() == 10 && log.repaired() > 0),
+            (true, Err(LogError::Damaged { reason, .. })) => assert!(reason.contains("missing")),
+            (_, Ok(log)) => panic!("{} receipts", log.size()),
+            (_, Err(error)) => panic!("{error}"),
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,157 @@
+//! Where receipts are kept first: two journals that take turns, and what they hold that is not in the
+//! tree yet. To keep receipts takes one write and no other thread; while the one journal goes to its
+//! tiles, the other takes what comes, so that nobody waits for a checkpoint.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use hansa_core::id::Digest;
+
+use super::entry::Entry;
+use super::error::{LogError, State};
+use super::files;
+use super::journal::{AppendFault, Journal};
+use super::writer::Status;
+use crate::limits::AUDIT_UNSETTLED_BYTES_MAX;
+
+/// The front of a log.
+pub(super) struct Front {
+    journals: [Journal; 2],
+    /// Which of them takes what comes.
+    current: usize,
+    /// The index of the first entry that it took, or will.
+    begins: u64,
+    /// Entries that are kept and not in the tree yet.
+    kept: Vec<Entry>,
+    /// Receipts kept, deleted ones too.
+    pub(super) size: u64,
+    /// How many of them the newest checkpoint covers.
+    pub(super) signed: u64,
+    /// Receipts that could not be kept since the log was opened.
+    pub(super) lost: u64,
+    /// Charters that receipts may name.
+    pub(super) charters: BTreeSet<Digest>,
+    pub(super) state: State,
+}
+
+impl Front {
+    /// The front of a log of `size` receipts, all of them in the tree, with two empty journals.
+    pub(super) fn new(journals: [Journal; 2], size: u64, charters: BTreeSet<Digest>) -> Self {
+        let (kept, state) = (Vec::new(), State::Writable);
+        let (begins, signed) = (size, size);
+        Self { journals, current: 0, begins, kept, size, signed, lost: 0, charters, state }
+    }
+
+    /// Keeps receipts: when this returns, no end of the process loses them. Gives the index of the
+    /// first.
+    pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
+        let first = self.size;
+        if let State::Broken(_) = self.state {
+            return Err(LogError::Refused(self.state.clone()));
+        }
+        if entries.iter().any(|entry| !self.charters.contains(&entry.charter)) {
+            return Err(LogError::Charter);
+        }
+        if self.is_full() {
+            let reason = "too many receipts wait for their tiles, which cannot be written";
+            return Err(LogError::Refused(State::Unwritable(reason.into())));
+        }
+        let written = self.write(first, &entries);
+        self.settle_state(written)?;
+        self.size += entries.len() as u64;
+        self.kept.extend(entries);
+        Ok(first)
+    }
+
+    fn write(&mut self, first: u64, entries: &[Entry]) -> Result<(), AppendFault> {
+        let is_durable = entries.iter().any(|entry| entry.is_durable);
+        let (current, before) = self.pair();
+        if is_durable {
+            before.sync()?;
+        }
+        current.append(first, entries, before.is_synced())
+    }
+
+    /// The journal that takes what comes, and the one before it.
+    fn pair(&mut self) -> (&mut Journal, &mut Journal) {
+        let [zero, one] = &mut self.journals;
+        if self.current == 0 { (zero, one) } else { (one, zero) }
+    }
+
+    /// Whether nothing more is taken before a checkpoint.
+    pub(super) fn is_full(&self) -> bool {
+        let bytes: u64 = self.journals.iter().map(Journal::len).sum();
+        bytes > AUDIT_UNSETTLED_BYTES_MAX as u64
+    }
+
+    /// Whether all that was kept is under a checkpoint, and no journal holds any of it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.journals.iter().all(|journal| journal.len() == 0)
+    }
+
+    /// Whether the journal that takes what comes may hold the entry `index`, or one before it.
+    pub(super) fn holds(&self, index: u64) -> bool {
+        !self.is_settled() && self.begins <= index
+    }
+
+    /// What is not in the tree yet.
+    pub(super) fn take(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Before a checkpoint: the other journal takes what comes, unless it holds what an earlier
+    /// checkpoint could not settle.
+    pub(super) fn turn(&mut self) {
+        let begins = self.size;
+        let (current, before) = self.pair();
+        if before.len() == 0 && current.len() > 0 {
+            self.current = 1 - self.current;
+            self.begins = begins;
+        }
+    }
+
+    /// After a checkpoint over `size` receipts: the journal before holds nothing that is needed.
+    pub(super) fn settle(&mut self, size: u64) -> io::Result<()> {
+        self.signed = size;
+        self.pair().1.clear()
+    }
+
+    /// At the start: a checkpoint over `size` receipts covers all that the journals hold.
+    pub(super) fn begin_anew(&mut self, size: u64) -> io::Result<()> {
+        (self.size, self.signed, self.begins) = (size, size, size);
+        self.journals.iter_mut().try_for_each(Journal::clear)
+    }
+
+    /// Tries whether the disk takes receipts again.
+    pub(super) fn probe(&mut self) {
+        if !matches!(self.state, State::Writable | State::Broken(_)) {
+            let probed = self.pair().0.probe();
+            let _ = self.settle_state(probed);
+        }
+    }
+
+    /// Files cannot be written.
+    pub(super) fn fail(&mut self, error: &io::Error) {
+        let reason = error.to_string();
+        self.state =
+            if files::is_full(error) { State::Full(reason) } else { State::Unwritable(reason) };
+    }
+
+    fn settle_state(&mut self, written: Result<(), AppendFault>) -> Result<(), LogError> {
+        match written {
+            Ok(()) => self.state = State::Writable,
+            Err(AppendFault::Refused(error)) => self.fail(&error),
+            Err(AppendFault::Broken(error)) => self.state = State::Broken(error.to_string()),
+        }
+        match &self.state {
+            State::Writable => Ok(()),
+            state => Err(LogError::Refused(state.clone())),
+        }
+    }
+
+    /// How the log does.
+    pub(super) fn status(&self) -> Status {
+        let Self { size, signed, lost, .. } = *self;
+        Status { state: self.state.clone(), kept: size, signed, lost }
+    }
+}
