@@ -2,8 +2,8 @@
 //! jobs that take a millisecond of CPU. `cargo bench -p hansa-node`.
 //!
 //! Each job does at its end what a node's does: it draws a salt, commits to its payloads, names its
-//! peer and its law, seals its receipt, hands it to the keeper of the log, counts it, and waits until it is kept. What signing,
-//! tiles, checkpoints and the disk take is in it, since CPU time is that of the process. The log is
+//! peer and its law, seals its receipt, hands it to the keeper of the log, counts it, and waits until
+//! it is kept. What signing, tiles, checkpoints and the disk take is in it, since CPU time is that of the process. The log is
 //! in the folder of the build, or in `HANSA_BENCH_FOLDER`: a disk, not memory.
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hansa_core::charter::Charter;
+use hansa_core::id::Digest;
 use hansa_core::policy::Policy;
 use hansa_core::receipt::{Party, Receipt, Salt, Side, commit, payload_digest};
 use hansa_core::wire::TensorMeta;
@@ -57,7 +58,7 @@ fn cpu() -> Duration {
 struct Ends {
     keeper: Keeper,
     charter: Charter,
-    note: String,
+    digest: Digest,
     law: Policy,
     sample: Receipt,
     tensor: TensorMeta,
@@ -74,7 +75,8 @@ impl Ends {
         let tensor = TensorMeta { name: "x".into(), dtype: 1, shape: vec![1, 16], bytes: 64 };
         let sample = local(&Party::of(&charter, &note, false), 0);
         let (law, jobs, lost) = (Policy::default(), AtomicU64::new(0), AtomicU64::new(0));
-        Self { keeper, charter, note, law, sample, tensor, jobs, lost }
+        let digest = Digest::of(note.as_bytes());
+        Self { keeper, charter, digest, law, sample, tensor, jobs, lost }
     }
 
     async fn end(&self, payload: &[u8]) {
@@ -84,7 +86,7 @@ impl Ends {
             Some(commit(&salt, side, &digest))
         });
         let job = job(self.jobs.fetch_add(1, Ordering::Relaxed));
-        let path = vec![Party::of(&self.charter, &self.note, false)];
+        let path = vec![Party::named(&self.charter, self.digest, false)];
         let policy = self.law.hash();
         let receipt = Receipt { job, path, policy, input, output, ..self.sample.clone() };
         let entry = Entry::seal(&receipt, salt).expect("it is one");

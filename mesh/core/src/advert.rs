@@ -4,7 +4,7 @@
 //! verified again.
 
 use core::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -20,6 +20,7 @@ use crate::limits::*;
 use crate::physics::Evidence;
 use crate::placement::Notice;
 use crate::price::Currency;
+use crate::receipt::Party;
 use crate::revocation::Revocations;
 use crate::terms::Terms;
 use crate::time::{Now, Utc};
@@ -196,6 +197,8 @@ pub struct Record {
     pub(crate) class: Class,
     /// What fingerprints of directories add up.
     print: u64,
+    /// SHA-256 of the charter's note, once somebody asked for it.
+    charter_digest: OnceLock<Digest>,
     signed: SignedAdvert,
 }
 
@@ -338,6 +341,7 @@ impl SignedAdvert {
             notice,
             class,
             print,
+            charter_digest: OnceLock::new(),
             signed: self,
         }))
     }
@@ -398,8 +402,16 @@ impl Record {
             notice: self.notice.clone(),
             class,
             print: self.print,
+            charter_digest: self.charter_digest.clone(),
             signed: self.signed.clone(),
         })
+    }
+
+    /// The peer as its charter names it, for receipts; none if it has no charter that counts.
+    pub fn party(&self) -> Option<Party> {
+        let (note, charter) = (self.advert.charter.as_ref()?, self.charter.as_ref().ok()?);
+        let digest = *self.charter_digest.get_or_init(|| Digest::of(note.as_bytes()));
+        Some(Party::named(charter, digest, self.evidence == Evidence::Contradicted))
     }
 
     /// The advert as it travels.
@@ -454,6 +466,7 @@ pub(crate) mod tests {
             notice,
             class,
             print: word,
+            charter_digest: OnceLock::new(),
             signed,
         })
     }

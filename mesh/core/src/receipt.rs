@@ -340,10 +340,15 @@ const LATEST_MS: u64 = 253_402_300_799_999;
 impl Party {
     /// The peer of a verified charter, whose text is `note`.
     pub fn of(charter: &Charter, note: &str, contradicted: bool) -> Self {
+        Self::named(charter, Digest::of(note.as_bytes()), contradicted)
+    }
+
+    /// The same, where the digest of the charter's text is known.
+    pub fn named(charter: &Charter, digest: Digest, contradicted: bool) -> Self {
         Self {
             peer: charter.subject,
             serial: charter.serial.clone(),
-            charter: Digest::of(note.as_bytes()),
+            charter: digest,
             location: charter.location.clone(),
             control: charter.control.clone(),
             operator: charter.operator.clone(),

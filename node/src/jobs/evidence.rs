@@ -13,7 +13,6 @@ use hansa_core::gate::Rule;
 use hansa_core::id::{Digest, JobId, PeerId};
 use hansa_core::lei::Lei;
 use hansa_core::limits::PARTS_MAX;
-use hansa_core::physics;
 use hansa_core::plan::{Job, Refusal};
 use hansa_core::policy::Policy;
 use hansa_core::price::Bill;
@@ -251,11 +250,7 @@ pub(super) fn outcome_of_refusal(refusal: &Refusal) -> Outcome {
 impl Node {
     /// A peer as its charter names it; none if this node sees no charter of it that counts.
     pub(super) fn party(&self, peer: PeerId) -> Option<Party> {
-        let view = self.view();
-        let record = &view.get(peer)?.record;
-        let note = record.advert.charter.as_ref()?;
-        let contradicted = record.evidence == physics::Evidence::Contradicted;
-        Some(Party::of(record.charter.as_ref().ok()?, note, contradicted))
+        self.view().get(peer)?.record.party()
     }
 
     /// Why a job is refused that must leave a receipt, where none can be kept.
