@@ -193,7 +193,11 @@ impl Found {
         let receipt = receipts::told(receipted);
         let (model, version) = (&call.named.model, &self.resolved.version);
         let total = node.clock.now().mono.since(call.arrived);
-        let served = answer.as_ref().ok().map(|answer| Served { rows, service: answer.service });
+        let served = answer.as_ref().ok();
+        let served = served.map(|answer| {
+            let (service, is_kept) = (answer.service, answer.is_kept);
+            Served { rows, service, is_kept }
+        });
         node.statistics.count(model, version, total, served);
         if let Some(Served { service, .. }) = served {
             let (began, ended) = (call.arrived.0, call.arrived.0 + ns(total));

@@ -33,6 +33,10 @@ pub struct Tally {
     pub queue: Sum,
     /// Time that jobs ran.
     pub infer: Sum,
+    /// Jobs whose answer was kept here, and all their time.
+    pub hits: Sum,
+    /// Jobs whose answer could have been, and all their time.
+    pub misses: Sum,
 }
 
 /// How often, and how long together.
@@ -67,6 +71,8 @@ pub struct Served {
     pub rows: u32,
     /// Time that its job ran.
     pub service: Duration,
+    /// Whether its answer was kept; none where nobody looked.
+    pub is_kept: Option<bool>,
 }
 
 impl Statistics {
@@ -78,12 +84,17 @@ impl Statistics {
             return;
         }
         let tally = models.entry(key).or_default();
-        let Some(Served { rows, service }) = served else { return tally.fail.add(total) };
+        let Some(Served { rows, service, is_kept }) = served else { return tally.fail.add(total) };
         tally.last = Some(SystemTime::now());
         tally.rows += u64::from(rows);
         tally.success.add(total);
         tally.infer.add(service);
         tally.queue.add(total.saturating_sub(service));
+        match is_kept {
+            Some(true) => tally.hits.add(total),
+            Some(false) => tally.misses.add(total),
+            None => {}
+        }
     }
 
     /// Counters of the models of that name (all, if none is named) and that version (any).
@@ -131,7 +142,6 @@ impl Row {
     }
 
     fn json(&self) -> Value {
-        let none = Sum::default().json();
         let within = self.within().json();
         json!({
             "name": self.name,
@@ -146,8 +156,8 @@ impl Row {
                 "compute_input": within,
                 "compute_infer": self.tally.infer.json(),
                 "compute_output": within,
-                "cache_hit": none,
-                "cache_miss": none,
+                "cache_hit": self.tally.hits.json(),
+                "cache_miss": self.tally.misses.json(),
             },
             "response_stats": {},
             "batch_stats": [],
@@ -210,17 +220,19 @@ mod tests {
     #[test]
     fn requests_are_counted_by_model_and_the_failed_apart() {
         let (statistics, ms) = (Statistics::default(), Duration::from_millis(1));
-        let served = Some(Served { rows: 4, service: 2 * ms });
+        let served = Some(Served { rows: 4, service: 2 * ms, is_kept: None });
         statistics.count("a", "1", 5 * ms, served);
-        statistics.count("a", "1", 3 * ms, served);
+        let kept = |is_kept| served.map(|served| Served { is_kept: Some(is_kept), ..served });
+        statistics.count("a", "1", 2 * ms, kept(false));
+        statistics.count("a", "1", ms, kept(true));
         statistics.count("a", "1", 9 * ms, None);
         statistics.count("a", "2", ms, served);
         statistics.count("b", "1", ms, None);
         let of = statistics.of(Some("a"), Some("1"));
         let [(_, tally)] = &of[..] else { panic!("one") };
-        assert_eq!((tally.rows, tally.success.count, tally.fail.count), (8, 2, 1));
-        assert_eq!((tally.success.time, tally.infer.time), (8 * ms, 4 * ms));
-        assert_eq!(tally.queue.time, 4 * ms);
+        assert_eq!((tally.rows, tally.success.count, tally.fail.count), (12, 3, 1));
+        assert_eq!((tally.success.time, tally.infer.time), (8 * ms, 6 * ms));
+        assert_eq!((tally.queue.time, tally.hits.time, tally.misses.time), (3 * ms, ms, 2 * ms));
         assert_eq!(statistics.of(Some("a"), None).len(), 2);
         assert_eq!(statistics.of(None, None).len(), 3);
     }

@@ -88,6 +88,15 @@ impl Wanted {
         Ok(())
     }
 
+    /// How many bytes [`Self::form`] reads or moves.
+    pub fn bytes(wanted: &[Self], outputs: &[Tensor]) -> usize {
+        let is_formed = |output: &&Tensor| {
+            let wanted = wanted.iter().find(|wanted| wanted.name == output.name);
+            wanted.is_some_and(|wanted| wanted.place.is_some() || wanted.classes.is_some())
+        };
+        outputs.iter().filter(is_formed).map(|output| output.data.len()).sum()
+    }
+
     /// Gives each output the form that is wanted of it; one that is in shared memory then has no
     /// bytes of its own.
     ///

@@ -85,6 +85,7 @@ impl Node {
             // A peer may claim anything; no more is owed than was agreed.
             price: price.held_to(order.job.limit()),
             receipt,
+            is_kept: None,
         })
     }
 

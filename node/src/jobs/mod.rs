@@ -84,6 +84,8 @@ pub struct Answer {
     pub price: Bill,
     /// The leaf of the receipt that the one peer that ran it keeps, if it does.
     pub receipt: Option<Digest>,
+    /// Whether this node had kept the answer; none where it did not look.
+    pub is_kept: Option<bool>,
 }
 
 impl Node {
@@ -243,7 +245,7 @@ impl Node {
         let bundle = order.job.bundle;
         let hosted = self.able(bundle).ok_or_else(|| gone(bundle))?;
         let question = self.question(order, &hosted).await;
-        if let Some(outputs) = question.and_then(|question| self.answers.find(&question)) {
+        if let Some(outputs) = question.as_ref().and_then(|asked| self.answers.find(asked)) {
             return Ok(self.reuse(order, &hosted, outputs));
         }
         let load = hosted.engine.load();
@@ -261,9 +263,10 @@ impl Node {
         pending.call();
         let response = pending.await.map_err(failed)?;
         hosted.meters.count(response.service);
-        if let Some(question) = question {
+        let is_kept = question.map(|question| {
             self.answers.keep(question, &response.outputs);
-        }
+            false
+        });
         self.count_run(&order.job, bundle, response.service);
         let tensors = [&order.inputs, &response.outputs].into_iter().flatten();
         let price = self.charge(&order.job, response.service, tensors);
@@ -271,6 +274,7 @@ impl Node {
         Ok(Answer {
             price,
             receipt: None,
+            is_kept,
             executed_by: vec![self.me],
             outputs: response.outputs,
             queue: response.queue,
@@ -306,6 +310,7 @@ impl Node {
         Answer {
             price,
             receipt: None,
+            is_kept: Some(true),
             executed_by: vec![self.me],
             outputs,
             queue: none,

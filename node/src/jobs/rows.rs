@@ -71,7 +71,16 @@ impl Node {
         let join = move || join(&parts, &axes.outputs, &counts);
         let outputs = self.aside.run(bytes, join).await;
         let outputs = outputs.map_err(fault)?;
-        Ok(Answer { executed_by, outputs, queue, service, in_flight, price, receipt: None })
+        Ok(Answer {
+            executed_by,
+            outputs,
+            queue,
+            service,
+            in_flight,
+            price,
+            receipt: None,
+            is_kept: None,
+        })
     }
 }
 

@@ -219,6 +219,7 @@ impl Node {
             in_flight: 0,
             price: price.held_to(job.limit()),
             receipt: None,
+            is_kept: None,
         })
     }
 

@@ -89,7 +89,7 @@ fn data_type(dtype: DType) -> DataType {
 /// Counters of a model.
 pub fn statistics(row: Row) -> ModelStatistics {
     let sum = |sum: Sum| Some(StatisticDuration { count: sum.count, ns: sum.ns() });
-    let (none, within) = (sum(Sum::default()), sum(row.within()));
+    let within = sum(row.within());
     ModelStatistics {
         last_inference: row.last_inference_ms(),
         inference_count: row.tally.rows,
@@ -101,8 +101,8 @@ pub fn statistics(row: Row) -> ModelStatistics {
             compute_input: within,
             compute_infer: sum(row.tally.infer),
             compute_output: within,
-            cache_hit: none,
-            cache_miss: none,
+            cache_hit: sum(row.tally.hits),
+            cache_miss: sum(row.tally.misses),
         }),
         name: row.name,
         version: row.version,

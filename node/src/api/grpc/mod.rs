@@ -90,8 +90,13 @@ impl Service {
         let version = found.resolved.version.clone();
         let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
         let tensors = std::mem::take(&mut answer.outputs);
-        let tensors = Wanted::form(&outputs, tensors, &found.signature, &node.regions)?;
-        let response = convert::answer(name, version, id, tensors, &outputs, proof, tells_end);
+        let (bytes, signature) = (Wanted::bytes(&outputs, &tensors), found.signature.clone());
+        let regions = node.clone();
+        let form = move || {
+            let tensors = Wanted::form(&outputs, tensors, &signature, &regions.regions)?;
+            Ok(convert::answer(name, version, id, tensors, &outputs, proof, tells_end))
+        };
+        let response = node.aside.run(bytes, form).await.map_err(|error: ApiError| error)?;
         let mut headers = HeaderMap::new();
         tell(node, &answer, receipt, started.elapsed(), &mut headers);
         Ok((response, headers))
@@ -143,7 +148,8 @@ impl GrpcInferenceService for Service {
         &self,
         _: Request<ServerReadyRequest>,
     ) -> Result<Response<ServerReadyResponse>, Status> {
-        Ok(Response::new(ServerReadyResponse { ready: !self.node.is_draining() }))
+        let ready = !self.node.is_draining() && self.node.is_complete();
+        Ok(Response::new(ServerReadyResponse { ready }))
     }
 
     async fn model_ready(

@@ -236,6 +236,7 @@ fn nothing() -> Answer {
         in_flight: 0,
         price: Bill::default(),
         receipt: None,
+        is_kept: None,
     }
 }
 
