@@ -3,8 +3,8 @@
 //!
 //! Each job does at its end what a node's does: it draws a salt, commits to its payloads, names its
 //! peer and its law, seals its receipt, hands it to the keeper of the log, counts it, and waits until
-//! it is kept. What signing, tiles, checkpoints and the disk take is in it, since CPU time is that of the process. The log is
-//! in the folder of the build, or in `HANSA_BENCH_FOLDER`: a disk, not memory.
+//! it is kept. What signing, tiles, checkpoints and the disk take is in it, since CPU time is that of
+//! the process. The log is in the folder of the build, or in `HANSA_BENCH_FOLDER`: a disk, not memory.
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
@@ -28,7 +28,7 @@ use hansa_node::audit::reader::Reader;
 use hansa_node::audit::verify::verify;
 use hansa_node::audit::writer::KeepError;
 use hansa_node::config::{AuditConfig, Receipts};
-use hansa_node::keyfile::draw_seed;
+use hansa_node::random::draw;
 
 use world::{SEED, charter, job, local, trust};
 
@@ -80,7 +80,7 @@ impl Ends {
     }
 
     async fn end(&self, payload: &[u8]) {
-        let salt = Salt(draw_seed());
+        let salt = Salt(draw());
         let [input, output] = [Side::Input, Side::Output].map(|side| {
             let digest = payload_digest(&[(&self.tensor, payload)]);
             Some(commit(&salt, side, &digest))

@@ -21,6 +21,7 @@ pub mod limits;
 pub mod meters;
 pub mod models;
 pub mod node;
+pub mod random;
 pub mod repository;
 pub mod run;
 pub mod start;

@@ -28,7 +28,6 @@ use hansa_runtime::engine::Engine;
 use hansa_runtime::tensor::Signature;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::ActorRef;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
@@ -48,6 +47,7 @@ use crate::jobs::Gathers;
 use crate::law::Law;
 use crate::limits::{RETIRED_FOR, SIGNATURES_MAX, TOLD_WITHIN};
 use crate::meters::{Meters, ModelMeters};
+use crate::random;
 use crate::repository::Repository;
 
 /// How often it is looked whether the view tells of a change.
@@ -181,7 +181,6 @@ pub struct Node {
     pub repository: Repository,
     pub(crate) http: OnceLock<SocketAddr>,
     pub(crate) grpc: OnceLock<SocketAddr>,
-    pub(crate) random: SystemRandom,
     pub(crate) gathers: Gathers,
     /// Places for those who listen to events.
     pub(crate) listeners: Arc<Semaphore>,
@@ -422,8 +421,6 @@ impl Node {
 
     /// Random bytes.
     pub fn draw<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.random.fill(&mut bytes).expect("the operating system gives random bytes");
-        bytes
+        random::draw()
     }
 }

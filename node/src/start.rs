@@ -17,7 +17,6 @@ use hansa_core::view::View;
 use hansa_net::control::{ControlConfig, ControlEvent, ControlHandle, ControlPlane};
 use hansa_net::data::{Call, DataLimits, DataPlane};
 use metrics_exporter_prometheus::PrometheusHandle;
-use ring::rand::SystemRandom;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
@@ -110,7 +109,6 @@ impl Node {
             engine: ArcSwapOption::empty(),
             http: OnceLock::new(),
             grpc: OnceLock::new(),
-            random: SystemRandom::new(),
             gathers: Default::default(),
             listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
         }))
