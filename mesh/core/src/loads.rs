@@ -16,6 +16,8 @@ pub const AVOID_MAX: Duration = Duration::from_secs(60);
 pub const REPORT_LIFETIME: Duration = Duration::from_secs(1);
 /// Inputs below this, in bytes, say nothing of bandwidth.
 const BANDWIDTH_SAMPLE_MIN: u64 = 256 * 1024;
+/// Rows of one answer that count as measurements: each is one, but they ran together.
+const ROWS_COUNTED_MAX: u32 = 8;
 /// No link is believed to be faster, in bytes per second.
 const BANDWIDTH_MAX: u64 = 100_000_000_000;
 
@@ -161,8 +163,11 @@ impl Loads {
         let report = Report { queue, service, ..report };
         if let Some(load) = self.bundle(peer, bundle) {
             let per_row = report.service / report.rows.max(1);
-            load.service_per_row =
-                Some(load.service_per_row.map_or(per_row, |old| (old * 7 + per_row) / 8));
+            let smooth = |old: Duration| {
+                let samples = 0..report.rows.clamp(1, ROWS_COUNTED_MAX);
+                samples.fold(old, |old, _| (old * 7 + per_row) / 8)
+            };
+            load.service_per_row = Some(load.service_per_row.map_or(per_row, smooth));
             load.reported = report.in_flight;
             load.reported_at = now;
         }
@@ -279,6 +284,22 @@ mod tests {
             Report { took, service: Duration::MAX, queue: Duration::MAX, ..Report::default() };
         loads.answered(PEER, BUNDLE, report, Mono(0));
         assert_eq!(loads.read(PEER, BUNDLE, Mono(0)).service_per_row, Some(took));
+    }
+
+    #[test]
+    fn a_large_batch_says_more_of_speed_than_a_single_row() {
+        let answer = |ms: u64, rows: u32| {
+            let took = Duration::from_millis(ms) * rows;
+            Report { took, service: took, rows, ..Report::default() }
+        };
+        let after = |rows: u32| {
+            let mut loads = Loads::default();
+            loads.answered(PEER, BUNDLE, answer(10, 1), Mono(0));
+            loads.answered(PEER, BUNDLE, answer(20, rows), Mono(0));
+            loads.read(PEER, BUNDLE, Mono(0)).service_per_row.expect("measured")
+        };
+        assert_eq!(after(1), Duration::from_micros(11_250));
+        assert!(after(64) > Duration::from_millis(16) && after(64) == after(8));
     }
 
     #[test]
