@@ -161,18 +161,25 @@ impl Loads {
         let queue = report.queue.min(report.took);
         let service = report.service.min(report.took);
         let report = Report { queue, service, ..report };
+        self.ran(peer, bundle, service, report.rows);
         if let Some(load) = self.bundle(peer, bundle) {
-            let per_row = report.service / report.rows.max(1);
-            let smooth = |old: Duration| {
-                let samples = 0..report.rows.clamp(1, ROWS_COUNTED_MAX);
-                samples.fold(old, |old, _| (old * 7 + per_row) / 8)
-            };
-            load.service_per_row = Some(load.service_per_row.map_or(per_row, smooth));
             load.reported = report.in_flight;
             load.reported_at = now;
         }
         self.measured_transfer(peer, &report);
         self.heard(peer);
+    }
+
+    /// A job of so many rows ran this long at `peer`, which may be this one.
+    pub fn ran(&mut self, peer: PeerId, bundle: Digest, service: Duration, rows: u32) {
+        let per_row = service / rows.max(1);
+        let smooth = |old: Duration| {
+            let samples = 0..rows.clamp(1, ROWS_COUNTED_MAX);
+            samples.fold(old, |old, _| (old * 7 + per_row) / 8)
+        };
+        if let Some(load) = self.bundle(peer, bundle) {
+            load.service_per_row = Some(load.service_per_row.map_or(per_row, smooth));
+        }
     }
 
     /// What an answer took beyond round trip, wait and service went into moving bytes. Small inputs

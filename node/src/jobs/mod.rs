@@ -263,6 +263,8 @@ impl Node {
         pending.call();
         let response = pending.await.map_err(failed)?;
         hosted.meters.count(response.service);
+        // As of the others: what an advert says is older, and coarse.
+        self.loads().ran(self.me, bundle, response.service, order.job.rows);
         let is_kept = question.map(|question| {
             self.answers.keep(question, &response.outputs);
             false
