@@ -243,6 +243,7 @@ fn a_node_that_may_fetches_what_a_job_needs_and_says_when_to_come_back() {
     let refused = run_at(austin, "heavy");
     let told = body(&refused);
     assert_eq!((refused.0, &told["code"]), (503, &json!("loading")), "{told}");
+    assert!(told["percent"].as_u64().is_some_and(|percent| percent <= 100), "{told}");
     assert!(header(&refused, "retry-after").parse::<u32>().expect("seconds") > 0);
     // Others are served meanwhile.
     assert_eq!(header(&austin.infer("heavy", &anywhere, &[]), "hansa-executed-by"), "berlin");

@@ -223,10 +223,12 @@ pub enum Refusal {
         why: Unsplittable,
     },
     /// The model is on its way to the peer that answers.
-    #[error("the model is being fetched; try again in {ready_in_ms} ms")]
+    #[error("the model is being fetched, {percent} % of it is here; try again in {ready_in_ms} ms")]
     Loading {
         /// When it is expected to be served.
         ready_in_ms: u32,
+        /// How much of its bytes is here.
+        percent: u8,
     },
     /// The receipt that the policy or the operator demands cannot be kept.
     #[error("the receipt that is demanded cannot be kept: {reason}")]

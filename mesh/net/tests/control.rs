@@ -119,7 +119,7 @@ async fn three_peers_speak_after_meeting_through_one() {
 /// connections, one of which replaces the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_frame_is_lost_when_both_dial_at_once() {
-    const FRAMES: u64 = 40;
+    const FRAMES: usize = 40;
     for round in 0..40_u64 {
         let mut one = Node::local(1, &[]).await;
         let mut two = Node::local(2, &[]).await;
@@ -138,12 +138,12 @@ async fn no_frame_is_lost_when_both_dial_at_once() {
         );
         for node in [&mut one, &mut two] {
             let mut came = BTreeSet::new();
-            while came.len() < FRAMES as usize {
+            while came.len() < FRAMES {
                 let frame = tokio::time::timeout(Duration::from_secs(5), node.frame()).await;
                 let Ok((_, frame)) = frame else {
                     panic!("round {round}: {} of {FRAMES} came: {came:?}", came.len());
                 };
-                let number = std::str::from_utf8(&frame).expect("a number").parse::<u64>();
+                let number = std::str::from_utf8(&frame).expect("a number").parse::<usize>();
                 assert!(came.insert(number.expect("a number")), "each comes once");
             }
         }

@@ -20,13 +20,18 @@ impl Default for Aside {
 }
 
 impl Aside {
+    /// Whether work over so many bytes is done at once.
+    pub fn is_short(bytes: usize) -> bool {
+        bytes <= AT_ONCE_BYTES_MAX
+    }
+
     /// Does `work` over so many bytes: here if they are few, else aside.
     pub async fn run<T: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        if bytes <= AT_ONCE_BYTES_MAX {
+        if Self::is_short(bytes) {
             return work();
         }
         let _turn = self.0.acquire().await.expect("it is never closed");

@@ -40,7 +40,7 @@ impl Node {
             pulls.iter().find(|(model, moment)| is_meant(model) && moment.state != "failed");
         match coming {
             Some((model, moment)) if self.may_run(policy, model.bundle) => {
-                Refusal::Loading { ready_in_ms: ready_in_ms(moment) }
+                Refusal::Loading { ready_in_ms: ready_in_ms(moment), percent: percent(moment) }
             }
             _ => refusal,
         }
@@ -98,6 +98,12 @@ impl Node {
     fn may_run(&self, policy: &Policy, bundle: Digest) -> bool {
         may_run_here(self.clock.now(), &self.view(), policy, bundle)
     }
+}
+
+/// How much of a model that is on its way is here; all of it, while it is loaded.
+fn percent(moment: &Moment) -> u8 {
+    let done = moment.bytes_done.min(moment.bytes).saturating_mul(100);
+    u8::try_from(done.checked_div(moment.bytes).unwrap_or(0)).expect("at most 100")
 }
 
 /// When a model that is on its way is expected to be served.

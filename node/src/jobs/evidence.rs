@@ -26,6 +26,7 @@ use hansa_runtime::tensor::Tensor;
 
 use super::payload::meta;
 use super::{Answer, AskError, Order, micros};
+use crate::api::aside::Aside;
 use crate::audit::Entry;
 use crate::audit::keeper::Keeper;
 use crate::node::{Hosted, Node};
@@ -518,9 +519,13 @@ impl Node {
 
     /// The commitment to a payload; a long one is hashed beside the threads that carry the network.
     async fn commit(&self, salt: &Salt, side: Side, tensors: &[Tensor]) -> Digest {
-        let tensors = tensors.to_vec();
-        let bytes = usize::try_from(bytes_of(&tensors)).unwrap_or(usize::MAX);
-        let digest = self.aside.run(bytes, move || digest_of(&tensors)).await;
+        let bytes = usize::try_from(bytes_of(tensors)).unwrap_or(usize::MAX);
+        let digest = if Aside::is_short(bytes) {
+            digest_of(tensors)
+        } else {
+            let tensors = tensors.to_vec();
+            self.aside.run(bytes, move || digest_of(&tensors)).await
+        };
         commit(salt, side, &digest)
     }
 }

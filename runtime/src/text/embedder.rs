@@ -18,6 +18,8 @@ pub struct Embedder {
     text: Arc<Text>,
     inputs: Vec<(String, DType, Fill)>,
     output: String,
+    /// Numbers of an embedding, where the signature says so.
+    width: Option<usize>,
     /// Whether the output has a vector for each token.
     pools: bool,
     /// Tokens of a row, where the model takes no other number.
@@ -75,12 +77,15 @@ impl Embedder {
             return Err(TextError::Input { name: "input_ids".into(), problem });
         }
         let (output, pools) = embedding_of(&text, signature)?;
+        let spec = signature.outputs.iter().find(|spec| spec.name == output);
+        let width = spec.and_then(|spec| usize::try_from(*spec.shape.last()?).ok());
         Ok(Self {
             has_mask: inputs.iter().any(|(.., fill)| *fill == Fill::Mask),
             is_separable: signature.row_axes().is_some(),
             text,
             inputs,
             output,
+            width,
             pools,
             row,
             rows,
@@ -90,6 +95,11 @@ impl Embedder {
     /// The output that a job is to ask for.
     pub fn output(&self) -> &str {
         &self.output
+    }
+
+    /// Numbers of an embedding, where that is known before one was made.
+    pub fn width(&self) -> Option<usize> {
+        self.width
     }
 
     /// Most tokens of a text.

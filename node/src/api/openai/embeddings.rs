@@ -48,11 +48,13 @@ async fn run(node: &Arc<Node>, request: Request) -> Result<Response, OpenAiError
     let text = found.text(node).await.map_err(|error| OpenAiError::of("model", error))?;
     let embedder = Embedder::new(text.clone(), &found.signature);
     let embedder = Arc::new(embedder.map_err(|error| OpenAiError::of("model", error))?);
+    // Before anything runs that has a price.
+    embedder.width().map_or(Ok(()), |width| check_cut(&text, wish.dimensions, width))?;
     let texts = tokenize(node, &text, &embedder, wish.inputs).await?;
     let tokens = texts.iter().map(Vec::len).sum();
     let ran = Batches { node, found: &found, embedder, texts: Arc::new(texts), tokens };
     let (mut embeddings, sum) = ran.run().await?;
-    check_cut(&text, wish.dimensions, &embeddings)?;
+    check_cut(&text, wish.dimensions, embeddings.first().map_or(0, Vec::len))?;
     let Sum { answer, receipts, proofs } = sum;
     let header = told(&receipts);
     let listed = match is_inline {
@@ -121,13 +123,8 @@ fn at_fault(index: usize, error: TextError) -> OpenAiError {
     OpenAiError::of("input", ApiError::new(error.status(), error.code(), message))
 }
 
-/// Whether the embeddings may be cut to the size that is wanted, if any is.
-fn check_cut(
-    text: &Text,
-    wanted: Option<usize>,
-    embeddings: &[Vec<f32>],
-) -> Result<(), OpenAiError> {
-    let own = embeddings.first().map_or(0, Vec::len);
+/// Whether embeddings of `own` numbers may be cut to the size that is wanted, if any is.
+fn check_cut(text: &Text, wanted: Option<usize>, own: usize) -> Result<(), OpenAiError> {
     let Some(wanted) = wanted.filter(|wanted| *wanted != own) else { return Ok(()) };
     let refuse = |why: String| {
         let message = format!("`dimensions` is {wanted}, the model's embeddings have {own}; {why}");

@@ -186,8 +186,9 @@ impl From<Refusal> for ApiError {
                 error.after(Duration::from_millis(u64::from(retry_after_ms)))
             }
             Refusal::Draining | Refusal::NoReceipt { .. } => error.after(DRAINING_RETRY_AFTER),
-            Refusal::Loading { ready_in_ms } => {
-                error.after(Duration::from_millis(u64::from(ready_in_ms)))
+            Refusal::Loading { ready_in_ms, percent } => {
+                let after = Duration::from_millis(u64::from(ready_in_ms));
+                error.with("percent", json!(percent)).after(after)
             }
             _ => error,
         }
@@ -227,7 +228,7 @@ mod tests {
             (Refusal::PolicyUnsatisfiable { failed: [].into() }, 403, "policy_unsatisfiable"),
             (Refusal::Unavailable { failed: [].into() }, 503, "unavailable"),
             (Refusal::Gap { at: 1, of: 2 }, 503, "unavailable"),
-            (Refusal::Loading { ready_in_ms: 1 }, 503, "loading"),
+            (Refusal::Loading { ready_in_ms: 1, percent: 50 }, 503, "loading"),
             (Refusal::NoReceipt { reason: "full".into() }, 503, "no_receipt"),
             (Refusal::Unsplittable { why: Unsplittable::OneRow }, 400, "unsplittable"),
             (Refusal::Unsplittable { why: Unsplittable::OnePeer }, 403, "unsplittable"),
