@@ -161,7 +161,9 @@ impl Loads {
         let queue = report.queue.min(report.took);
         let service = report.service.min(report.took);
         let report = Report { queue, service, ..report };
-        self.ran(peer, bundle, service, report.rows);
+        if !service.is_zero() {
+            self.ran(peer, bundle, service, report.rows); // Else it was kept, and nothing ran.
+        }
         if let Some(load) = self.bundle(peer, bundle) {
             load.reported = report.in_flight;
             load.reported_at = now;

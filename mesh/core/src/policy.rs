@@ -67,6 +67,11 @@ pub enum Split {
 }
 
 impl Split {
+    /// Whether one peer may run the whole job.
+    pub fn may_be_whole(self) -> bool {
+        matches!(self, Self::Auto | Self::Never)
+    }
+
     /// The word for it in requests.
     pub fn name(self) -> &'static str {
         match self {

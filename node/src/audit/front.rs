@@ -84,14 +84,24 @@ impl Front {
         bytes > AUDIT_UNSETTLED_BYTES_MAX as u64
     }
 
-    /// Whether all that was kept is under a checkpoint, and no journal holds any of it.
-    pub(super) fn is_settled(&self) -> bool {
+    /// Whether no journal holds anything.
+    pub(super) fn is_empty(&self) -> bool {
         self.journals.iter().all(|journal| journal.len() == 0)
     }
 
-    /// Whether the journal that takes what comes may hold the entry `index`, or one before it.
+    /// Whether the journal that takes what comes may hold the entry `index`: one that is to be erased.
     pub(super) fn holds(&self, index: u64) -> bool {
-        !self.is_settled() && self.begins <= index
+        !self.is_empty() && self.begins <= index
+    }
+
+    /// Whether it has to be looked at again, though nobody calls.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.is_empty() || matches!(self.state, State::Full(_) | State::Unwritable(_))
+    }
+
+    /// Puts on the disk that a journal was cleared.
+    pub(super) fn sync_cleared(&mut self) -> io::Result<()> {
+        self.journals.iter_mut().try_for_each(Journal::sync_cleared)
     }
 
     /// What is not in the tree yet.
@@ -132,6 +142,9 @@ impl Front {
 
     /// Files cannot be written.
     pub(super) fn fail(&mut self, error: &io::Error) {
+        if matches!(self.state, State::Broken(_)) {
+            return; // Nothing that is tried says what is on the disk.
+        }
         let reason = error.to_string();
         self.state =
             if files::is_full(error) { State::Full(reason) } else { State::Unwritable(reason) };

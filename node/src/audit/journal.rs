@@ -122,6 +122,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Puts on the disk that it was cleared, so that no loss of power brings back what it held.
+    pub(super) fn sync_cleared(&mut self) -> io::Result<()> {
+        if self.len == 0 { self.file.sync_data() } else { Ok(()) }
+    }
+
     /// Begins anew: all that it held is in its tiles.
     pub(super) fn clear(&mut self) -> io::Result<()> {
         if self.len > 0 {

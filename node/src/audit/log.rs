@@ -242,7 +242,7 @@ impl Log {
     pub(super) fn gather(&mut self) -> bool {
         let kept = {
             let mut front = self.front();
-            if front.is_settled() && self.reader.path(CHECKPOINT).exists() {
+            if front.is_empty() && self.reader.path(CHECKPOINT).exists() {
                 return false;
             }
             front.turn();
@@ -393,6 +393,13 @@ impl Log {
     /// How many receipts it has, deleted ones too.
     pub fn size(&self) -> u64 {
         self.front().size
+    }
+
+    /// The salts of a bundle that is complete and not on the disk yet.
+    pub(super) fn complete_salts(&self, bundle: u64) -> Option<&[u8]> {
+        let path = self.reader.path(&salts_path(bundle));
+        let found = self.complete.iter().find(|(own, _)| *own == path);
+        found.map(|(_, salts)| salts.as_slice())
     }
 
     /// How many of them are in the tree.

@@ -209,35 +209,62 @@ impl Reader {
     }
 
     /// Tells `each` every receipt that is there, oldest first, also those that no checkpoint covers
-    /// yet, until it says no.
+    /// yet, until it says no. A node that writes the log meanwhile moves receipts from journals to
+    /// tiles; then it is looked again, from where it was.
     pub fn receipts(&self, mut each: impl FnMut(u64, Receipt) -> bool) -> Result<(), LogError> {
-        let note = self.checkpoint()?.ok_or_else(|| LogError::NotThere(self.dir.clone()))?;
-        let (checkpoint, _) = self.open(&note)?;
+        let (mut next, mut seen) = (0, None);
+        loop {
+            let note = self.checkpoint()?.ok_or_else(|| LogError::NotThere(self.dir.clone()))?;
+            let Some(missing) = self.receipts_under(&note, &mut next, &mut each)? else {
+                return Ok(());
+            };
+            let now = Some((next, note));
+            if seen == now {
+                return Err(self.damaged(format!("{missing} is missing")));
+            }
+            seen = now;
+        }
+    }
+
+    /// The same from `next` on, as long as the newest checkpoint is `note`. Gives what is not there, or
+    /// not any more.
+    fn receipts_under(
+        &self,
+        note: &str,
+        next: &mut u64,
+        each: &mut impl FnMut(u64, Receipt) -> bool,
+    ) -> Result<Option<String>, LogError> {
+        let (checkpoint, _) = self.open(note)?;
         let size = checkpoint.size;
-        for bundle in self.minimum(&checkpoint.origin)? / WIDTH..size.div_ceil(WIDTH) {
-            let entries = self.bundle(bundle, size)?;
-            let entries =
-                entries.ok_or_else(|| self.damaged(format!("bundle {bundle} is missing")))?;
+        *next = (*next).max(self.minimum(&checkpoint.origin)?);
+        for bundle in *next / WIDTH..size.div_ceil(WIDTH) {
+            let Some(entries) = self.bundle(bundle, size)? else {
+                return Ok(Some(format!("bundle {bundle}")));
+            };
             for (at, entry) in (bundle * WIDTH..).zip(entries) {
-                if !each(at, Receipt::open(&entry)?) {
-                    return Ok(());
+                if at >= *next {
+                    *next = at + 1;
+                    if !each(at, Receipt::open(&entry)?) {
+                        return Ok(None);
+                    }
                 }
             }
         }
-        let mut next = size;
         for batch in self.journals()?.into_iter().flat_map(|(scan, _)| scan.batches) {
-            for (index, _, entry) in batch.into_entries().filter(|(index, ..)| *index >= size) {
-                if index != next {
-                    // A running node has made a checkpoint meanwhile.
-                    return Err(self.damaged(format!("receipts before {index} are missing")));
+            for (index, _, entry) in batch.into_entries() {
+                if index > *next {
+                    return Ok(Some(format!("receipt {next}")));
                 }
-                next += 1;
-                if !each(index, Receipt::open(&entry)?) {
-                    return Ok(());
+                if index == *next {
+                    *next = index + 1;
+                    if !each(index, Receipt::open(&entry)?) {
+                        return Ok(None);
+                    }
                 }
             }
         }
-        Ok(())
+        let is_newest = self.checkpoint()?.as_deref() == Some(note);
+        Ok((!is_newest).then(|| "a checkpoint that stays".to_owned()))
     }
 
     /// The proof of the receipt `index`: under the newest checkpoint that peers cosigned if it

@@ -19,7 +19,10 @@ impl Log {
         let salts = if index / WIDTH == self.tree_size() / WIDTH {
             &self.edge.salts
         } else {
-            stored = self.reader.salts(index / WIDTH)?.unwrap_or_default();
+            stored = match self.complete_salts(index / WIDTH) {
+                Some(salts) => salts.to_vec(),
+                None => self.reader.salts(index / WIDTH)?.unwrap_or_default(),
+            };
             &stored
         };
         let salt = salts.get(at..at + 32).and_then(|salt| salt.try_into().ok());
@@ -33,6 +36,8 @@ impl Log {
         while self.front().holds(index) {
             self.checkpoint()?;
         }
+        let cleared = self.front().sync_cleared();
+        cleared.map_err(|source| LogError::File { path: self.reader.dir().to_owned(), source })?;
         let (bundle, at) = (index / WIDTH, usize::try_from(index % WIDTH).expect("below 256") * 32);
         let path = self.reader.path(&salts_path(bundle));
         let Some(mut salts) = self.reader.salts(bundle)? else { return Ok(()) };
@@ -41,7 +46,7 @@ impl Log {
         if bundle == self.tree_size() / WIDTH {
             self.edge.salts.clone_from(&salts);
         }
-        // In place: a copy elsewhere would leave the old one to whoever reads the raw disk.
+        // In place: one copy less for whoever reads the raw disk.
         let written = std::fs::OpenOptions::new().write(true).open(&path).and_then(|file| {
             std::os::unix::fs::FileExt::write_all_at(&file, &salts, 0)?;
             file.sync_data()

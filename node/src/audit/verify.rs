@@ -48,8 +48,26 @@ pub struct Report {
     pub defects: Vec<String>,
 }
 
-/// Verifies the log; with `trust`, also who attested its keeper. What is wrong is in the report.
+/// Verifies the log; with `trust`, also who attested its keeper. What is wrong is in the report. A log
+/// that a node writes meanwhile is looked at again, a few times.
 pub fn verify(reader: &Reader, trust: Option<&Trust>) -> Report {
+    for _ in 0..TRIES_MAX {
+        let before = reader.checkpoint().ok();
+        let report = verify_once(reader, trust);
+        if report.ok || before == reader.checkpoint().ok() {
+            return report;
+        }
+    }
+    let mut report = verify_once(reader, trust);
+    if report.ok {
+        return report;
+    }
+    let hint = "a node writes the log while it is read: verify a copy, or stop the node";
+    report.defects.insert(0, hint.to_owned());
+    report
+}
+
+fn verify_once(reader: &Reader, trust: Option<&Trust>) -> Report {
     let mut report = Report::default();
     let mut receipts = Receipts { reader, trust, keeper: None, charters: BTreeMap::new() };
     let mut span: Option<(Utc, Utc)> = None;
@@ -89,6 +107,9 @@ impl Report {
         }
     }
 }
+
+/// How often a log that changes is looked at before that is said.
+const TRIES_MAX: usize = 5;
 
 /// A fault of the files, or that they cannot be read.
 #[derive(Debug, thiserror::Error)]

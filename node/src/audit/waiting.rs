@@ -28,7 +28,8 @@ pub(super) enum Refused {
 /// What the thread gets.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken<T> {
-    /// All that waits, now that it was called or its time has come; perhaps nothing.
+    /// All that waits, now that it was called or its time has come. Nothing, where only that was to
+    /// be told, or somebody else took it.
     Items(VecDeque<T>),
     /// Nothing waits and nothing will come.
     Closed,
@@ -57,10 +58,21 @@ impl<T> Waiting<T> {
         self.lock().items.is_empty()
     }
 
-    /// Takes all that waits, if `may` says so of each.
-    pub(super) fn take_if(&self, may: impl FnMut(&T) -> bool) -> Option<VecDeque<T>> {
+    /// Takes those that wait and have a cost, in their order, until they cost `most` together; the
+    /// others stay.
+    pub(super) fn take_some(&self, most: usize, cost: impl Fn(&T) -> Option<usize>) -> Vec<T> {
         let mut state = self.lock();
-        state.items.iter().all(may).then(|| std::mem::take(&mut state.items))
+        let (mut taken, mut left) = (Vec::new(), most);
+        for item in std::mem::take(&mut state.items) {
+            match cost(&item) {
+                Some(cost) if left > 0 => {
+                    left = left.saturating_sub(cost);
+                    taken.push(item);
+                }
+                _ => state.items.push_back(item),
+            }
+        }
+        taken
     }
 
     /// Has the thread look.
@@ -111,8 +123,10 @@ mod tests {
         let waiting = Waiting::new(2);
         assert_eq!((waiting.put(1), waiting.put(2)), (Ok(()), Ok(())));
         assert_eq!(waiting.put(3), Err(Refused::Full));
-        assert_eq!(waiting.take_if(|item| *item < 2), None);
-        assert_eq!(waiting.take_if(|item| *item < 3), Some([1, 2].into()));
+        let cost = |item: &i32| (*item != 2).then_some(1);
+        assert_eq!((waiting.take_some(0, cost), waiting.take_some(9, cost)), (vec![], vec![1]));
+        assert_eq!(waiting.take_some(9, |_| Some(1)), [2]);
+        assert!(waiting.is_empty());
         assert_eq!(waiting.take(Some(Instant::now())), Taken::Items([].into()));
         waiting.put(4).unwrap();
         waiting.close();

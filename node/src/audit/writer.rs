@@ -24,6 +24,9 @@ use super::log::Log;
 use super::waiting::{Refused, Taken, Waiting};
 use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_EVERY, AUDIT_QUEUE_MAX};
 
+/// Whoever keeps for others stops after so many batches: it has a job of its own.
+const PASSES_MAX: usize = 16;
+
 /// How the log does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -177,53 +180,47 @@ impl Writer {
 }
 
 impl Shared {
-    /// Keeps all that waits. Whoever is at it already looks again before it leaves.
+    /// Keeps all that waits and need not wait for the disk. Whoever is at it already looks again before
+    /// it leaves.
     fn keep_what_waits(&self) {
-        while !self.waiting.is_empty() {
+        for _ in 0..PASSES_MAX {
+            if self.waiting.is_empty() {
+                return;
+            }
             let Ok(mut front) = self.front.try_lock() else { return };
-            let is_quick = |ask: &Ask| matches!(ask, Ask::Keep(entry, _) if !entry.is_durable);
-            let taken = if front.is_full() { None } else { self.waiting.take_if(is_quick) };
-            let Some(asks) = taken else {
-                drop(front);
-                return self.waiting.call();
+            let quick = |ask: &Ask| match ask {
+                Ask::Keep(entry, _) if !entry.is_durable => Some(journal::cost(entry)),
+                Ask::Keep(..) | Ask::Do(_) => None,
             };
-            let is_first = front.is_settled();
-            let told: Vec<Told> = batches(asks).into_iter().map(|asks| front.keep(asks)).collect();
+            let most = if front.is_full() { 0 } else { AUDIT_BATCH_BYTES_MAX };
+            let asks = self.waiting.take_some(most, quick);
+            if asks.is_empty() {
+                break;
+            }
+            let was_pending = front.is_pending();
+            let told = front.keep(asks);
             self.status.store(Arc::new(front.status()));
             drop(front);
-            if is_first {
-                self.waiting.call(); // A checkpoint is due.
+            if !was_pending {
+                self.waiting.call(); // A checkpoint is due, or another try.
             }
-            told.into_iter().for_each(Told::tell);
+            told.tell();
         }
+        // The rest is the thread's.
+        self.waiting.call();
     }
-}
-
-/// Receipts and their askers, none more at once than goes to the disk together.
-fn batches(asks: impl IntoIterator<Item = Ask>) -> Vec<Vec<(Entry, Asker)>> {
-    let (mut batches, mut bytes) = (Vec::<Vec<_>>::new(), usize::MAX);
-    for ask in asks {
-        let Ask::Keep(entry, asker) = ask else { continue };
-        if bytes >= AUDIT_BATCH_BYTES_MAX {
-            batches.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += journal::cost(&entry);
-        batches.last_mut().expect("begun").push((entry, asker));
-    }
-    batches
 }
 
 impl Front {
     /// Keeps receipts together.
-    fn keep(&mut self, asks: Vec<(Entry, Asker)>) -> Told {
-        let (entries, askers): (Vec<_>, Vec<_>) = asks
-            .into_iter()
-            .map(|(entry, asker)| {
-                let leaf = entry.leaf;
-                (entry, (asker, leaf))
-            })
-            .unzip();
+    fn keep(&mut self, asks: Vec<Ask>) -> Told {
+        let (mut entries, mut askers) = (Vec::new(), Vec::new());
+        for ask in asks {
+            if let Ask::Keep(entry, asker) = ask {
+                askers.push((asker, entry.leaf));
+                entries.push(entry);
+            }
+        }
         let appended = self.append(entries).map_err(|error| error.to_string());
         if let Err(error) = &appended {
             self.lost += askers.len() as u64;
@@ -266,14 +263,25 @@ impl Thread {
             if self.next.is_some_and(|at| at <= Instant::now()) {
                 self.tick();
             }
-            if self.next.is_none() && !self.log.front().is_settled() {
-                self.next = Some(Instant::now() + self.every);
-            }
+            self.arm();
             self.publish();
             // What came while this held the front.
             self.shared.keep_what_waits();
         }
         self.log.close()
+    }
+
+    /// Looks again later, if there is what for.
+    fn arm(&mut self) {
+        let (is_pending, is_well) = {
+            let front = self.log.front();
+            (front.is_pending(), front.state == State::Writable)
+        };
+        if self.next.is_none() && is_pending {
+            // What the disk did not take is not tried again without a pause.
+            let pause = if is_well { self.every } else { AUDIT_CHECKPOINT_EVERY };
+            self.next = Some(Instant::now() + pause);
+        }
     }
 
     fn publish(&self) {
@@ -282,13 +290,23 @@ impl Thread {
 
     /// Does what is asked in its order, receipts that follow each other together as far as they fit.
     fn take(&mut self, asks: VecDeque<Ask>) {
-        let mut receipts = Vec::new();
+        let (mut receipts, mut bytes) = (Vec::new(), 0);
         for ask in asks {
             match ask {
-                Ask::Keep(..) => receipts.push(ask),
+                Ask::Keep(ref entry, _) => {
+                    bytes += journal::cost(entry);
+                    receipts.push(ask);
+                    if bytes >= AUDIT_BATCH_BYTES_MAX {
+                        bytes = 0;
+                        self.keep(std::mem::take(&mut receipts));
+                    }
+                }
                 Ask::Do(work) => {
+                    bytes = 0;
                     self.keep(std::mem::take(&mut receipts));
                     self.log.absorb();
+                    // Who came just then does not wait for the work.
+                    self.shared.keep_what_waits();
                     work(&mut self.log);
                 }
             }
@@ -297,18 +315,19 @@ impl Thread {
     }
 
     fn keep(&mut self, asks: Vec<Ask>) {
-        for asks in batches(asks) {
-            self.log.make_room();
-            let told = self.log.front().keep(asks);
-            // Before anybody is told, so that whoever is refused sees the reason in the status too.
-            self.publish();
-            // From there, the runtime is woken once for all of them.
-            match &self.runtime {
-                Some(runtime) if told.askers.len() > 1 => {
-                    drop(runtime.spawn(async move { told.tell() }));
-                }
-                _ => told.tell(),
+        if asks.is_empty() {
+            return;
+        }
+        self.log.make_room();
+        let told = self.log.front().keep(asks);
+        // Before anybody is told, so that whoever is refused sees the reason in the status too.
+        self.publish();
+        // From there, the runtime is woken once for all of them.
+        match &self.runtime {
+            Some(runtime) if told.askers.len() > 1 => {
+                drop(runtime.spawn(async move { told.tell() }));
             }
+            _ => told.tell(),
         }
     }
 

@@ -120,10 +120,14 @@ impl Node {
     /// afterwards: a model may be replaced between any two steps of a plan.
     async fn fly(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
         let planned = self.fly_as_planned(order).await;
-        let (bundle, law) = (order.job.bundle, &order.job.policy);
-        let may_run_here =
-            || self.is_retired(bundle) && may_run_here(self.clock.now(), &self.view(), law, bundle);
-        if planned.is_ok() || !may_run_here() {
+        let is_unheld = matches!(
+            planned,
+            Err(Refusal::UnknownModel { .. }
+                | Refusal::Unavailable { .. }
+                | Refusal::PolicyUnsatisfiable { .. }
+                | Refusal::HopLimit)
+        );
+        if !is_unheld || !self.may_run_retired(&order.job) {
             return planned;
         }
         let attempt = Attempt { number: 1, why: Why::Planned };
@@ -132,6 +136,13 @@ impl Node {
             AskError::Refused(refusal) => refusal,
             AskError::Lost(last) => Refusal::Failed { attempts: 1, last },
         })
+    }
+
+    /// Whether the job may run on an engine that this node served until just now.
+    fn may_run_retired(&self, job: &Job) -> bool {
+        self.is_retired(job.bundle)
+            && job.policy.split.may_be_whole()
+            && may_run_here(self.clock.now(), &self.view(), &job.policy, job.bundle)
     }
 
     async fn fly_as_planned(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {

@@ -151,11 +151,13 @@ async fn answer_call(
         ..Job::new(header.job, bundle, header.policy, &node.send, deadline)
     };
     check(&signature, &metas, &outputs)?;
-    if let Plan::Refuse(refusal) = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[])
-        && !node.is_retired(bundle)
-    // The sender has not heard of it yet.
-    {
-        return Err(refusal);
+    let planned = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[]);
+    if let Plan::Refuse(refusal) = planned {
+        // The sender of a job for a retired model has not heard of that yet.
+        let is_known_here = node.is_retired(bundle) && job.policy.split.may_be_whole();
+        if !is_known_here {
+            return Err(refusal);
+        }
     }
     let inputs = receive_all(&metas, body, remaining).await?;
     let evidence = Evidence::begin(node, called(node, bundle), lineage);

@@ -7,6 +7,8 @@ use hansa_node::audit::error::{LogError, State};
 use hansa_node::audit::log::Log;
 use hansa_node::audit::reader::Reader;
 use hansa_node::audit::verify::verify;
+use hansa_node::audit::writer::Writer;
+use hansa_node::limits::AUDIT_CHECKPOINT_EVERY;
 
 use crate::kept::walk;
 use crate::world::*;
@@ -27,6 +29,34 @@ fn fill(log: &mut Log) -> u64 {
         }
     }
     unreachable!("every disk is full in the end")
+}
+
+/// A disk that is full when an idle log gets a receipt, and has room again: the log sees it by itself.
+fn fill_and_free(dir: &Path, ballast: &Path) {
+    let keeper = node().0;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let log = Log::open(dir, &SEED).unwrap();
+        let (writer, thread) = Writer::start(log, AUDIT_CHECKPOINT_EVERY).unwrap();
+        let size = writer.status().kept;
+        assert!(std::fs::write(ballast, vec![1; 2 << 20]).is_err());
+        // An unfinished page may still take a few.
+        let mut kept = 0;
+        while writer.keep(entry(&keeper, size + kept)).unwrap().await.unwrap().is_ok() {
+            kept += 1;
+        }
+        assert!(matches!(writer.status().state, State::Full(_)), "{:?}", writer.status());
+        std::fs::remove_file(ballast).unwrap();
+        let started = std::time::Instant::now();
+        while writer.status().state != State::Writable {
+            assert!(started.elapsed().as_secs() < 20, "{:?}", writer.status());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        writer.keep(entry(&keeper, size + kept)).unwrap().await.unwrap().unwrap();
+        drop(writer);
+        thread.join().unwrap().unwrap();
+    });
+    assert!(verify(&Reader::new(dir), Some(&trust())).ok);
 }
 
 /// Runs in a process that may write files up to a size only, or on a small disk of its own.
@@ -59,6 +89,7 @@ fn child() {
         let report = verify(&Reader::new(&dir), Some(&trust()));
         assert!(report.ok, "{report:?}");
         assert_eq!((report.size, report.unsigned), (kept + 1, 0));
+        fill_and_free(&dir, &ballast);
         println!("full at {kept}, went on");
     } else {
         println!("full at {kept}");

@@ -68,7 +68,7 @@ pub(super) async fn read(
 /// still being negotiated takes with it what was written.
 ///
 /// # Errors
-/// The stream broke.
+/// The stream broke while frames were to be written.
 pub(super) async fn write(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     outbox: &Outbox,
@@ -94,14 +94,15 @@ pub(super) async fn write(
             }
         }
     }
-    in_time(async {
+    let _ = in_time(async {
         stream.close().await?;
-        stream.read(&mut [0]).await.map(drop)
+        stream.read(&mut [0]).await
     })
-    .await
+    .await;
+    Ok(())
 }
 
-async fn in_time(work: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(FRAME_TIMEOUT, work).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
