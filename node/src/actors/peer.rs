@@ -2,7 +2,7 @@
 //!
 //! The mirror image of the simulator's world: the same `handle`, the same outputs, other hands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ pub struct PeerState {
     data: DataPlane,
     own: Advert,
     connected: BTreeSet<PeerId>,
+    /// In which of its boots each peer is.
+    epochs: BTreeMap<PeerId, u64>,
     outputs: Vec<Output>,
     alarm: Option<JoinHandle<()>>,
 }
@@ -114,6 +116,7 @@ impl Actor for Peer {
             data,
             own,
             connected: BTreeSet::new(),
+            epochs: BTreeMap::new(),
             outputs: Vec::new(),
             alarm: None,
         };
@@ -209,6 +212,22 @@ impl PeerState {
         let _ = self.control.send(to, bytes.into());
     }
 
+    /// A peer that runs anew is met on new connections.
+    fn renew(&mut self, event: &Event) {
+        match event {
+            Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
+                let before = self.epochs.insert(*peer, version.epoch);
+                if before.is_some_and(|before| before < version.epoch)
+                    && let Some(data) = self.node.data()
+                {
+                    data.renew(peer);
+                }
+            }
+            Event::PeerDropped { peer } => drop(self.epochs.remove(peer)),
+            _ => {}
+        }
+    }
+
     fn perform(&mut self, myself: &ActorRef<PeerMessage>, output: Output) {
         match output {
             Output::Send { to, message } => self.send(to, &message),
@@ -230,7 +249,10 @@ impl PeerState {
             Output::Rtt { peer, rtt } => self.node.loads().measured_rtt(peer, rtt),
             Output::Revocations(list) => self.node.keep_list(&list),
             Output::ViewChanged => self.node.publish_view(self.directory.view()),
-            Output::Event(event) => report(&event),
+            Output::Event(event) => {
+                self.renew(&event);
+                report(&event);
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ use hansa_core::plan::{Job, Refusal};
 use hansa_core::price::Bill;
 use hansa_core::receipt::{Outcome, Share, Used, Why};
 use hansa_core::wire::{Ask, Done, Lineage, Run, Stretch, TraceContext};
+use hansa_net::data::silence_max;
 use hansa_runtime::engine::Request;
 use hansa_runtime::tensor::Tensor;
 use tokio::sync::mpsc;
@@ -32,7 +33,7 @@ use super::ask::AskError;
 use super::evidence::{self, Staged, Trail, outcome_of_refusal};
 use super::payload::meta;
 use super::{Answer, Attempt, Order, Outstanding, Receipted, failed, gone, micros, not_taken};
-use crate::limits::DELIVERIES_MAX;
+use crate::limits::{BUSY_RETRY_MS, DELIVERIES_MAX};
 use crate::node::Node;
 
 /// A job on its way through a chain, as one peer holds it.
@@ -164,7 +165,7 @@ impl Node {
         let passage = Passage {
             job: job.clone(),
             trace: order.trace,
-            route: self.route(job, &links).await.map_err(AskError::Refused)?,
+            route: self.route(job, &links, &[]).await.map_err(AskError::Refused)?,
             tensors: order.inputs.clone(),
             outputs: outputs.clone(),
             by: Vec::new(),
@@ -223,11 +224,21 @@ impl Node {
         })
     }
 
-    /// What each stage of a chain takes, as its holder describes it.
-    async fn route(&self, job: &Job, links: &[Link]) -> Result<Vec<Stretch>, Refusal> {
+    /// What each stage of a chain takes, as its holder describes it, unless it is among the `known`: the
+    /// holder that is asked may be the one that is lost.
+    async fn route(
+        &self,
+        job: &Job,
+        links: &[Link],
+        known: &[Stretch],
+    ) -> Result<Vec<Stretch>, Refusal> {
         let stretch = |link: &Link| {
             let link = *link;
+            let same = known.iter().find(|stretch| stretch.link.bundle == link.bundle);
             async move {
+                if let Some(same) = same {
+                    return Ok(Stretch { link, takes: same.takes.clone() });
+                }
                 let signature = self.describe(link.bundle, &job.policy).await?;
                 let takes = signature.inputs.iter().map(|spec| spec.name.clone()).collect();
                 Ok(Stretch { link, takes })
@@ -269,6 +280,9 @@ impl Node {
                     }))
                 } else if link.peer == self.me {
                     self.run_stage(&passage).await.map(|_| ()).map_err(AskError::Refused)
+                } else if !is_last_resort && !self.is_in_reach(link.peer).await {
+                    // Somebody else gets the stage; the dial goes on.
+                    Err(AskError::Refused(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS }))
                 } else {
                     self.send_stage(&passage, link).await
                 };
@@ -302,9 +316,19 @@ impl Node {
                 let Some(Chain { links, .. }) = ahead else { return Err(refusal) };
                 metrics::counter!("hansa_chains_mended_total").increment(1);
                 tracing::info!(job = %passage.job.id, at = link.from, "the chain is mended");
-                passage.route = self.route(&passage.job, &links).await?;
+                passage.route = self.route(&passage.job, &links, &passage.route).await?;
             }
         })
+    }
+
+    /// Whether a connection to the peer is open, or opens before a peer that is asked would count as
+    /// silent: to dial who is dead takes seconds.
+    async fn is_in_reach(&self, peer: PeerId) -> bool {
+        let (Some(data), view) = (self.data(), self.view()) else { return true };
+        let Some(entry) = view.get(peer) else { return true };
+        let patience = silence_max(self.loads().rtt(peer).unwrap_or_default());
+        let reaching = data.warm(peer, &entry.record.advert.data_addrs);
+        tokio::time::timeout(patience, reaching).await.is_ok()
     }
 
     /// The rest of a chain, from a node of the model on.

@@ -46,7 +46,7 @@ pub(super) enum Verdict {
 const LATE: Duration = PULSE.saturating_mul(3);
 
 /// How long a peer at this distance may be silent while it is asked.
-pub(super) fn silence_max(rtt: Duration) -> Duration {
+pub fn silence_max(rtt: Duration) -> Duration {
     SILENCE_MIN.max(4 * rtt + 2 * ECHO_EVERY)
 }
 

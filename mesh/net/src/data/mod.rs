@@ -24,6 +24,7 @@ use hansa_core::id::PeerId;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 pub use self::call::{Answer, Call, CallError, Reply, ReplyError};
+pub use self::liveness::silence_max;
 use self::pool::Pool;
 pub use self::stream::{Body, BodyError};
 use self::stream::{Sender, Upload};
@@ -202,7 +203,18 @@ impl DataPlane {
         Ok(Answer { header, body: answer.begun(stall, Upload::Done(sender)) })
     }
 
-    /// Opens a connection now, so that the first call finds it warm.
+    /// The peer runs anew and knows nothing of a connection from before: the next call begins on another.
+    pub fn renew(&self, peer: &PeerId) {
+        if let Some(link) = self.0.0.live(peer) {
+            link.retire();
+        }
+    }
+
+    /// Opens a connection now, unless one is open, so that the first call finds it warm. Dropping the
+    /// future stops nothing: the dial goes on for whoever asks next.
+    ///
+    /// # Errors
+    /// As [`Self::call`]'s, before anything is sent.
     pub async fn warm(&self, peer: PeerId, addrs: &[SocketAddr]) -> Result<(), CallError> {
         self.0.0.link(peer, addrs).await.map(drop)
     }
