@@ -120,7 +120,7 @@ impl Loads {
         self.heard(peer);
     }
 
-    /// The peer answered something: it is not avoided any more.
+    /// The peer answered something, or runs anew: it is not avoided any more.
     pub fn heard(&mut self, peer: PeerId) {
         if let Some(load) = self.peers.get_mut(&peer) {
             load.failures = 0;

@@ -212,15 +212,16 @@ impl PeerState {
         let _ = self.control.send(to, bytes.into());
     }
 
-    /// A peer that runs anew is met on new connections.
+    /// A peer that runs anew is met on new connections, and without a grudge.
     fn renew(&mut self, event: &Event) {
         match event {
             Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
                 let before = self.epochs.insert(*peer, version.epoch);
-                if before.is_some_and(|before| before < version.epoch)
-                    && let Some(data) = self.node.data()
-                {
-                    data.renew(peer);
+                if before.is_some_and(|before| before < version.epoch) {
+                    self.node.loads().heard(*peer);
+                    if let Some(data) = self.node.data() {
+                        data.renew(peer);
+                    }
                 }
             }
             Event::PeerDropped { peer } => drop(self.epochs.remove(peer)),

@@ -255,9 +255,9 @@ impl Node {
     ) -> Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + '_>> {
         Box::pin(async move {
             let mut tried: Vec<PeerId> = Vec::new();
-            // Where nobody else is left, those that seemed lost are asked once more: on a machine
-            // that has too much to do, silence is not death.
-            let mut is_last_resort = false;
+            // Where nobody else is left, those that seemed lost are asked, at last those of this very
+            // job once more: on a machine that has too much to do, silence is not death.
+            let (mut is_last_resort, mut is_anew) = (false, false);
             let attempts_max = usize::from(ATTEMPTS_MAX);
             let mut attempts = 0;
             loop {
@@ -280,7 +280,7 @@ impl Node {
                     }))
                 } else if link.peer == self.me {
                     self.run_stage(&passage).await.map(|_| ()).map_err(AskError::Refused)
-                } else if !is_last_resort && !self.is_in_reach(link.peer).await {
+                } else if !is_anew && !self.is_in_reach(link.peer).await {
                     // Somebody else gets the stage; the dial goes on.
                     Err(AskError::Refused(Refusal::Busy { retry_after_ms: BUSY_RETRY_MS }))
                 } else {
@@ -310,6 +310,9 @@ impl Node {
                 }
                 let mut ahead = self.chain_ahead(&passage.job, link.from, &tried, is_last_resort);
                 if ahead.is_none() && !std::mem::replace(&mut is_last_resort, true) {
+                    ahead = self.chain_ahead(&passage.job, link.from, &tried, true);
+                }
+                if ahead.is_none() && !std::mem::replace(&mut is_anew, true) {
                     tried.clear();
                     ahead = self.chain_ahead(&passage.job, link.from, &tried, true);
                 }
