@@ -255,8 +255,8 @@ impl Node {
     ) -> Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + '_>> {
         Box::pin(async move {
             let mut tried: Vec<PeerId> = Vec::new();
-            // Where nobody else is left, those that seemed lost are asked, at last those of this very
-            // job once more: on a machine that has too much to do, silence is not death.
+            // Where nobody else is left, those that seemed lost are asked, at last one of this very job
+            // once more: on a machine that has too much to do, silence is not death.
             let (mut is_last_resort, mut is_anew) = (false, false);
             let attempts_max = usize::from(ATTEMPTS_MAX);
             let mut attempts = 0;
@@ -305,7 +305,7 @@ impl Node {
                     },
                 };
                 tried.push(link.peer);
-                if attempts >= attempts_max {
+                if attempts >= attempts_max || is_anew {
                     return Err(refusal);
                 }
                 let mut ahead = self.chain_ahead(&passage.job, link.from, &tried, is_last_resort);
