@@ -105,6 +105,34 @@ async fn a_peer_without_an_address_is_called_over_the_connection_that_it_opened(
 }
 
 #[tokio::test]
+async fn a_peer_that_runs_anew_is_met_on_a_new_connection_and_no_call_in_flight_is_lost() {
+    let (server, mut incoming) = plane(1);
+    let (peer, addrs) = (server.local_peer(), [server.local_addr()]);
+    let (client, _) = plane(2);
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(peer, &addrs, HEADER, vec![]).await }
+    });
+    let held = within(incoming.recv()).await.expect("a call");
+    client.renew(&peer);
+    assert!(client.is_connected(&peer), "a call is in flight");
+    held.reply.send(HEADER, vec![]).await.expect("the caller waits");
+    let mut answer = within(slow).await.expect("no panic").expect("answered");
+    answer.body.expect_end(0).await.expect("it is empty");
+    drop(answer);
+    within(async {
+        while client.is_connected(&peer) {
+            client.renew(&peer);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    tokio::spawn(common::echo(incoming));
+    within(client.call(peer, &addrs, HEADER, vec![])).await.expect("answered anew");
+    assert!(client.is_connected(&peer));
+}
+
+#[tokio::test]
 async fn dropping_a_call_cancels_it_at_the_peer() {
     let (server, mut incoming) = plane(1);
     let (client, _) = plane(2);

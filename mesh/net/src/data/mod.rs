@@ -203,11 +203,10 @@ impl DataPlane {
         Ok(Answer { header, body: answer.begun(stall, Upload::Done(sender)) })
     }
 
-    /// The peer runs anew and knows nothing of a connection from before: the next call begins on another.
+    /// The peer runs anew and knows nothing of a connection from before: the next call begins on
+    /// another. One with calls in flight stays: it may be of the new run, and if not, silence ends it.
     pub fn renew(&self, peer: &PeerId) {
-        if let Some(link) = self.0.0.live(peer) {
-            link.retire();
-        }
+        self.0.0.renew(peer);
     }
 
     /// Opens a connection now, unless one is open, so that the first call finds it warm. Dropping the

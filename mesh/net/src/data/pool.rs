@@ -131,6 +131,16 @@ impl Pool {
         kept
     }
 
+    /// Lets go of the connection with a peer, unless a call is on it.
+    pub(super) fn renew(&self, peer: &PeerId) {
+        let mut slots = self.slots();
+        let link =
+            slots.get_mut(peer).and_then(|slot| slot.link.take_if(|own| own.idle().is_some()));
+        if let Some(link) = link {
+            link.retire();
+        }
+    }
+
     /// Closes the connection that was unused for longest, to make room for another.
     fn evict(&self) -> bool {
         let slots = self.slots();
