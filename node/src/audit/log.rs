@@ -31,6 +31,8 @@ use super::recent::Recent;
 use super::retention::salts_path;
 use crate::limits::AUDIT_RECENT_MAX;
 
+/// The one journal of earlier versions.
+const JOURNAL_BEFORE: &str = "journal";
 /// Salts of a bundle, in bytes.
 const SALTS_BYTES: usize = 32 * 256;
 const _: () = assert!(WIDTH == 256);
@@ -76,6 +78,12 @@ impl Log {
         let signer = SignerKey::new(&origin(peer), *seed).expect("a peer's id is a name");
         let reader = Reader::new(dir);
         let damaged = |reason: String| LogError::Damaged { path: dir.to_owned(), reason };
+        if reader.path(JOURNAL_BEFORE).metadata().is_ok_and(|file| file.len() > 0) {
+            return Err(damaged(format!(
+                "`{JOURNAL_BEFORE}` holds receipts of an earlier version of hansa; start that once \
+                 more and stop it, so that it puts them under a checkpoint"
+            )));
+        }
         let journals = reader.journals()?;
         let begun = journals.iter().find_map(|(scan, _)| scan.batches.first());
         let begun = begun.map(|batch| batch.first);

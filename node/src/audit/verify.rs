@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::error::LogError;
 use super::reader::Reader;
-use crate::limits::AUDIT_DEFECTS_MAX;
+use crate::limits::{AUDIT_DEFECTS_MAX, AUDIT_VERIFY_TRIES_MAX};
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -51,7 +51,7 @@ pub struct Report {
 /// Verifies the log; with `trust`, also who attested its keeper. What is wrong is in the report. A log
 /// that a node writes meanwhile is looked at again, a few times.
 pub fn verify(reader: &Reader, trust: Option<&Trust>) -> Report {
-    for _ in 0..TRIES_MAX {
+    for _ in 0..AUDIT_VERIFY_TRIES_MAX {
         let before = reader.checkpoint().ok();
         let report = verify_once(reader, trust);
         if report.ok || before == reader.checkpoint().ok() {
@@ -107,9 +107,6 @@ impl Report {
         }
     }
 }
-
-/// How often a log that changes is looked at before that is said.
-const TRIES_MAX: usize = 5;
 
 /// A fault of the files, or that they cannot be read.
 #[derive(Debug, thiserror::Error)]

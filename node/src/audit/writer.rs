@@ -22,10 +22,9 @@ use super::front::Front;
 use super::journal;
 use super::log::Log;
 use super::waiting::{Refused, Taken, Waiting};
-use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_EVERY, AUDIT_QUEUE_MAX};
-
-/// Whoever keeps for others stops after so many batches: it has a job of its own.
-const PASSES_MAX: usize = 16;
+use crate::limits::{
+    AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_EVERY, AUDIT_PASSES_MAX, AUDIT_QUEUE_MAX,
+};
 
 /// How the log does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -183,7 +182,7 @@ impl Shared {
     /// Keeps all that waits and need not wait for the disk. Whoever is at it already looks again before
     /// it leaves.
     fn keep_what_waits(&self) {
-        for _ in 0..PASSES_MAX {
+        for _ in 0..AUDIT_PASSES_MAX {
             if self.waiting.is_empty() {
                 return;
             }

@@ -224,6 +224,21 @@ fn what_follows_a_journal_that_a_loss_of_power_took_goes_with_it_unless_it_was_s
 }
 
 #[test]
+fn receipts_that_an_earlier_version_left_in_its_journal_are_not_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(filled(folder.path(), 3));
+    let before = folder.path().join("journal");
+    std::fs::write(&before, [1]).unwrap();
+    match Log::open(folder.path(), &SEED) {
+        Err(error) => assert!(error.to_string().contains("earlier version"), "{error}"),
+        Ok(log) => panic!("{} receipts", log.size()),
+    }
+    // As it left it when it had closed.
+    std::fs::write(&before, []).unwrap();
+    assert_eq!(Log::open(folder.path(), &SEED).unwrap().size(), 3);
+}
+
+#[test]
 fn a_log_that_lost_what_it_signed_is_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     drop(filled(folder.path(), 300));
