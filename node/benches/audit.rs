@@ -90,10 +90,10 @@ impl Ends {
         let policy = self.law.hash();
         let receipt = Receipt { job, path, policy, input, output, ..self.sample.clone() };
         let entry = Entry::seal(&receipt, salt).expect("it is one");
-        match self.keeper.keep(entry).await {
+        match self.keeper.keep(entry) {
             Ok(keeping) => {
                 self.keeper.count(&receipt);
-                keeping.await.expect("it is open").expect("it is kept");
+                keeping.kept().await.expect("it is kept");
             }
             // The disk is so slow that too many wait. A node flags its answer.
             Err(KeepError::QueueFull) => drop(self.lost.fetch_add(1, Ordering::Relaxed)),

@@ -146,8 +146,6 @@ pub const AUDIT_BATCH_BYTES_MAX: usize = 4 << 20;
 /// Receipts that are kept and not yet in their tiles, in bytes: when tiles cannot be written, more
 /// are refused.
 pub const AUDIT_UNSETTLED_BYTES_MAX: usize = 64 << 20;
-/// Whoever keeps receipts for others stops after so many batches: it has a job of its own.
-pub const AUDIT_PASSES_MAX: usize = 16;
 /// How often a log that changes is verified before that is said.
 pub const AUDIT_VERIFY_TRIES_MAX: usize = 5;
 /// A checkpoint covers what was kept within this.

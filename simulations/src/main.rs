@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit codes as `sysexits.h` names them, and 1 for a check that failed.
 const CHECK_FAILED: u8 = 1;
 const USAGE: u8 = 64;

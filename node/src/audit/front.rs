@@ -1,9 +1,12 @@
 //! Where receipts are kept first: two journals that take turns, and what they hold that is not in the
-//! tree yet. To keep receipts takes one write and no other thread; while the one journal goes to its
-//! tiles, the other takes what comes, so that nobody waits for a checkpoint.
+//! tree yet. To keep a receipt takes one write and no other thread; while the one journal goes to its
+//! tiles, the other takes what comes, so that nobody waits for a checkpoint. Whoever holds the front
+//! never waits for the disk, unless the disk had failed before.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use hansa_core::id::Digest;
 
@@ -64,18 +67,30 @@ impl Front {
     }
 
     fn write(&mut self, first: u64, entries: &[Entry]) -> Result<(), AppendFault> {
-        let is_durable = entries.iter().any(|entry| entry.is_durable);
         let (current, before) = self.pair();
-        if is_durable {
-            before.sync()?;
-        }
         current.append(first, entries, before.is_synced())
+    }
+
+    /// Counts receipts that could not be kept.
+    pub(super) fn lose(&mut self, receipts: usize, error: &LogError) {
+        self.lost += receipts as u64;
+        tracing::error!(receipts, %error, "receipts are lost");
     }
 
     /// The journal that takes what comes, and the one before it.
     fn pair(&mut self) -> (&mut Journal, &mut Journal) {
         let [zero, one] = &mut self.journals;
         if self.current == 0 { (zero, one) } else { (one, zero) }
+    }
+
+    /// The journal that takes what comes.
+    pub(super) fn current(&mut self) -> &mut Journal {
+        self.pair().0
+    }
+
+    /// The one before it, which nobody writes to.
+    pub(super) fn before(&mut self) -> &mut Journal {
+        self.pair().1
     }
 
     /// Whether nothing more is taken before a checkpoint.
@@ -99,9 +114,10 @@ impl Front {
         !self.is_empty() || matches!(self.state, State::Full(_) | State::Unwritable(_))
     }
 
-    /// Puts on the disk that a journal was cleared.
-    pub(super) fn sync_cleared(&mut self) -> io::Result<()> {
-        self.journals.iter_mut().try_for_each(Journal::sync_cleared)
+    /// The files of journals that hold nothing: a loss of power may bring back what they held, until
+    /// they are synced.
+    pub(super) fn cleared(&self) -> Vec<Arc<File>> {
+        self.journals.iter().filter(|journal| journal.len() == 0).map(Journal::file).collect()
     }
 
     /// What is not in the tree yet.
@@ -120,10 +136,10 @@ impl Front {
         }
     }
 
-    /// After a checkpoint over `size` receipts: the journal before holds nothing that is needed.
-    pub(super) fn settle(&mut self, size: u64) -> io::Result<()> {
+    /// After a checkpoint over `size` receipts: the journal before was shortened to nothing.
+    pub(super) fn settle(&mut self, size: u64) {
         self.signed = size;
-        self.pair().1.clear()
+        self.before().cleared();
     }
 
     /// At the start: a checkpoint over `size` receipts covers all that the journals hold.
@@ -135,7 +151,7 @@ impl Front {
     /// Tries whether the disk takes receipts again.
     pub(super) fn probe(&mut self) {
         if !matches!(self.state, State::Writable | State::Broken(_)) {
-            let probed = self.pair().0.probe();
+            let probed = self.current().probe();
             let _ = self.settle_state(probed);
         }
     }
@@ -150,7 +166,8 @@ impl Front {
             if files::is_full(error) { State::Full(reason) } else { State::Unwritable(reason) };
     }
 
-    fn settle_state(&mut self, written: Result<(), AppendFault>) -> Result<(), LogError> {
+    /// Takes down what came of a write or of an fsync.
+    pub(super) fn settle_state(&mut self, written: Result<(), AppendFault>) -> Result<(), LogError> {
         match written {
             Ok(()) => self.state = State::Writable,
             Err(AppendFault::Refused(error)) => self.fail(&error),

@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use hansa_core::id::Digest;
 use hansa_core::limits::RECEIPT_BYTES_MAX;
@@ -30,7 +31,7 @@ const ENTRY_OVERHEAD: usize = 2 + 32;
 
 /// The file, and how much of it is whole.
 pub(super) struct Journal {
-    file: File,
+    file: Arc<File>,
     len: u64,
     /// How much of it is on the disk.
     synced: u64,
@@ -65,7 +66,7 @@ impl Journal {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let len = file.metadata()?.len();
-        Ok(Self { file, len, synced: 0 })
+        Ok(Self { file: Arc::new(file), len, synced: 0 })
     }
 
     /// How long it is.
@@ -78,18 +79,18 @@ impl Journal {
         self.synced == self.len
     }
 
-    /// Puts all of it on the disk.
-    pub(super) fn sync(&mut self) -> Result<(), AppendFault> {
-        if !self.is_synced() {
-            // Once it has failed, a later fsync that succeeds says nothing of these bytes.
-            self.file.sync_data().map_err(AppendFault::Broken)?;
-            self.synced = self.len;
-        }
-        Ok(())
+    /// Its file, for who puts it on the disk or shortens it without holding it.
+    pub(super) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
-    /// Writes `entries`, the first of which has the index `first`; when it returns, they are on the
-    /// disk if one of them is to be durable. `is_after_synced`: the journal before this one is.
+    /// So much of it is on the disk.
+    pub(super) fn synced(&mut self, len: u64) {
+        self.synced = len;
+    }
+
+    /// Writes `entries`, the first of which has the index `first`. `is_after_synced`: the journal before
+    /// this one is on the disk.
     pub(super) fn append(
         &mut self,
         first: u64,
@@ -97,15 +98,14 @@ impl Journal {
         is_after_synced: bool,
     ) -> Result<(), AppendFault> {
         let synced = if is_after_synced { self.synced + 1 } else { 0 };
-        self.write(&batch(first, synced, entries))?;
-        if entries.iter().any(|entry| entry.is_durable) { self.sync() } else { Ok(()) }
+        self.write(&batch(first, synced, entries))
     }
 
     /// Writes and forgets, to see whether the disk takes it.
     pub(super) fn probe(&mut self) -> Result<(), AppendFault> {
         let len = self.len;
         self.write(&[0; 4096])?;
-        self.sync()?;
+        self.file.sync_data().map_err(AppendFault::Broken)?;
         (self.len, self.synced) = (len, len);
         self.file.set_len(len).map_err(AppendFault::Broken)
     }
@@ -122,18 +122,16 @@ impl Journal {
         Ok(())
     }
 
-    /// Puts on the disk that it was cleared, so that no loss of power brings back what it held.
-    pub(super) fn sync_cleared(&mut self) -> io::Result<()> {
-        if self.len == 0 { self.file.sync_data() } else { Ok(()) }
-    }
-
     /// Begins anew: all that it held is in its tiles.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        if self.len > 0 {
-            self.file.set_len(0)?;
-            (self.len, self.synced) = (0, 0);
-        }
+        self.file.set_len(0)?;
+        self.cleared();
         Ok(())
+    }
+
+    /// Its file was shortened to nothing.
+    pub(super) fn cleared(&mut self) {
+        (self.len, self.synced) = (0, 0);
     }
 }
 

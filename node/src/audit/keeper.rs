@@ -77,7 +77,7 @@ impl Keeper {
     }
 
     /// How the log does; none once it is closed.
-    pub fn status(&self) -> Option<std::sync::Arc<Status>> {
+    pub fn status(&self) -> Option<Status> {
         Some(self.writer().ok()?.status())
     }
 
@@ -95,16 +95,8 @@ impl Keeper {
     ///
     /// # Errors
     /// Too many wait, or the log is closed.
-    pub async fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
-        let entry = if self.is_durable { entry.durable() } else { entry };
-        let writer = self.writer()?;
-        let keeping = writer.put(entry)?;
-        // Also when this future is dropped meanwhile.
-        let kept = KeptOnDrop(writer);
-        // Jobs that ended together hand all their receipts over before the first of them is kept.
-        tokio::task::yield_now().await;
-        drop(kept);
-        Ok(keeping)
+    pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
+        self.writer()?.keep(if self.is_durable { entry.durable() } else { entry })
     }
 
     /// Counts a receipt that is handed over.
@@ -230,14 +222,5 @@ impl Keeper {
             Some(Ok(Err(error))) => tracing::error!(%error, "the audit log's last checkpoint"),
             Some(Err(_)) => tracing::error!("the audit log's thread had panicked"),
         }
-    }
-}
-
-/// Keeps what was put when it is dropped.
-struct KeptOnDrop(Writer);
-
-impl Drop for KeptOnDrop {
-    fn drop(&mut self) {
-        self.0.keep_what_waits();
     }
 }

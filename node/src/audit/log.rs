@@ -25,7 +25,7 @@ use super::entry::Entry;
 use super::error::{LogError, State};
 use super::files::Unsynced;
 use super::front::Front;
-use super::journal::{Batch, Journal, Scan};
+use super::journal::{AppendFault, Batch, Journal, Scan};
 use super::reader::{self, CHECKPOINT, COSIGNED, Reader};
 use super::recent::Recent;
 use super::retention::salts_path;
@@ -188,21 +188,54 @@ impl Log {
         Ok(())
     }
 
-    /// Keeps receipts: when this returns, no end of the process loses them. Gives the index of the
-    /// first.
+    /// Keeps receipts: when this returns, no end of the process loses them, and no loss of power if one
+    /// of them is to be durable. Gives the index of the first.
     pub fn append(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
-        self.make_room();
-        let first = self.front().append(entries)?;
+        let first = self.keep(entries)?;
         self.absorb();
         Ok(first)
     }
 
-    /// Where receipts come faster than checkpoints, one is made at once. If it fails there is no
-    /// room, and the front says so.
-    pub(super) fn make_room(&mut self) {
+    /// The same, but they are not in the tree yet.
+    pub(super) fn keep(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
+        let receipts = entries.len();
+        self.try_keep(entries).inspect_err(|error| self.front().lose(receipts, error))
+    }
+
+    fn try_keep(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
         if self.front().is_full() {
+            // Receipts come faster than checkpoints. If this one fails there is no room, and the front
+            // says so.
             let _ = self.checkpoint();
         }
+        let is_durable = entries.iter().any(|entry| entry.is_durable);
+        if is_durable {
+            self.sync(Front::before)?;
+        }
+        let first = self.front().append(entries)?;
+        if is_durable {
+            self.sync(Front::current)?;
+        }
+        Ok(first)
+    }
+
+    /// Puts a journal on the disk; others write to the front meanwhile.
+    fn sync(&self, journal: fn(&mut Front) -> &mut Journal) -> Result<(), LogError> {
+        let (file, len) = {
+            let mut front = self.front();
+            let journal = journal(&mut front);
+            if journal.is_synced() {
+                return Ok(());
+            }
+            (journal.file(), journal.len())
+        };
+        // Once it has failed, a later fsync that succeeds says nothing of these bytes.
+        let synced = file.sync_data().map_err(AppendFault::Broken);
+        let mut front = self.front();
+        if synced.is_ok() {
+            journal(&mut front).synced(len);
+        }
+        front.settle_state(synced)
     }
 
     /// Takes what is kept into the tree.
@@ -239,32 +272,20 @@ impl Log {
     /// Puts what was kept into its tiles and signs the checkpoint over it; meanwhile, more is kept.
     /// What was kept stays kept when this fails; it is to be called again.
     pub fn checkpoint(&mut self) -> Result<&str, LogError> {
-        if self.gather() {
-            self.settle()?;
-        }
-        Ok(&self.note)
-    }
-
-    /// The first half of it, which takes no time: the journals change places, and the tree takes what
-    /// is kept. Says whether there is a second half.
-    pub(super) fn gather(&mut self) -> bool {
         let kept = {
             let mut front = self.front();
             if front.is_empty() && self.reader.path(CHECKPOINT).exists() {
-                return false;
+                return Ok(&self.note);
             }
             front.turn();
             front.take()
         };
         kept.into_iter().for_each(|entry| self.push(entry));
-        true
-    }
-
-    /// The second half of it, which waits for the disk.
-    pub(super) fn settle(&mut self) -> Result<(), LogError> {
         self.sign()?;
-        let settled = self.front().settle(self.signed.size);
-        settled.map_err(|source| self.failed(source))
+        let before = self.front().before().file();
+        before.set_len(0).map_err(|source| self.failed(source))?;
+        self.front().settle(self.signed.size);
+        Ok(&self.note)
     }
 
     fn failed(&self, source: io::Error) -> LogError {

@@ -13,15 +13,16 @@
 //! lock              held by the one process that writes
 //! ```
 //!
-//! A receipt is acknowledged when it is in a journal: one write for all that wait, by whichever of them
-//! comes first, and one fsync if one of them must outlive a loss of power. Each second the journals
+//! A receipt is acknowledged when it is in a journal: by one write of whoever has it, or, if it must
+//! outlive a loss of power, by one write and one fsync for all such that wait. Each second the journals
 //! change places, what the one holds goes to its tiles, the checkpoint is signed, all of it is on the
 //! disk, and that journal begins anew. So whatever was acknowledged survives a kill at any moment,
 //! whatever was signed never takes another form, and nobody waits for the disk but who asks for it.
 //!
 //! Old receipts are deleted by bundles of 256; their hashes stay (32 bytes a receipt), and so the
 //! root and every proof that was given hold. [`log`] owns the files, its front the journals;
-//! [`writer`] is the way to the front, and to the one thread that owns the log. Nothing here decides: who may run what is the core's.
+//! [`writer`] is the way to the front, and to the one thread that owns the log. Nothing here decides: who
+//! may run what is the core's.
 
 pub mod authorities;
 mod cosigning;
@@ -39,7 +40,6 @@ mod retention;
 pub mod totals;
 pub mod usage;
 pub mod verify;
-mod waiting;
 pub mod writer;
 
 pub use entry::Entry;

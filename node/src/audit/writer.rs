@@ -1,14 +1,12 @@
-//! The way to the log. Receipts wait in a bounded queue; whoever comes first keeps all that wait with
-//! one write, and tells the others. What waits for the disk or reads it is done by the one thread that
-//! owns the log. A full queue, a full disk and a broken log are refusals that the caller sees before
-//! and after.
+//! The way to the log. Whoever has a receipt writes it to the front itself; what waits for the disk or
+//! reads it goes through a bounded queue to the one thread that owns the log. A full queue, a full disk
+//! and a broken log are refusals that the caller sees before and after.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use hansa_core::id::{Digest, JobId};
 use hansa_core::log::proof::ReceiptProof;
 use hansa_core::time::Utc;
@@ -21,10 +19,7 @@ use super::error::{LogError, State};
 use super::front::Front;
 use super::journal;
 use super::log::Log;
-use super::waiting::{Refused, Taken, Waiting};
-use crate::limits::{
-    AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_EVERY, AUDIT_PASSES_MAX, AUDIT_QUEUE_MAX,
-};
+use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_CHECKPOINT_EVERY, AUDIT_QUEUE_MAX};
 
 /// How the log does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -64,7 +59,22 @@ pub enum KeepError {
 }
 
 /// What comes of a receipt that was handed over.
-pub type Keeping = oneshot::Receiver<Result<Kept, KeepError>>;
+pub struct Keeping(Outcome);
+
+enum Outcome {
+    Known(Result<Kept, KeepError>),
+    Asked(oneshot::Receiver<Result<Kept, KeepError>>),
+}
+
+impl Keeping {
+    /// Where it is kept, once it is.
+    pub async fn kept(self) -> Result<Kept, KeepError> {
+        match self.0 {
+            Outcome::Known(kept) => kept,
+            Outcome::Asked(kept) => kept.await.map_err(|_| KeepError::Closed)?,
+        }
+    }
+}
 
 /// Who is told what came of a receipt.
 type Asker = oneshot::Sender<Result<Kept, KeepError>>;
@@ -72,32 +82,15 @@ type Asker = oneshot::Sender<Result<Kept, KeepError>>;
 enum Ask {
     Keep(Entry, Asker),
     Do(Box<dyn FnOnce(&mut Log) + Send>),
+    /// The front holds what it did not: a checkpoint is due, or another try.
+    Look,
 }
 
 /// The way to the log. It closes when the last of its clones is dropped.
 #[derive(Clone)]
-pub struct Writer(Arc<Open>);
-
-/// What the queue is closed with.
-struct Open(Arc<Shared>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.waiting.close();
-    }
-}
-
-/// What those who keep receipts and the thread have in common.
-struct Shared {
-    waiting: Waiting<Ask>,
+pub struct Writer {
+    asks: SyncSender<Ask>,
     front: Arc<Mutex<Front>>,
-    status: ArcSwap<Status>,
-}
-
-/// What came of receipts that follow each other, and who is to be told.
-struct Told {
-    askers: Vec<(Asker, Digest)>,
-    appended: Result<u64, String>,
 }
 
 impl Writer {
@@ -107,35 +100,34 @@ impl Writer {
         log: Log,
         checkpoint_every: Duration,
     ) -> std::io::Result<(Self, JoinHandle<Result<(), LogError>>)> {
+        let (asks, asked) = sync_channel(AUDIT_QUEUE_MAX);
         let front = log.shared_front();
-        let status = ArcSwap::from_pointee(log.front().status());
-        let waiting = Waiting::new(AUDIT_QUEUE_MAX);
-        let shared = Arc::new(Shared { waiting, front, status });
         let every = checkpoint_every.min(AUDIT_CHECKPOINT_EVERY);
         let runtime = Handle::try_current().ok();
-        let thread = Thread { log, shared: Arc::clone(&shared), runtime, every, next: None };
+        let thread = Thread { log, asked, runtime, every, next: None };
         let builder = std::thread::Builder::new().name("audit".into());
         let thread = builder.spawn(move || thread.run())?;
-        Ok((Self(Arc::new(Open(shared))), thread))
+        Ok((Self { asks, front }, thread))
     }
 
-    /// Hands a receipt over. What comes back is told when it is kept; whoever does not wait drops it.
+    /// Keeps a receipt; one that is durable is handed over, and kept when what comes back says so.
     pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
-        let keeping = self.put(entry)?;
-        self.keep_what_waits();
-        Ok(keeping)
-    }
-
-    /// The same, but it only waits, for [`Writer::keep_what_waits`].
-    pub fn put(&self, entry: Entry) -> Result<Keeping, KeepError> {
-        let (kept, keeping) = oneshot::channel();
-        self.send(Ask::Keep(entry, kept))?;
-        Ok(keeping)
-    }
-
-    /// Keeps what was put, by this writer and by others.
-    pub fn keep_what_waits(&self) {
-        self.0.0.keep_what_waits();
+        let mut front = self.front();
+        if entry.is_durable || front.is_full() {
+            drop(front);
+            let (asker, kept) = oneshot::channel();
+            self.send(Ask::Keep(entry, asker))?;
+            return Ok(Keeping(Outcome::Asked(kept)));
+        }
+        let was_pending = front.is_pending();
+        let leaf = entry.leaf;
+        let kept = front.append(vec![entry]).inspect_err(|error| front.lose(1, error));
+        drop(front);
+        if !was_pending {
+            // A full queue is one that the thread is at.
+            let _ = self.send(Ask::Look);
+        }
+        Ok(Keeping(Outcome::Known(kept.map(|index| Kept { index, leaf }).map_err(log_error))))
     }
 
     /// The proof of the newest receipt of `job`, once a checkpoint covers it.
@@ -160,91 +152,34 @@ impl Writer {
     ) -> Result<T, KeepError> {
         let (done, answer) = oneshot::channel();
         self.send(Ask::Do(Box::new(move |log| drop(done.send(work(log))))))?;
-        self.0.0.waiting.call();
         let answer = answer.await.map_err(|_| KeepError::Closed)?;
-        answer.map_err(|error| KeepError::Log(error.to_string()))
+        answer.map_err(log_error)
     }
 
     /// How the log does. A job whose policy wants it fails closed unless this is writable.
-    pub fn status(&self) -> Arc<Status> {
-        self.0.0.status.load_full()
+    pub fn status(&self) -> Status {
+        self.front().status()
+    }
+
+    fn front(&self) -> MutexGuard<'_, Front> {
+        self.front.lock().expect("no holder panics")
     }
 
     fn send(&self, ask: Ask) -> Result<(), KeepError> {
-        self.0.0.waiting.put(ask).map_err(|refused| match refused {
-            Refused::Full => KeepError::QueueFull,
-            Refused::Closed => KeepError::Closed,
+        self.asks.try_send(ask).map_err(|refused| match refused {
+            TrySendError::Full(_) => KeepError::QueueFull,
+            TrySendError::Disconnected(_) => KeepError::Closed,
         })
     }
 }
 
-impl Shared {
-    /// Keeps all that waits and need not wait for the disk. Whoever is at it already looks again before
-    /// it leaves.
-    fn keep_what_waits(&self) {
-        for _ in 0..AUDIT_PASSES_MAX {
-            if self.waiting.is_empty() {
-                return;
-            }
-            let Ok(mut front) = self.front.try_lock() else { return };
-            let quick = |ask: &Ask| match ask {
-                Ask::Keep(entry, _) if !entry.is_durable => Some(journal::cost(entry)),
-                Ask::Keep(..) | Ask::Do(_) => None,
-            };
-            let most = if front.is_full() { 0 } else { AUDIT_BATCH_BYTES_MAX };
-            let asks = self.waiting.take_some(most, quick);
-            if asks.is_empty() {
-                break;
-            }
-            let was_pending = front.is_pending();
-            let told = front.keep(asks);
-            self.status.store(Arc::new(front.status()));
-            drop(front);
-            if !was_pending {
-                self.waiting.call(); // A checkpoint is due, or another try.
-            }
-            told.tell();
-        }
-        // The rest is the thread's.
-        self.waiting.call();
-    }
-}
-
-impl Front {
-    /// Keeps receipts together.
-    fn keep(&mut self, asks: Vec<Ask>) -> Told {
-        let (mut entries, mut askers) = (Vec::new(), Vec::new());
-        for ask in asks {
-            if let Ask::Keep(entry, asker) = ask {
-                askers.push((asker, entry.leaf));
-                entries.push(entry);
-            }
-        }
-        let appended = self.append(entries).map_err(|error| error.to_string());
-        if let Err(error) = &appended {
-            self.lost += askers.len() as u64;
-            tracing::error!(receipts = askers.len(), %error, "receipts are lost");
-        }
-        Told { askers, appended }
-    }
-}
-
-impl Told {
-    fn tell(self) {
-        for (at, (asker, leaf)) in (0..).zip(self.askers) {
-            let outcome = match &self.appended {
-                Ok(first) => Ok(Kept { index: first + at, leaf }),
-                Err(error) => Err(KeepError::Log(error.clone())),
-            };
-            // Whoever does not wait for it dropped the other end.
-            let _ = asker.send(outcome);
-        }
-    }
+fn log_error(error: LogError) -> KeepError {
+    KeepError::Log(error.to_string())
 }
 
 struct Thread {
     log: Log,
-    shared: Arc<Shared>,
+    asked: Receiver<Ask>,
     /// Where those who wait for their receipts run.
     runtime: Option<Handle>,
     every: Duration,
@@ -255,19 +190,24 @@ struct Thread {
 impl Thread {
     fn run(mut self) -> Result<(), LogError> {
         loop {
-            match self.shared.waiting.take(self.next) {
-                Taken::Items(asks) => self.take(asks),
-                Taken::Closed => break,
+            match self.wait() {
+                Ok(ask) => self.take(ask),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.next.is_some_and(|at| at <= Instant::now()) {
                 self.tick();
             }
             self.arm();
-            self.publish();
-            // What came while this held the front.
-            self.shared.keep_what_waits();
         }
         self.log.close()
+    }
+
+    fn wait(&self) -> Result<Ask, RecvTimeoutError> {
+        match self.next {
+            Some(at) => self.asked.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => self.asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
     }
 
     /// Looks again later, if there is what for.
@@ -283,61 +223,46 @@ impl Thread {
         }
     }
 
-    fn publish(&self) {
-        self.shared.status.store(Arc::new(self.log.front().status()));
+    /// Does what is asked, receipts that wait together as far as they fit.
+    fn take(&mut self, ask: Ask) {
+        let (mut entries, mut askers, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some(ask);
+        while let Some(Ask::Keep(entry, asker)) = next {
+            bytes += journal::cost(&entry);
+            askers.push((asker, entry.leaf));
+            entries.push(entry);
+            next = (bytes < AUDIT_BATCH_BYTES_MAX).then(|| self.asked.try_recv().ok()).flatten();
+        }
+        if !entries.is_empty() {
+            self.keep(entries, askers);
+        }
+        if let Some(Ask::Do(work)) = next {
+            self.log.absorb();
+            work(&mut self.log);
+        }
     }
 
-    /// Does what is asked in its order, receipts that follow each other together as far as they fit.
-    fn take(&mut self, asks: VecDeque<Ask>) {
-        let (mut receipts, mut bytes) = (Vec::new(), 0);
-        for ask in asks {
-            match ask {
-                Ask::Keep(ref entry, _) => {
-                    bytes += journal::cost(entry);
-                    receipts.push(ask);
-                    if bytes >= AUDIT_BATCH_BYTES_MAX {
-                        bytes = 0;
-                        self.keep(std::mem::take(&mut receipts));
-                    }
-                }
-                Ask::Do(work) => {
-                    bytes = 0;
-                    self.keep(std::mem::take(&mut receipts));
-                    self.log.absorb();
-                    // Who came just then does not wait for the work.
-                    self.shared.keep_what_waits();
-                    work(&mut self.log);
-                }
+    fn keep(&mut self, entries: Vec<Entry>, askers: Vec<(Asker, Digest)>) {
+        let kept = self.log.keep(entries).map_err(log_error);
+        let is_one = askers.len() == 1;
+        let tell = move || {
+            for (at, (asker, leaf)) in (0..).zip(askers) {
+                let kept = kept.clone().map(|first| Kept { index: first + at, leaf });
+                // Whoever does not wait for it dropped the other end.
+                let _ = asker.send(kept);
             }
-        }
-        self.keep(receipts);
-    }
-
-    fn keep(&mut self, asks: Vec<Ask>) {
-        if asks.is_empty() {
-            return;
-        }
-        self.log.make_room();
-        let told = self.log.front().keep(asks);
-        // Before anybody is told, so that whoever is refused sees the reason in the status too.
-        self.publish();
+        };
         // From there, the runtime is woken once for all of them.
         match &self.runtime {
-            Some(runtime) if told.askers.len() > 1 => {
-                drop(runtime.spawn(async move { told.tell() }));
-            }
-            _ => told.tell(),
+            Some(runtime) if !is_one => drop(runtime.spawn(async move { tell() })),
+            _ => tell(),
         }
     }
 
     fn tick(&mut self) {
         self.next = None;
-        if self.log.gather() {
-            // Who came just then does not wait for the disk.
-            self.shared.keep_what_waits();
-            if let Err(error) = self.log.settle() {
-                tracing::error!(%error, "the audit log has no new checkpoint");
-            }
+        if let Err(error) = self.log.checkpoint() {
+            tracing::error!(%error, "the audit log has no new checkpoint");
         }
         if self.log.probe() != State::Writable || self.log.signed_size() < self.log.tree_size() {
             self.next = Some(Instant::now() + AUDIT_CHECKPOINT_EVERY);

@@ -492,7 +492,7 @@ impl Node {
         let is_demanded = policy.receipt_required || policy.audit_fail_closed;
         let entry = if is_demanded { entry.durable() } else { entry };
         let kept = Receipted::Kept { job: receipt.job, leaf: entry.leaf };
-        let keeping = match audit.keep(entry).await {
+        let keeping = match audit.keep(entry) {
             Ok(keeping) => keeping,
             Err(error) => return lost(error.to_string()),
         };
@@ -501,10 +501,9 @@ impl Node {
         if !is_entry && self.may_lose(audit, policy).is_ok() {
             return kept;
         }
-        match keeping.await {
-            Ok(Ok(_)) => kept,
-            Ok(Err(error)) => lost(error.to_string()),
-            Err(_) => lost("the audit log is closed".into()),
+        match keeping.kept().await {
+            Ok(_) => kept,
+            Err(error) => lost(error.to_string()),
         }
     }
 

@@ -42,7 +42,7 @@ fn fill_and_free(dir: &Path, ballast: &Path) {
         assert!(std::fs::write(ballast, vec![1; 2 << 20]).is_err());
         // An unfinished page may still take a few.
         let mut kept = 0;
-        while writer.keep(entry(&keeper, size + kept)).unwrap().await.unwrap().is_ok() {
+        while writer.keep(entry(&keeper, size + kept)).unwrap().kept().await.is_ok() {
             kept += 1;
         }
         assert!(matches!(writer.status().state, State::Full(_)), "{:?}", writer.status());
@@ -52,7 +52,7 @@ fn fill_and_free(dir: &Path, ballast: &Path) {
             assert!(started.elapsed().as_secs() < 20, "{:?}", writer.status());
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        writer.keep(entry(&keeper, size + kept)).unwrap().await.unwrap().unwrap();
+        writer.keep(entry(&keeper, size + kept)).unwrap().kept().await.unwrap();
         drop(writer);
         thread.join().unwrap().unwrap();
     });

@@ -237,7 +237,7 @@ async fn whoever_waits_is_told_where_the_receipt_is_and_a_proof_follows_within_a
     let leaves: Vec<_> = entries.iter().map(|entry| entry.leaf).collect();
     let keepings: Vec<_> = entries.into_iter().map(|entry| writer.keep(entry).unwrap()).collect();
     for (number, keeping) in (0..).zip(keepings) {
-        let kept = keeping.await.unwrap().unwrap();
+        let kept = keeping.kept().await.unwrap();
         assert_eq!(kept, Kept { index: number, leaf: leaves[usize::try_from(number).unwrap()] });
     }
     let proof = tokio::time::timeout(Duration::from_secs(20), async {

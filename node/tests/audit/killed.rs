@@ -30,6 +30,7 @@ fn child() {
     // Checkpoints so often that kills hit them too.
     let (writer, _thread) = Writer::start(log, Duration::from_millis(5)).unwrap();
     let keeper = node().0;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let mut out = std::io::stdout().lock();
     loop {
         let burst = 1 + number % 37;
@@ -42,7 +43,7 @@ fn child() {
             .collect();
         let mut said = String::new();
         for keeping in keepings {
-            let kept = keeping.blocking_recv().unwrap().unwrap();
+            let kept = runtime.block_on(keeping.kept()).unwrap();
             said += &format!("kept {} {}\n", kept.index, kept.leaf);
         }
         out.write_all(said.as_bytes()).unwrap();
