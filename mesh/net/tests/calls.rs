@@ -3,12 +3,12 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{PATIENCE, echoing, pattern, plane, within};
 use futures::FutureExt as _;
-use hansa_net::limits::code;
+use hansa_net::limits::{DIAL_TIMEOUT, code};
 use hansa_net::{BodyError, Call, CallError, DataError, DataLimits, DataPlane};
 
 const HEADER: Bytes = Bytes::from_static(b"header");
@@ -130,6 +130,26 @@ async fn a_peer_that_runs_anew_is_met_on_a_new_connection_and_no_call_in_flight_
     tokio::spawn(common::echo(incoming));
     within(client.call(peer, &addrs, HEADER, vec![])).await.expect("answered anew");
     assert!(client.is_connected(&peer));
+}
+
+#[tokio::test]
+async fn a_peer_that_runs_anew_elsewhere_is_not_waited_for_where_it_was() {
+    let (client, server) = (echoing(1), echoing(2));
+    let peer = server.local_peer();
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let before = [silent.local_addr().expect("bound")];
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.warm(peer, &before).await }
+    });
+    // Its first packet is out: the dial goes on, for seconds if nobody ends it.
+    silent.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
+    let received = tokio::task::spawn_blocking(move || silent.recv(&mut [0; 2048]).map(|_| silent));
+    let _silent = received.await.expect("no panic").expect("a packet");
+    let started = Instant::now();
+    within(client.warm(peer, &[server.local_addr()])).await.expect("it is there");
+    assert!(started.elapsed() < DIAL_TIMEOUT / 2, "{:?}", started.elapsed());
+    within(waiting).await.expect("no panic").expect("who waited for it is told");
 }
 
 #[tokio::test]

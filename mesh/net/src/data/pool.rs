@@ -12,6 +12,7 @@ use hansa_core::id::PeerId;
 use libp2p::identity::Keypair;
 use quinn::{Connection, Endpoint};
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use super::call::{Call, CallError};
 use super::link::Link;
@@ -33,7 +34,15 @@ type Dialled = Option<Result<Arc<Link>, CallError>>;
 #[derive(Default)]
 struct Slot {
     link: Option<Arc<Link>>,
-    dial: Option<watch::Sender<Dialled>>,
+    dial: Option<Dial>,
+}
+
+/// A dial that goes on.
+struct Dial {
+    addrs: Vec<SocketAddr>,
+    task: AbortHandle,
+    /// Whoever waits for it is told.
+    told: watch::Sender<Dialled>,
 }
 
 impl Slot {
@@ -64,23 +73,30 @@ impl Pool {
         peer: PeerId,
         addrs: &[SocketAddr],
     ) -> Result<Arc<Link>, CallError> {
+        let addrs = &addrs[..addrs.len().min(ADDRS_PER_PEER_MAX)];
         let mut dialled = {
             let mut slots = self.slots();
             let slot = slots.entry(peer).or_default();
             if let Some(link) = slot.live() {
                 return Ok(Arc::clone(link));
             }
-            match &slot.dial {
-                Some(dial) => dial.subscribe(),
-                None => {
-                    let (dial, dialled) = watch::channel(None);
-                    slot.dial = Some(dial);
+            let dial = match &mut slot.dial {
+                Some(dial) if addrs.is_empty() || dial.addrs == addrs => dial,
+                dial => {
+                    // A peer that runs anew listens elsewhere: nobody waits any more for where it was.
+                    let told = match dial.take() {
+                        Some(old) => {
+                            old.task.abort();
+                            old.told
+                        }
+                        None => watch::Sender::new(None),
+                    };
                     // Its own task: the others wait on it even when the first caller leaves.
-                    let addrs = addrs[..addrs.len().min(ADDRS_PER_PEER_MAX)].to_vec();
-                    tokio::spawn(Arc::clone(self).dial(peer, addrs));
-                    dialled
+                    let task = tokio::spawn(Arc::clone(self).dial(peer, addrs.to_vec()));
+                    dial.insert(Dial { addrs: addrs.to_vec(), task: task.abort_handle(), told })
                 }
-            }
+            };
+            dial.told.subscribe()
         };
         let outcome = dialled.wait_for(Option::is_some).await;
         match outcome {
@@ -126,7 +142,7 @@ impl Pool {
         };
         slot.link = Some(Arc::clone(&kept));
         if let Some(dial) = slot.dial.take() {
-            dial.send_replace(Some(Ok(Arc::clone(&kept))));
+            dial.told.send_replace(Some(Ok(Arc::clone(&kept))));
         }
         kept
     }
@@ -180,13 +196,14 @@ impl Pool {
             }
             Err(error) => {
                 let mut slots = self.slots();
-                let dial = slots.get_mut(&peer).and_then(|slot| slot.dial.take());
+                let slot = slots.get_mut(&peer);
+                // Unless another has taken its place.
+                let own = slot.and_then(|slot| slot.dial.take_if(|dial| dial.addrs == addrs));
+                let Some(dial) = own else { return };
                 if slots.get(&peer).is_some_and(|slot| slot.link.is_none()) {
                     slots.remove(&peer);
                 }
-                if let Some(dial) = dial {
-                    dial.send_replace(Some(Err(error)));
-                }
+                dial.told.send_replace(Some(Err(error)));
             }
         }
     }
