@@ -78,6 +78,10 @@ impl<'a> Course<'a> {
         if let Ok(links) = Links::of(scenario, seed) {
             world.set_links(links);
         }
+        if let Some(shards) = scenario.gossip.shards {
+            let shard = |host| vec![format!("shard-{}", host % shards)];
+            (0..scenario.peers).for_each(|host| world.subscribe(host, shard(host)));
+        }
         let adversaries = Adversaries::new(&mut world);
         let mut rng = Rng::new(mix(seed ^ 0xac75));
         hide(&mut world, scenario, &mut rng);
@@ -109,7 +113,9 @@ impl<'a> Course<'a> {
         match act {
             Act::Start { host } => {
                 // Whoever comes back asks the first peer that is up, as the first joiners did.
-                let bootstrap = world.up().into_iter().find(|host| !world.is_hidden(*host));
+                let mut up = world.up().into_iter();
+                let bootstrap =
+                    up.find(|other| !world.is_hidden(*other) && world.may_know(host, *other));
                 world.start(host, bootstrap);
                 return vec![Change::Up(host)];
             }

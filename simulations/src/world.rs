@@ -387,6 +387,11 @@ impl World {
         }
     }
 
+    /// Whether two hosts subscribe to the same shards.
+    pub fn may_know(&self, host: usize, other: usize) -> bool {
+        self.sites[host].shards == self.sites[other].shards
+    }
+
     /// Lets a host, before it starts, subscribe to shards.
     pub fn subscribe(&mut self, host: usize, shards: Vec<String>) {
         self.sites[host].shards = shards;
@@ -650,11 +655,8 @@ impl World {
         }
         match &event {
             Event::Published { version } if self.following => {
-                let shards = &self.sites[host].shards;
-                let same = |(host, site): &(&Host, &Site)| {
-                    host.directory.is_some() && site.shards == *shards
-                };
-                let wanted = self.hosts.iter().zip(&self.sites).filter(same).count() - 1;
+                let knows = |other: &usize| self.is_up(*other) && self.may_know(host, *other);
+                let wanted = (0..self.hosts.len()).filter(knows).count() - 1;
                 let wanted = u32::try_from(wanted).expect("few");
                 let version = (version.epoch, version.sequence);
                 self.ledger.follow(index(host), version, self.now, wanted);

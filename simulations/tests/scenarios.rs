@@ -31,6 +31,19 @@ fn churn_ends_well() {
 }
 
 #[test]
+fn a_mesh_in_shards_ends_as_well_and_carries_less() {
+    let whole = ends_well("churn.toml");
+    let mut scenario = scenario("churn.toml");
+    scenario.gossip.shards = Some(3);
+    println!("churn in three shards: seed 1");
+    let outcome = run(&scenario, 1);
+    assert_eq!(outcome.complaints(), [] as [&str; 0]);
+    assert!(outcome.dissemination_ms.p99 <= 1_500, "news spread slowly");
+    let bytes = [&whole, &outcome].map(|outcome| outcome.bytes);
+    assert!(bytes[1] < bytes[0] / 2, "{bytes:?}");
+}
+
+#[test]
 fn partition_heals_ends_well() {
     let outcome = ends_well("partition-heals.toml");
     assert_eq!(outcome.hearsay_downs, 0, "one side convinced the other of false deaths");

@@ -167,7 +167,10 @@ impl Front {
     }
 
     /// Takes down what came of a write or of an fsync.
-    pub(super) fn settle_state(&mut self, written: Result<(), AppendFault>) -> Result<(), LogError> {
+    pub(super) fn settle_state(
+        &mut self,
+        written: Result<(), AppendFault>,
+    ) -> Result<(), LogError> {
         match written {
             Ok(()) => self.state = State::Writable,
             Err(AppendFault::Refused(error)) => self.fail(&error),

@@ -27,6 +27,7 @@ impl Scenario {
         for (index, arrivals) in self.arrivals.iter().enumerate() {
             self.check_arrivals(index, arrivals)?;
         }
+        self.check_gossip()?;
         self.check_routing()?;
         self.check_sharing()?;
         self.fault.iter().enumerate().try_for_each(|(index, fault)| self.check_fault(index, fault))
@@ -212,6 +213,17 @@ impl Scenario {
         )
     }
 
+    fn check_gossip(&self) -> Checked {
+        let Some(shards) = self.gossip.shards else { return Ok(()) };
+        let key = "gossip.shards";
+        let problem = "leaves somebody alone in its shard";
+        let fix = "set it to 1 to half of `peers`";
+        require((1..=self.peers / 2).contains(&shards), key, problem, fix)?;
+        let is_open = self.fault.iter().all(|fault| fault.kind != FaultKind::Nat);
+        let problem = "leaves peers behind NAT without a relay, which may be in another shard";
+        require(is_open, key, problem, "leave out the fault `nat`, or `shards`")
+    }
+
     fn check_routing(&self) -> Checked {
         for name in self.routing.strategies() {
             if !STRATEGIES.contains(&name.as_str()) {
@@ -327,6 +339,11 @@ mod tests {
         let table = [
             ("peers = 1", "scenario:3: peers: a mesh has at least two; set"),
             ("peers = 9\njoin_within_ms = 9001", "scenario:4: join_within_ms: is over the end"),
+            ("peers = 9\n[gossip]\nshards = 5", "scenario:5: gossip.shards: leaves somebody alone"),
+            (
+                "peers = 9\n[gossip]\nshards = 2\n[[fault]]\nkind = 'nat'\nat_s = 0\ncount = 1",
+                "scenario:5: gossip.shards: leaves peers behind NAT without a relay",
+            ),
             ("peers = 9\n[links]\nlatency_ms = [9, 1]", "scenario:5: links.latency_ms: the short"),
             ("peers = 9\n[links]\nloss = 2.0", "scenario:5: links.loss: is a share below 1; write"),
             ("peers = 9\n[links]\nmodel = 'geography'", "scenario:5: links.model: there are no"),

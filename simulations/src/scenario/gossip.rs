@@ -12,7 +12,7 @@ macro_rules! overrides {
         #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct GossipSpec {
-            /// Parts that the directory's upkeep is spread over, for experiments with scale.
+            /// Shards that the mesh is divided into: peer `n` subscribes to the `n % shards`th alone.
             pub shards: Option<usize>,
             $(#[doc = concat!("[`Params::", stringify!($time), "`], in milliseconds.")]
             pub $ms: Option<u64>,)*
