@@ -12,6 +12,7 @@ pub mod bundle;
 pub mod cache;
 pub mod check;
 pub mod cut;
+mod declared;
 pub mod devices;
 pub mod engine;
 pub mod floats;
@@ -42,5 +43,6 @@ mod turns;
 mod values;
 pub mod wheel;
 
+pub use declared::DeclaredError;
 pub use queue::Load;
 pub use session::LoadError;

@@ -44,8 +44,9 @@ pub const TENSOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Largest inputs of one request together, in bytes, unless the engine is told otherwise.
 pub const REQUEST_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
-/// Largest `sequence.json` of a bundle, in bytes.
-pub const SEQUENCE_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Largest file in which a bundle declares something of its model (`sequence.json`),
+/// in bytes.
+pub const DECLARED_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Most tokens of a model of text whose dimensions are fixed.
 pub const FIXED_TOKENS_MAX: usize = 1 << 20;
 /// Largest flag or id that a sequence brings to a request, in bytes.

@@ -18,7 +18,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::Bundle;
-use crate::limits::{BROUGHT_BYTES_MAX, SEQUENCE_FILE_BYTES_MAX};
+use crate::declared::{self, DeclaredError};
+use crate::limits::BROUGHT_BYTES_MAX;
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
 use crate::values::zeros;
 
@@ -40,20 +41,6 @@ pub struct Sequence {
     pub end: Option<String>,
     /// Input that is the sequence's id.
     pub id: Option<String>,
-}
-
-/// Why a bundle's `sequence.json` is none.
-#[derive(Debug, thiserror::Error)]
-pub enum SequenceError {
-    /// It cannot be read.
-    #[error("sequence.json: {0}")]
-    Io(#[from] std::io::Error),
-    /// It is not of its form.
-    #[error("sequence.json: {0}")]
-    Json(#[from] serde_json::Error),
-    /// It is not about this model.
-    #[error("sequence.json: {0}")]
-    Model(String),
 }
 
 /// An app's name for a sequence.
@@ -85,14 +72,9 @@ impl Sequence {
         bundle: &Bundle,
         inputs: &[TensorSpec],
         outputs: &[TensorSpec],
-    ) -> Result<Option<Self>, SequenceError> {
-        let Some(entry) = bundle.manifest.files.get(FILE) else { return Ok(None) };
-        if entry.bytes > SEQUENCE_FILE_BYTES_MAX {
-            let reason = format!("it has more than {SEQUENCE_FILE_BYTES_MAX} bytes");
-            return Err(SequenceError::Model(reason));
-        }
-        let sequence: Self = serde_json::from_slice(&std::fs::read(bundle.dir().join(FILE))?)?;
-        sequence.check(inputs, outputs).map_err(SequenceError::Model)?;
+    ) -> Result<Option<Self>, DeclaredError> {
+        let Some(sequence) = declared::read::<Self>(bundle, FILE)? else { return Ok(None) };
+        sequence.check(inputs, outputs).map_err(|reason| declared::fault(FILE, reason))?;
         Ok(Some(sequence))
     }
 

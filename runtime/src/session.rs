@@ -10,11 +10,12 @@ use ort::value::{DynValue, Outlet};
 
 use crate::bundle::{Bundle, BundleError};
 use crate::cut::plain_weights;
+use crate::declared::DeclaredError;
 use crate::devices::{Device, Provider};
 use crate::limits::{SHARED_WEIGHT_BYTES_MIN, TENSORS_MAX};
 use crate::runtime::Runtime;
 use crate::scan::{ScanError, scan};
-use crate::sequence::{Sequence, SequenceError};
+use crate::sequence::Sequence;
 use crate::tensor::{DType, Signature, TensorSpec};
 use crate::values;
 
@@ -72,9 +73,9 @@ pub enum LoadError {
         /// ONNX Runtime's name of its type.
         kind: String,
     },
-    /// Its `sequence.json` is none.
+    /// What its bundle declares is not understood, or not about this model.
     #[error(transparent)]
-    Sequence(#[from] SequenceError),
+    Declared(#[from] DeclaredError),
     /// An option is out of range.
     #[error("{what} is {value}; it must be 1 to {limit}")]
     Config {
