@@ -19,14 +19,16 @@ use tokio::time::{Sleep, sleep_until};
 use crate::batch::{Batching, Member};
 use crate::bundle::{Bundle, BundleDigest};
 use crate::check::{Head, InputLimits, check_elements};
+use crate::cost::Size;
 use crate::devices::Device;
-use crate::instance::{Slot, find_rows, run_together, warm_up, warm_up_rows};
+use crate::instance::{Slot, find_rows, find_sharing, run_together, warm_up, warm_up_rows};
 use crate::limits::{INSTANCES_MAX, PRIORITIES_MAX, QUEUE_MAX, THREADS_MAX};
 use crate::line::{Queueing, Ticket, WhenLate};
 use crate::queue::{Load, Outcome, Queue, Refused, Run};
-use crate::rows::{RowAxes, can_join};
+use crate::ragged::Ragged;
 use crate::runtime::Runtime;
 use crate::session::{LoadError, Model};
+use crate::sharing::{self, Sharing};
 use crate::tensor::{InputError, Signature, Tensor};
 use crate::turns::Turns;
 
@@ -136,8 +138,8 @@ struct Shared {
     queue: Queue<Job>,
     slots: Vec<Slot>,
     signature: Signature,
-    /// Where the rows lie, if jobs can share runs.
-    axes: Option<Arc<RowAxes>>,
+    /// How jobs share runs, if they can.
+    sharing: Option<Arc<Sharing>>,
     limits: InputLimits,
     queueing: Queueing,
     /// Holds answers until it is their turn, where that is asked for.
@@ -154,9 +156,11 @@ struct Job {
     request: Request,
     /// Its rows, if it can share a run.
     rows: Option<u32>,
-    bytes: u64,
-    /// Where the rows lie.
-    axes: Option<Arc<RowAxes>>,
+    size: Size,
+    /// Its length, if it may be padded.
+    length: Option<u64>,
+    /// How it shares one.
+    sharing: Option<Arc<Sharing>>,
     submitted: Instant,
     answer: oneshot::Sender<Result<Response, EngineError>>,
 }
@@ -166,8 +170,8 @@ impl Member for Job {
         self.rows
     }
 
-    fn bytes(&self) -> u64 {
-        self.bytes
+    fn size(&self) -> Size {
+        self.size
     }
 
     fn since(&self) -> Instant {
@@ -175,8 +179,9 @@ impl Member for Job {
     }
 
     fn joins(&self, other: &Self) -> bool {
-        let Some(axes) = &self.axes else { return false };
-        can_join(&self.request.inputs, &other.request.inputs, &axes.inputs)
+        let Some(sharing) = &self.sharing else { return false };
+        let are_ragged = self.length.is_some() && other.length.is_some();
+        sharing.can_join(&self.request.inputs, &other.request.inputs, are_ragged)
     }
 }
 
@@ -208,6 +213,7 @@ impl Engine {
             sessions.push(model.session(runtime, device, threads, shared.as_ref())?);
         }
         let mut signature = model.signature(&sessions[0])?;
+        let ragged = Ragged::of(bundle, &signature.inputs, &signature.outputs)?;
         drop(model);
         let failed = |error: ort::Error| LoadError::Device {
             device: device.to_string(),
@@ -223,15 +229,15 @@ impl Engine {
             warm_up(session, slot, &signature); // Its first job is to be as fast as the others'.
         }
         signature.rows = find_rows(&mut sessions[0], &slots[0], &signature);
-        let axes = signature.row_axes().cloned().map(Arc::new);
-        if let Some(axes) = &axes
-            && let Some(run) = warm_up_rows(&mut sessions[0], &slots[0], &signature, axes)
+        let sharing = find_sharing(&mut sessions[0], &slots[0], &signature, ragged)?.map(Arc::new);
+        if let Some(sharing) = &sharing
+            && let Some(run) = warm_up_rows(&mut sessions[0], &slots[0], &signature, &sharing.rows)
         {
             queue.seed_rows(run);
         }
         let (limits, queueing) = (config.limits, config.queue);
         let turns = config.batching.preserve_order.then(Turns::new);
-        let shared = Arc::new(Shared { queue, slots, signature, axes, limits, queueing, turns });
+        let shared = Arc::new(Shared { queue, slots, signature, sharing, limits, queueing, turns });
         let mut engine =
             Self { shared, threads: Vec::new(), device: device.clone(), digest: bundle.digest };
         for (index, session) in sessions.into_iter().enumerate() {
@@ -266,18 +272,22 @@ impl Engine {
         }
         let (deadline, priority) = (request.deadline, request.priority);
         let (answer, response) = oneshot::channel();
-        let bytes = request.inputs.iter().map(|input| input.data.len() as u64).sum();
-        let axes = shared.axes.clone();
-        let rows = axes.as_ref().and_then(|axes| {
+        let sharing = shared.sharing.clone();
+        let rows = sharing.as_ref().and_then(|sharing| {
             let shapes = request.inputs.iter().map(|input| (&*input.name, &*input.shape));
-            axes.count(shapes).filter(|rows| *rows > 0)
+            sharing.rows.count(shapes).filter(|rows| *rows > 0)
         });
+        let length = sharing.as_ref().and_then(|sharing| sharing.length(&request.inputs));
+        let size = match &sharing {
+            Some(sharing) => sharing.size(&request.inputs, length),
+            None => sharing::size(&request.inputs),
+        };
         let submitted = Instant::now();
         let patience = match shared.queueing {
             Queueing { timeout, when_late: WhenLate::Reject, .. } => timeout.map(|t| submitted + t),
             Queueing { when_late: WhenLate::Delay, .. } => None,
         };
-        let job = Job { request, rows, bytes, axes, submitted, answer };
+        let job = Job { request, rows, size, length, sharing, submitted, answer };
         let ticket = shared.queue.push(priority, job).map_err(|refused| match refused {
             Refused::Full { queued } => SubmitError::Full { queued },
             Refused::Closed => SubmitError::Closed,
@@ -418,11 +428,11 @@ impl Shared {
                     jobs.push(job);
                 }
             }
-            let bytes = jobs.iter().map(Job::bytes).sum();
+            let bytes = jobs.iter().map(Job::size).fold(Size::default(), Size::with).bytes();
             let requests: Vec<&Request> = jobs.iter().map(|job| &job.request).collect();
             let counts: Vec<u32> = jobs.iter().map(|job| self.rows_of(job)).collect();
-            let axes = self.axes.as_deref();
-            let ran = run_together(&mut session, slot, &allocator, &requests, &counts, axes);
+            let sharing = self.sharing.as_deref();
+            let ran = run_together(&mut session, slot, &allocator, &requests, &counts, sharing);
             let took = started.elapsed();
             let rows = counts.iter().sum::<u32>().max(1);
             for (((ticket, job), ran), count) in tickets.into_iter().zip(jobs).zip(ran).zip(counts)

@@ -12,11 +12,14 @@ use std::time::Instant;
 use ort::memory::Allocator;
 use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue};
 
+use crate::declared::DeclaredError;
 use crate::engine::{EngineError, Request};
 use crate::limits::{BATCH_PROBE_ROWS, ROWS_FOUND_WITHIN};
 use crate::queue::Run;
-use crate::rows::{RowAxes, join, split};
-use crate::separable::row_axes;
+use crate::ragged::Ragged;
+use crate::rows::RowAxes;
+use crate::separable::{is_padded_alike, row_axes};
+use crate::sharing::Sharing;
 use crate::tensor::{Signature, Tensor};
 use crate::values::{Input, output, symbols, zeros};
 
@@ -69,21 +72,23 @@ pub(crate) fn run_together(
     allocator: &Allocator,
     requests: &[&Request],
     counts: &[u32],
-    axes: Option<&RowAxes>,
+    sharing: Option<&Sharing>,
 ) -> Vec<Result<Vec<Tensor>, EngineError>> {
-    if let (Some(axes), [_, _, ..]) = (axes, requests) {
+    if let (Some(sharing), [_, _, ..]) = (sharing, requests) {
         let parts: Vec<Vec<Tensor>> =
             requests.iter().map(|request| request.inputs.clone()).collect();
-        let outputs = join(&parts, &axes.inputs, counts).ok().and_then(|inputs| {
-            let request = Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 };
-            let outputs = guarded(session, slot, allocator, &request).ok()?;
-            split(&outputs, &axes.outputs, counts).ok()
-        });
+        let outputs = sharing
+            .run(&parts, counts, |inputs| guarded(session, slot, allocator, &whole(inputs)).ok());
         if let Some(parts) = outputs {
             return requests.iter().zip(parts).map(|(request, part)| pick(request, part)).collect();
         }
     }
     requests.iter().map(|request| guarded(session, slot, allocator, request)).collect()
+}
+
+/// A request of all outputs.
+fn whole(inputs: Vec<Tensor>) -> Request {
+    Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 }
 }
 
 /// The outputs that a request wants, in its order.
@@ -177,8 +182,7 @@ pub(crate) fn warm_up_rows(
 
 fn try_out(session: &mut Session, slot: &Slot, inputs: Vec<Tensor>) -> Option<Run> {
     let bytes = inputs.iter().map(|input| input.data.len() as u64).sum();
-    let request = Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 };
-    let allocator = Allocator::default();
+    let (request, allocator) = (whole(inputs), Allocator::default());
     guarded(session, slot, &allocator, &request)
         .inspect_err(|error| tracing::debug!(%error, "the model does not run on zeros"))
         .ok()?;
@@ -194,10 +198,54 @@ pub(crate) fn find_rows(
     slot: &Slot,
     signature: &Signature,
 ) -> Option<RowAxes> {
+    let symbols: Vec<Vec<String>> = session.inputs().iter().map(symbols).collect();
+    let found = experiment(session, slot, |run| row_axes(signature, &symbols, run));
+    tracing::debug!(?found, "whether rows can be run apart");
+    found.flatten()
+}
+
+/// How the model's jobs share runs, if they can: padded as its bundle declares, unless that shows to
+/// change answers, or takes too long to find out.
+///
+/// # Errors
+/// The declaration does not go with the model's rows.
+pub(crate) fn find_sharing(
+    session: &mut Session,
+    slot: &Slot,
+    signature: &Signature,
+    ragged: Option<Ragged>,
+) -> Result<Option<Sharing>, DeclaredError> {
+    const IGNORED: &str = "requests are not padded as ragged.json says";
+    let Some(rows) = signature.row_axes().cloned() else {
+        if ragged.is_some() {
+            tracing::warn!("{IGNORED}: the model's rows cannot be run together");
+        }
+        return Ok(None);
+    };
+    ragged.as_ref().map_or(Ok(()), |ragged| ragged.check(&rows))?;
+    let mut sharing = Sharing { rows, ragged };
+    if sharing.ragged.is_some() {
+        let is_so = experiment(session, slot, |run| is_padded_alike(signature, &sharing, run));
+        if is_so != Some(true) {
+            tracing::warn!(
+                "{IGNORED}: padded, the model gives something else, or fails, or is too slow to tell; \
+                 name its mask, other axes or other values"
+            );
+            sharing.ragged = None;
+        }
+    }
+    Ok(Some(sharing))
+}
+
+/// Lets the model be tried out for as long as that may take.
+fn experiment<T>(
+    session: &mut Session,
+    slot: &Slot,
+    find: impl FnOnce(&mut dyn FnMut(Vec<Tensor>) -> Option<Vec<Tensor>>) -> T,
+) -> Option<T> {
     /// No job runs yet, so its id is free.
     const EXPERIMENT: u64 = 0;
     slot.begin([EXPERIMENT].into_iter());
-    let symbols: Vec<Vec<String>> = session.inputs().iter().map(symbols).collect();
     let allocator = Allocator::default();
     let (over, watch) = channel::<()>();
     let found = thread::scope(|scope| {
@@ -206,14 +254,10 @@ pub(crate) fn find_rows(
                 slot.leave(EXPERIMENT);
             }
         });
-        let found = row_axes(signature, &symbols, |inputs| {
-            let request = Request { inputs, outputs: Vec::new(), deadline: None, priority: 0 };
-            guarded(session, slot, &allocator, &request).ok()
-        });
+        let found = find(&mut |inputs| guarded(session, slot, &allocator, &whole(inputs)).ok());
         drop(over);
         found
     });
     slot.end().ok()?;
-    tracing::debug!(?found, "whether rows can be run apart");
-    found
+    Some(found)
 }

@@ -44,7 +44,7 @@ pub const TENSOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Largest inputs of one request together, in bytes, unless the engine is told otherwise.
 pub const REQUEST_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
-/// Largest file in which a bundle declares something of its model (`sequence.json`),
+/// Largest file in which a bundle declares something of its model (`sequence.json`, `ragged.json`),
 /// in bytes.
 pub const DECLARED_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Most tokens of a model of text whose dimensions are fixed.
@@ -72,6 +72,8 @@ pub const PRIORITIES_MAX: u32 = 256;
 pub const QUEUE_TIMEOUT_US_MAX: u32 = 3_600_000_000;
 /// Jobs behind the first one that are looked at for some to run with it.
 pub const BATCH_LOOK_MAX: usize = 512;
+/// Padding is at most one of so many parts of a run.
+pub const BATCH_PADDING_PARTS: u64 = 4;
 /// Rows of the second run at load, which tells what more rows cost.
 pub const BATCH_PROBE_ROWS: u32 = 8;
 /// Weights of fewer bytes are each session's own.

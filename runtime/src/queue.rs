@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::batch::{Batching, Choice, Cost, Member};
+use crate::batch::{Batching, Choice, Member};
+use crate::cost::Cost;
 use crate::limits::SERVICE_WINDOW;
 use crate::line::{Line, Queueing, Ticket, WhenLate};
 
@@ -79,7 +80,7 @@ pub(crate) enum Refused {
 /// A run that was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    /// Bytes of its inputs.
+    /// Bytes of its inputs, padding included.
     pub(crate) bytes: u64,
     pub(crate) took: Duration,
 }
@@ -268,13 +269,14 @@ impl<J> State<J> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cost::Size;
 
     impl Member for char {
         fn rows(&self) -> Option<u32> {
             self.is_lowercase().then_some(1)
         }
-        fn bytes(&self) -> u64 {
-            1
+        fn size(&self) -> Size {
+            Size::new(1, 0, 0)
         }
         fn since(&self) -> Instant {
             Instant::now() - Duration::from_secs(1)
@@ -344,8 +346,8 @@ mod tests {
         fn rows(&self) -> Option<u32> {
             None
         }
-        fn bytes(&self) -> u64 {
-            1
+        fn size(&self) -> Size {
+            Size::new(1, 0, 0)
         }
         fn since(&self) -> Instant {
             self.1

@@ -105,13 +105,7 @@ pub fn split(
         let mut from = 0;
         for (part, count) in parts.iter_mut().zip(counts) {
             let to = from + *count as usize;
-            let data = match layout.outer {
-                1 => layout.rows_of(tensor, 0, from, to),
-                outer => {
-                    let chunks = (0..outer).map(|outer| layout.rows_of(tensor, outer, from, to));
-                    concatenated(&chunks.collect::<Vec<Bytes>>())
-                }
-            };
+            let data = layout.cut(tensor, from, to);
             let mut shape = tensor.shape.clone();
             shape[*axis] = u64::from(*count);
             part.push(Tensor { name: tensor.name.clone(), dtype: tensor.dtype, shape, data });
@@ -165,22 +159,41 @@ pub fn join(
     together.collect()
 }
 
-/// Whether the rows of two batches can be rows of one: the same tensors in the same order, of shapes
-/// that differ in rows only; and what all rows share is the same.
-pub fn can_join(a: &[Tensor], b: &[Tensor], axes: &BTreeMap<String, usize>) -> bool {
-    let alike = |a: &Tensor, b: &Tensor| {
-        if (&a.name, a.dtype, a.shape.len()) != (&b.name, b.dtype, b.shape.len()) {
-            return false;
-        }
-        match axes.get(&a.name) {
-            None => a.shape == b.shape && a.data == b.data,
-            Some(axis) => {
-                let mut dims = a.shape.iter().zip(&b.shape).enumerate();
-                dims.all(|(at, (a, b))| at == *axis || a == b)
-            }
-        }
-    };
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b))
+/// A tensor made so long on an axis, with copies of `element`, which has its type's size.
+pub(crate) fn pad(
+    tensor: &Tensor,
+    axis: usize,
+    to: u64,
+    element: &[u8],
+) -> Result<Tensor, RowsError> {
+    let layout = Layout::of(tensor, axis)?;
+    let wrong = || RowsError::Shape(tensor.name.clone());
+    let more = usize::try_from(to).ok().and_then(|to| to.checked_sub(layout.rows));
+    let more = more.and_then(|more| more.checked_mul(layout.inner)).ok_or_else(wrong)?;
+    let fill = Bytes::from(element.repeat(more));
+    let chunks = (0..layout.outer)
+        .flat_map(|outer| [layout.rows_of(tensor, outer, 0, layout.rows), fill.clone()]);
+    let data = concatenated(&chunks.collect::<Vec<Bytes>>());
+    let mut shape = tensor.shape.clone();
+    shape[axis] = to;
+    Ok(Tensor { name: tensor.name.clone(), dtype: tensor.dtype, shape, data })
+}
+
+/// The first `to` of a tensor's `from` on an axis. Not copied where that is the outermost.
+pub(crate) fn narrow(
+    tensor: &Tensor,
+    axis: usize,
+    from: u64,
+    to: u64,
+) -> Result<Tensor, RowsError> {
+    let layout = Layout::of(tensor, axis)?;
+    layout.expect_rows(&tensor.name, from)?;
+    let wrong = || RowsError::Shape(tensor.name.clone());
+    let end = usize::try_from(to).ok().filter(|end| *end <= layout.rows).ok_or_else(wrong)?;
+    let data = layout.cut(tensor, 0, end);
+    let mut shape = tensor.shape.clone();
+    shape[axis] = to;
+    Ok(Tensor { name: tensor.name.clone(), dtype: tensor.dtype, shape, data })
 }
 
 fn concatenated(chunks: &[Bytes]) -> Bytes {
@@ -239,6 +252,15 @@ impl Layout {
         if given == expected { Ok(()) } else { Err(wrong()) }
     }
 
+    /// The bytes of some rows.
+    fn cut(&self, tensor: &Tensor, from: usize, to: usize) -> Bytes {
+        if self.outer == 1 {
+            return self.rows_of(tensor, 0, from, to);
+        }
+        let chunks = (0..self.outer).map(|outer| self.rows_of(tensor, outer, from, to));
+        concatenated(&chunks.collect::<Vec<Bytes>>())
+    }
+
     /// The bytes of some rows of one outer block.
     fn rows_of(&self, tensor: &Tensor, outer: usize, from: usize, to: usize) -> Bytes {
         let at = |row: usize| {
@@ -279,28 +301,6 @@ mod tests {
         Tensor { name: name.into(), dtype, shape: shape.to_vec(), data: data.into() }
     }
 
-    #[test]
-    fn rows_can_be_joined_where_nothing_but_their_number_differs() {
-        let axes = BTreeMap::from([("x".to_owned(), 1)]);
-        let x = |shape: &[u64]| tensor("x", DType::Fp32, shape);
-        let shared = |size| tensor("shared", DType::Int64, &[size]);
-        let batch = [x(&[2, 3]), shared(4)];
-        assert!(can_join(&batch, &[x(&[2, 7]), shared(4)], &axes));
-        for other in [
-            vec![x(&[3, 3]), shared(4)],
-            vec![x(&[2, 3]), shared(5)],
-            vec![shared(4), x(&[2, 3])],
-            vec![x(&[2, 3])],
-            vec![x(&[2, 3, 1]), shared(4)],
-            vec![tensor("x", DType::Int64, &[2, 3]), shared(4)],
-        ] {
-            assert!(!can_join(&batch, &other, &axes), "{other:?}");
-        }
-        let mut other_data = shared(4);
-        other_data.data = vec![9; other_data.data.len()].into();
-        assert!(!can_join(&batch, &[x(&[2, 3]), other_data], &axes));
-    }
-
     proptest! {
         #[test]
         fn what_is_taken_apart_and_put_together_is_what_it_was(
@@ -337,6 +337,22 @@ mod tests {
             (&[2, 1, 2][..], &[0, 1, 6, 7][..])
         );
         assert_eq!(&parts[1][0].data[..], [2, 3, 4, 5, 8, 9, 10, 11]);
+    }
+
+    #[test]
+    fn what_is_padded_and_narrowed_is_what_it_was() {
+        for shape in [&[2, 3, 2][..], &[1, 3], &[3, 0, 2], &[4]] {
+            let axis = shape.len().min(2) - 1;
+            let whole = tensor("x", DType::Fp16, shape);
+            let long = pad(&whole, axis, 5, &[7, 9]).unwrap();
+            assert_eq!(long.shape[axis], 5);
+            assert_eq!(long.data.len() as u64, 2 * long.shape.iter().product::<u64>());
+            assert_eq!(narrow(&long, axis, 5, shape[axis]).unwrap(), whole);
+            assert!(pad(&long, axis, 4, &[7, 9]).is_err() && narrow(&long, axis, 5, 6).is_err());
+            assert!(narrow(&long, axis, 4, 3).is_err() && narrow(&long, 9, 5, 3).is_err());
+        }
+        let padded = pad(&tensor("x", DType::Uint8, &[2, 2]), 1, 3, &[9]).unwrap();
+        assert_eq!(&padded.data[..], [0, 1, 9, 2, 3, 9]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Whether a model's rows can be run apart, found by experiment: three rows at once must give what
 //! each gives alone. No model says this of itself; one that mixes its rows, or that scales them
-//! together, as dynamically quantized ones do, shows it here.
+//! together, as dynamically quantized ones do, shows it here. So does one whose bundle declares that
+//! they may be padded, and that does not overlook the padding.
 //!
 //! Runs nothing itself: it is told how.
 
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::likeness::nearly_equal;
 use crate::limits::ROWS_PROBE_ELEMENTS_MAX;
 use crate::rows::{RowAxes, join, split};
+use crate::sharing::Sharing;
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
 
 /// Rows of the experiment's batch: no model's own dimension is likely to be so.
@@ -48,6 +50,28 @@ pub(crate) fn row_axes(
         }
     }
     None
+}
+
+/// Whether rows of different lengths, padded to the longest and run as one, give what each gives
+/// alone; false for a model that does not run on such inputs.
+pub(crate) fn is_padded_alike(
+    signature: &Signature,
+    sharing: &Sharing,
+    mut run: impl FnMut(Vec<Tensor>) -> Option<Vec<Tensor>>,
+) -> bool {
+    let mut tried = SIZES.into_iter().flat_map(|size| NUMBERS.map(|below| (size, below)));
+    tried.any(|(size, below)| {
+        let mut source = Source { size, below, random: Random(1) };
+        let lengths = [size, size / 2, size - 1];
+        let rows = rows(signature, &sharing.rows.inputs, &mut source, |spec, row| {
+            Some((sharing.ragged.as_ref()?.axis(&spec.name)?, lengths[row]))
+        });
+        let Some(rows) = rows else { return false };
+        let together = sharing.run(&rows, &[1; ROWS], &mut run);
+        let Some(together) = together else { return false };
+        let alone = rows.into_iter().map(&mut run);
+        alone.zip(&together).all(|(one, part)| one.is_some_and(|one| same(part, &one)))
+    })
 }
 
 /// Where the rows may lie: along each dimension that has a name, the first one first; else along the
@@ -94,17 +118,7 @@ fn experiment(
     source: &mut Source,
     run: &mut impl FnMut(Vec<Tensor>) -> Option<Vec<Tensor>>,
 ) -> Found {
-    let shared: Option<Vec<Tensor>> =
-        signature.inputs.iter().map(|spec| source.sample(spec, None)).collect();
-    let mut row = || -> Option<Vec<Tensor>> {
-        let own = |(spec, shared): (&TensorSpec, &Tensor)| match candidate.get(&spec.name) {
-            None => Some(shared.clone()),
-            axis => source.sample(spec, axis.copied()),
-        };
-        signature.inputs.iter().zip(shared.as_ref()?).map(own).collect()
-    };
-    let rows: Option<Vec<Vec<Tensor>>> = (0..ROWS).map(|_| row()).collect();
-    let Some(rows) = rows else { return Found::Failed };
+    let Some(rows) = rows(signature, candidate, source, |_, _| None) else { return Found::Failed };
     let batch = join(&rows, candidate, &[1; ROWS]).expect("rows of one shape");
     let Some(together) = run(batch) else { return Found::Failed };
     let alone: Option<Vec<Vec<Tensor>>> = rows.into_iter().map(run).collect();
@@ -116,6 +130,25 @@ fn experiment(
         }
         _ => Found::Mixed,
     }
+}
+
+/// Inputs of each of [`ROWS`] rows. `length` tells an axis of an input that is so long in that row.
+fn rows(
+    signature: &Signature,
+    candidate: &Candidate,
+    source: &mut Source,
+    length: impl Fn(&TensorSpec, usize) -> Option<(usize, u64)>,
+) -> Option<Vec<Vec<Tensor>>> {
+    let shared: Vec<Tensor> =
+        signature.inputs.iter().map(|spec| source.sample(spec, [])).collect::<Option<_>>()?;
+    let mut row = |row| -> Option<Vec<Tensor>> {
+        let own = |(spec, shared): (&TensorSpec, &Tensor)| match candidate.get(&spec.name) {
+            None => Some(shared.clone()),
+            Some(axis) => source.sample(spec, [Some((*axis, 1)), length(spec, row)]),
+        };
+        signature.inputs.iter().zip(&shared).map(own).collect()
+    };
+    (0..ROWS).map(&mut row).collect()
 }
 
 /// Of each output the one axis whose size follows the rows; none if an output has none.
@@ -146,12 +179,15 @@ struct Source {
 }
 
 impl Source {
-    /// An input of one row along `rows`.
-    fn sample(&mut self, spec: &TensorSpec, rows: Option<usize>) -> Option<Tensor> {
-        let dim = |(axis, dim): (usize, &i64)| match u64::try_from(*dim) {
-            Ok(fixed) => fixed,
-            Err(_) if Some(axis) == rows => 1,
-            Err(_) => self.size,
+    /// An input whose axes of any size are so large as `sizes` tells of some.
+    fn sample<const N: usize>(
+        &mut self,
+        spec: &TensorSpec,
+        sizes: [Option<(usize, u64)>; N],
+    ) -> Option<Tensor> {
+        let dim = |(axis, dim): (usize, &i64)| {
+            let own = sizes.iter().flatten().find(|(known, _)| *known == axis);
+            u64::try_from(*dim).unwrap_or(own.map_or(self.size, |(_, size)| *size))
         };
         let shape: Vec<u64> = spec.shape.iter().enumerate().map(dim).collect();
         let count = shape.iter().try_fold(1u64, |count, dim| count.checked_mul(*dim))?;
