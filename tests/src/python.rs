@@ -85,6 +85,11 @@ pub fn minilm_tokens() -> PathBuf {
     made("test-minilm-tokens-1", "minilm.py", &["tokens"])
 }
 
+/// The same with its pooling and with `ragged.json`: texts of different lengths may be padded.
+pub fn minilm_ragged() -> PathBuf {
+    made("test-minilm-ragged-1", "minilm.py", &["ragged"])
+}
+
 /// Texts, their tokens and what all-MiniLM-L6-v2 makes of them, by a way of its own: `texts.json`,
 /// `embeddings.npy`.
 pub fn minilm_reference() -> PathBuf {

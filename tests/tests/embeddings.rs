@@ -1,5 +1,7 @@
 //! Text for models on other peers: OpenAI's own client, and the CLI, at a node that holds none.
 
+use std::thread;
+
 use hansa_runtime::models;
 use hansa_runtime::wheel::Progress;
 use hansa_tests::mesh::{Mesh, Spec, header, request};
@@ -133,4 +135,43 @@ fn the_command_line_embeds_text_by_the_same_way() {
     let refused = run(mesh.folder(), &["infer", "minilm", "--via", &via, "--text", &long]);
     let error = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && error.contains("602 tokens"), "{error}");
+}
+
+#[test]
+fn texts_of_different_lengths_share_runs_where_their_model_says_how_they_are_padded() {
+    let mesh = Mesh::with(&[Spec::new("berlin", "DE", "DE")
+        .with("minilm", python::minilm())
+        .with("ragged", python::minilm_ragged())]);
+    let node = mesh.node("berlin");
+    let ask = |model: &str, words: usize| -> Vec<f64> {
+        let text: Vec<String> = (0..words).map(|word| (word * words).to_string()).collect();
+        let body = json!({"model": model, "input": text.join(" "), "encoding_format": "float"});
+        let url = format!("{}/v1/embeddings", node.url());
+        let (status, _, body) = request("POST", &url, &[], body.to_string().as_bytes());
+        let said: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(status, 200, "{said}");
+        let values = said["data"][0]["embedding"].as_array().expect("floats");
+        values.iter().map(|value| value.as_f64().expect("a number")).collect()
+    };
+    let lengths: Vec<usize> =
+        (0..16).flat_map(|caller| [caller + 8, caller + 24, 7 * caller + 1]).collect();
+    let together: Vec<Vec<f64>> = thread::scope(|scope| {
+        let callers = lengths.chunks(3).map(|own| {
+            scope.spawn(move || own.iter().map(|words| ask("ragged", *words)).collect::<Vec<_>>())
+        });
+        let callers: Vec<_> = callers.collect();
+        callers.into_iter().flat_map(|caller| caller.join().expect("an answer")).collect()
+    });
+    for (words, together) in lengths.iter().zip(together) {
+        let alone = ask("minilm", *words);
+        let apart = together.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(together.len() == 384 && apart < 1e-5, "{words} words: {apart}");
+    }
+    let runs = |model: &str| {
+        let stats = node.get(&format!("/v2/models/{model}/stats"));
+        stats["model_stats"][0]["execution_count"].as_u64().expect("a count")
+    };
+    let (shared, alone) = (runs("ragged"), runs("minilm"));
+    eprintln!("{} texts of different lengths took {shared} runs", lengths.len());
+    assert!(alone == lengths.len() as u64 && shared < alone, "{shared} of {alone}");
 }
