@@ -48,12 +48,12 @@ pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SIGNATURES_MAX: usize = 1_024;
 /// Largest encoded signature of a bundle, in bytes.
 pub const SIGNATURE_BYTES_MAX: usize = 1 << 20;
-/// Bundles whose tokenizers are kept…
-pub const TEXTS_MAX: usize = 16;
+/// Bundles whose tokenizers are kept; and whose labels…
+pub const SAID_MAX: usize = 16;
 /// …as long as their files have no more than these bytes together, unless one alone has more.
-pub const TEXTS_BYTES_MAX: u64 = 256 << 20;
-/// Bundles whose tokenizers are fetched and read at once; others wait.
-pub const TEXT_FETCHES_MAX: usize = 4;
+pub const SAID_BYTES_MAX: u64 = 256 << 20;
+/// Bundles whose tokenizers, or labels, are fetched and read at once; others wait.
+pub const SAID_FETCHES_MAX: usize = 4;
 /// Largest body of a request to embed, in bytes.
 pub const EMBED_BODY_BYTES_MAX: usize = 32 << 20;
 /// Most texts of one request to embed, as OpenAI has it…

@@ -107,7 +107,7 @@ fn host_found(
     engines: &mut BTreeMap<Digest, Hosted>,
     found: &Found,
 ) -> Result<Digest, String> {
-    let bundle = Arc::new(Bundle::open(&found.path).map_err(|error| error.to_string())?);
+    let bundle = Arc::new(found.open()?);
     let (name, version) = (found.name.clone(), found.version.clone());
     let is_named = |own: &Hosted| (&own.name, &own.version) == (&name, &version);
     if engines.values().any(is_named) {

@@ -25,7 +25,9 @@ use hansa_net::data::DataPlane;
 use hansa_runtime::bundle::Bundle;
 use hansa_runtime::cut::Cut;
 use hansa_runtime::engine::Engine;
+use hansa_runtime::labels::Labels;
 use hansa_runtime::tensor::Signature;
+use hansa_runtime::text::Text;
 use metrics_exporter_prometheus::PrometheusHandle;
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, watch};
@@ -40,7 +42,7 @@ use crate::api::sequences::Sequences;
 use crate::api::settings::Settings;
 use crate::api::statistics::Statistics;
 use crate::audit::keeper::Keeper;
-use crate::bundles::{Model, Shelf, Texts};
+use crate::bundles::{Kept, Model, Shelf};
 use crate::clock::Clock;
 use crate::config::{Config, Serving};
 use crate::jobs::Gathers;
@@ -171,7 +173,10 @@ pub struct Node {
     pub(crate) retired: Mutex<BTreeMap<Digest, Hosted>>,
     pub(crate) devices: ArcSwap<Vec<Device>>,
     pub(crate) signatures: Mutex<BTreeMap<Digest, Arc<Signature>>>,
-    pub(crate) texts: Texts,
+    /// How bundles take text, as far as anybody asked.
+    pub(crate) texts: Kept<Text>,
+    /// What their classes are called.
+    pub(crate) labels: Kept<Labels>,
     pub(crate) data: ArcSwapOption<DataPlane>,
     pub(crate) peer: ArcSwapOption<ActorRef<PeerMessage>>,
     pub(crate) engine: ArcSwapOption<ActorRef<EngineMessage>>,

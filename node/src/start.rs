@@ -104,6 +104,7 @@ impl Node {
             devices: ArcSwap::from_pointee(Vec::new()),
             signatures: Mutex::new(BTreeMap::new()),
             texts: Default::default(),
+            labels: Default::default(),
             data: ArcSwapOption::empty(),
             peer: ArcSwapOption::empty(),
             engine: ArcSwapOption::empty(),

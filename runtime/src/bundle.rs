@@ -2,6 +2,7 @@
 //! files; what the ONNX file inside says is [`crate::scan`]'s, where pulled ones lie is
 //! [`crate::store`]'s.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -25,8 +26,8 @@ pub struct Bundle {
     /// Digest of the manifest.
     pub digest: BundleDigest,
     dir: PathBuf,
-    /// Name on disk of what the manifest calls `model.onnx`.
-    model: PathBuf,
+    /// Those of its files that do not lie in `dir` under their own names.
+    elsewhere: BTreeMap<String, PathBuf>,
     /// Keeps the store from evicting it.
     _pin: Option<Pin>,
 }
@@ -110,6 +111,14 @@ impl Bundle {
     /// external data that it names beside it. A single file is `model.onnx` in the manifest
     /// whatever it is called, so that its name does not make it another model.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
+        Self::open_with(path, BTreeMap::new())
+    }
+
+    /// The same with files that lie `elsewhere`, each under the path that it is to have inside.
+    pub fn open_with(
+        path: &Path,
+        mut elsewhere: BTreeMap<String, PathBuf>,
+    ) -> Result<Self, BundleError> {
         let root = match path.canonicalize() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(BundleError::Missing { path: path.to_owned() });
@@ -117,16 +126,14 @@ impl Bundle {
             other => other.map_err(at(path))?,
         };
         let mut found = Vec::new();
-        let (dir, model) = if root.is_dir() {
+        let dir = if root.is_dir() {
             walk(&root, &root, "", 0, &mut found)?;
-            let model = root.join(MODEL_FILE);
             if !found.iter().any(|file| file.name == MODEL_FILE) {
                 return Err(BundleError::NoModel { path: root });
             }
-            (root, model)
+            root
         } else {
             let dir = root.parent().expect("a file is in a folder").to_owned();
-            found.push(Found::new(MODEL_FILE.to_owned(), root.clone())?);
             let bytes = read_whole(&root)?;
             let scanned = scan::external_files(&bytes);
             let names =
@@ -138,20 +145,25 @@ impl Bundle {
                 }
                 found.push(Found::new(name, file)?);
             }
-            (dir, root)
+            elsewhere.insert(MODEL_FILE.to_owned(), root);
+            dir
         };
+        found.retain(|file| !elsewhere.contains_key(&file.name));
+        for (name, path) in &elsewhere {
+            found.push(Found::new(name.clone(), path.clone())?);
+        }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         let total = found.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes));
         check(&dir, "size in bytes", total, BUNDLE_BYTES_MAX)?;
         check(&dir, "number of files", found.len() as u64, BUNDLE_FILES_MAX as u64)?;
         let manifest = hash(&found)?;
-        Ok(Self { digest: manifest.digest(), manifest, dir, model, _pin: None })
+        Ok(Self { digest: manifest.digest(), manifest, dir, elsewhere, _pin: None })
     }
 
     /// A bundle of the store, whose files were held against `manifest` when they were written.
     pub(crate) fn stored(manifest: Manifest, dir: PathBuf, pin: Pin) -> Self {
-        let (digest, model) = (manifest.digest(), dir.join(MODEL_FILE));
-        Self { manifest, digest, dir, model, _pin: Some(pin) }
+        let digest = manifest.digest();
+        Self { manifest, digest, dir, elsewhere: BTreeMap::new(), _pin: Some(pin) }
     }
 
     /// Reads every file and holds it against the manifest: what lay on disk for long may have
@@ -190,8 +202,8 @@ impl Bundle {
     }
 
     /// Where a file of the manifest lies.
-    fn file(&self, name: &str) -> PathBuf {
-        if name == MODEL_FILE { self.model.clone() } else { self.dir.join(name) }
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.elsewhere.get(name).cloned().unwrap_or_else(|| self.dir.join(name))
     }
 
     /// The folder that external data lies in.
@@ -200,8 +212,8 @@ impl Bundle {
     }
 
     /// The ONNX file on disk.
-    pub fn model_path(&self) -> &Path {
-        &self.model
+    pub fn model_path(&self) -> PathBuf {
+        self.file(MODEL_FILE)
     }
 
     /// Reads the ONNX file whole and holds it against the manifest: what is then scanned and

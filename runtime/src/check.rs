@@ -187,6 +187,7 @@ mod tests {
             rows: None,
             sequence: None,
             rows_max: None,
+            labels: Default::default(),
         }
     }
 

@@ -19,6 +19,7 @@ pub mod engine;
 pub mod floats;
 mod hashing;
 mod instance;
+pub mod labels;
 pub mod library;
 mod likeness;
 pub mod limits;

@@ -207,6 +207,11 @@ fn split<'a>(rest: &mut &'a [u8], at: usize) -> Result<&'a [u8], ManifestError> 
     Ok(head)
 }
 
+/// Whether a bundle's file can have that path.
+pub(crate) fn is_plain(path: &str) -> bool {
+    path.len() <= BUNDLE_PATH_BYTES_MAX && check_path(path.as_bytes()).is_ok()
+}
+
 /// A plain relative path: nothing that any file system reads as a way out.
 fn check_path(bytes: &[u8]) -> Result<&str, ManifestError> {
     let refuse = |problem| {

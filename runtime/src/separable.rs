@@ -286,6 +286,7 @@ mod tests {
             rows: None,
             sequence: None,
             rows_max: None,
+            labels: Default::default(),
         };
         row_axes(&signature, &[names(&["b", "s"])], |inputs| {
             let x = &inputs[0];
@@ -330,6 +331,7 @@ mod tests {
             rows: None,
             sequence: None,
             rows_max: None,
+            labels: Default::default(),
         };
         let mut widths = Vec::new();
         let axes = row_axes(&signature, &[names(&["", ""])], |mut inputs| {

@@ -253,6 +253,7 @@ mod tests {
             rows: None,
             sequence: Some(serde_json::from_str(text).unwrap()),
             rows_max: None,
+            labels: Default::default(),
         }
     }
 

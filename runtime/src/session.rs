@@ -12,6 +12,7 @@ use crate::bundle::{Bundle, BundleError};
 use crate::cut::plain_weights;
 use crate::declared::DeclaredError;
 use crate::devices::{Device, Provider};
+use crate::labels::Labels;
 use crate::limits::{SHARED_WEIGHT_BYTES_MIN, TENSORS_MAX};
 use crate::runtime::Runtime;
 use crate::scan::{ScanError, scan};
@@ -110,7 +111,7 @@ impl<'a> Model<'a> {
         // Plain names only: files in folders of the bundle cannot be external data.
         let files = bundle.manifest.files.iter();
         let files = files.map(|(path, entry)| (path.as_str(), entry.bytes)).collect();
-        let path = || bundle.model_path().to_owned();
+        let path = || bundle.model_path();
         let scanned = scan(&bytes, &files);
         let seen = scanned.map_err(|source| LoadError::Scan { path: path(), source })?;
         tracing::debug!(digest = %bundle.digest, nodes = seen.nodes, "model scanned");
@@ -153,7 +154,7 @@ impl<'a> Model<'a> {
             said: error.to_string(),
         })?;
         options.commit_from_memory(&self.bytes).map_err(|error| {
-            let (path, said) = (self.bundle.model_path().to_owned(), error.to_string());
+            let (path, said) = (self.bundle.model_path(), error.to_string());
             match error.code() {
                 ErrorCode::NotImplemented => LoadError::Operator { path, said },
                 ErrorCode::ExecutionProviderFailure => {
@@ -214,7 +215,8 @@ impl<'a> Model<'a> {
         };
         let (inputs, outputs) = (specs(session.inputs())?, specs(session.outputs())?);
         let sequence = Sequence::of(self.bundle, &inputs, &outputs)?;
-        let signature = Signature { inputs, outputs, rows: None, sequence, rows_max: None };
+        let labels = Labels::of(self.bundle, &outputs)?;
+        let signature = Signature { inputs, outputs, sequence, labels, ..Signature::default() };
         for tensors in [&signature.inputs, &signature.outputs] {
             if tensors.len() > TENSORS_MAX {
                 let what = "the number of the model's inputs or outputs";
@@ -226,7 +228,7 @@ impl<'a> Model<'a> {
 
     fn spec(&self, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
         values::spec(outlet).ok_or_else(|| LoadError::Signature {
-            path: self.bundle.model_path().to_owned(),
+            path: self.bundle.model_path(),
             name: outlet.name().to_owned(),
             kind: outlet.dtype().to_string(),
         })

@@ -1,5 +1,6 @@
 //! Tensors outside ONNX Runtime: a name, a type, a shape and bytes. And what a model wants of them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -121,6 +122,9 @@ pub struct Signature {
     /// What carries a sequence of requests, if its requests come in such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<Sequence>,
+    /// Outputs whose elements have names, which its bundle has (see [`crate::labels`]).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub labels: BTreeSet<String>,
     /// Most rows that whoever serves it runs at once, if that is said and every tensor's first axis
     /// is that of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]

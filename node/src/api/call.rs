@@ -23,6 +23,7 @@ use hansa_core::policy::{Demand, Policy};
 use hansa_core::time::Mono;
 use hansa_core::wire::TraceContext;
 use hansa_runtime::check::{Head, InputLimits};
+use hansa_runtime::labels::Labels;
 use hansa_runtime::tensor::{Signature, Tensor};
 use hansa_runtime::text::Text;
 use serde::Deserialize;
@@ -34,6 +35,7 @@ use super::settings::Traced;
 use super::statistics::Served;
 use super::trace::Hex;
 use super::v2::{self, ApiError};
+use super::wanted::Wanted;
 use crate::jobs::{Answer, Evidence, Order, batch_rows};
 use crate::node::Node;
 
@@ -146,6 +148,25 @@ impl Found {
     /// It takes none, or nobody whom the policy permits gives the files that say how.
     pub async fn text(&self, node: &Arc<Node>) -> Result<Arc<Text>, ApiError> {
         let reading = node.text(self.resolved.bundle, &self.call.demand.policy);
+        let read = tokio::time::timeout_at(node.clock.instant(self.deadline).into(), reading).await;
+        Ok(read.map_err(|_| Refusal::Deadline)??)
+    }
+
+    /// What the classes are called that the app wants, as far as the model has names for them.
+    ///
+    /// # Errors
+    /// Nobody whom the policy permits gives the files that say it.
+    pub async fn labels(
+        &self,
+        node: &Arc<Node>,
+        wanted: &[Wanted],
+    ) -> Result<Arc<Labels>, ApiError> {
+        let is_named =
+            |own: &Wanted| own.classes.is_some() && self.signature.labels.contains(&own.name);
+        if !wanted.iter().any(is_named) {
+            return Ok(Arc::default());
+        }
+        let reading = node.labels(self.resolved.bundle, &self.call.demand.policy);
         let read = tokio::time::timeout_at(node.clock.instant(self.deadline).into(), reading).await;
         Ok(read.map_err(|_| Refusal::Deadline)??)
     }

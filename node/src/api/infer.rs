@@ -105,6 +105,7 @@ async fn run(node: &Arc<Node>, named: Named, request: Request) -> Result<Respons
     let names = wanted.iter().map(|output| output.name.clone()).collect();
     Wanted::check(&wanted, &shown, &node.regions)?;
     v2::check_wanted(&shown, &wanted, binary_default)?;
+    let labels = found.labels(node, &wanted).await?;
     let version = found.resolved.version.clone();
     let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
     let outputs = std::mem::take(&mut answer.outputs);
@@ -112,7 +113,7 @@ async fn run(node: &Arc<Node>, named: Named, request: Request) -> Result<Respons
         v2::json_bytes(&outputs, &wanted, binary_default) + Wanted::bytes(&wanted, &outputs);
     let (signature, regions) = (found.signature.clone(), node.clone());
     let render = move || {
-        let outputs = Wanted::form(&wanted, outputs, &signature, &regions.regions)?;
+        let outputs = Wanted::form(&wanted, outputs, &signature, &labels, &regions.regions)?;
         let (id, receipt) = (id.as_deref(), proof.as_deref());
         let head = v2::Head { model: &name, version: &version, id, receipt };
         v2::render_infer(head, outputs, &wanted, binary_default)

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
+use hansa_runtime::labels::Labels;
 use hansa_runtime::tensor::{DType, Signature, Tensor};
 use serde_json::Value;
 
@@ -17,7 +18,8 @@ pub struct Wanted {
     pub name: String,
     /// Whether as bytes; absent for the request's default. Over gRPC all are.
     pub binary: Option<bool>,
-    /// Only so many of its largest values, as `VALUE:INDEX` (the classification extension).
+    /// Only so many of its largest values, as `VALUE:INDEX` or, where these have names,
+    /// `VALUE:INDEX:LABEL` (the classification extension).
     pub classes: Option<usize>,
     /// Where the app finds it, instead of in the answer.
     pub place: Option<Place>,
@@ -106,6 +108,7 @@ impl Wanted {
         wanted: &[Self],
         outputs: Vec<Tensor>,
         signature: &Signature,
+        labels: &Labels,
         regions: &Regions,
     ) -> Result<Vec<Tensor>, ApiError> {
         let form = |output: Tensor| {
@@ -120,7 +123,7 @@ impl Wanted {
                 (None, Some(count)) => {
                     let axes = signature.rows.as_ref().map(|rows| &rows.outputs);
                     let by_rows = axes.and_then(|axes| axes.get(&output.name)) == Some(&0);
-                    Ok(classes(&output, count, by_rows))
+                    Ok(classes(&output, count, by_rows, labels))
                 }
                 (None, None) => Ok(output),
             }
@@ -134,8 +137,9 @@ fn has_order(dtype: DType) -> bool {
 }
 
 /// The `count` largest values of a tensor, or of each of its rows, largest first, each as text
-/// `VALUE:INDEX`: a tensor of BYTES with the shape `[count]` or `[rows, count]`.
-fn classes(tensor: &Tensor, count: usize, by_rows: bool) -> Tensor {
+/// `VALUE:INDEX`, with its label behind it if it has one: a tensor of BYTES with the shape `[count]`
+/// or `[rows, count]`.
+fn classes(tensor: &Tensor, count: usize, by_rows: bool, labels: &Labels) -> Tensor {
     let values = values(tensor);
     let rows = if by_rows { tensor.shape.first().copied().unwrap_or(1) } else { 1 };
     let length = values.len() / usize::try_from(rows).unwrap_or(usize::MAX).max(1);
@@ -146,8 +150,11 @@ fn classes(tensor: &Tensor, count: usize, by_rows: bool) -> Tensor {
         // Of equal ones the first, as everywhere.
         order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
         for index in order.into_iter().take(count) {
-            let text = format!("{:.6}:{index}", row[index]);
-            data.put_u32_le(u32::try_from(text.len()).expect("a number is short"));
+            let mut text = format!("{:.6}:{index}", row[index]);
+            if let Some(label) = labels.label(&tensor.name, index) {
+                text.extend([":", label]);
+            }
+            data.put_u32_le(u32::try_from(text.len()).expect("labels are bounded"));
             data.put_slice(text.as_bytes());
         }
     }
@@ -202,13 +209,26 @@ mod tests {
     #[test]
     fn the_largest_of_each_row_come_first_and_the_earlier_of_equals() {
         let given = tensor(&[2, 3], &[0.5, 2.0, 0.5, -1.0, -3.0, f32::NEG_INFINITY]);
-        let best = classes(&given, 2, true);
+        let none = Labels::default();
+        let best = classes(&given, 2, true, &none);
         assert_eq!((best.dtype, &best.shape[..]), (DType::Bytes, &[2, 2][..]));
         assert_eq!(texts(&best), ["2.000000:1", "0.500000:0", "-1.000000:0", "-3.000000:1"]);
-        let whole = classes(&given, 9, false);
+        let whole = classes(&given, 9, false, &none);
         assert_eq!(whole.shape, [6]);
         assert_eq!(texts(&whole)[5], "-inf:5");
-        assert_eq!(classes(&tensor(&[0, 3], &[]), 2, true).shape, [0, 0]);
+        assert_eq!(classes(&tensor(&[0, 3], &[]), 2, true, &none).shape, [0, 0]);
+    }
+
+    #[test]
+    fn a_class_that_has_a_name_is_called_by_it() {
+        let given = tensor(&[2, 3], &[0.5, 2.0, 0.25, -1.0, -3.0, 4.0]);
+        let labels = |file: &str| {
+            Labels::read(&[(file.to_owned(), b"cat\ndog: small\n".to_vec())].into()).unwrap()
+        };
+        let named = classes(&given, 2, true, &labels("labels/y.txt"));
+        let expected = ["2.000000:1:dog: small", "0.500000:0:cat", "4.000000:2", "-1.000000:0:cat"];
+        assert_eq!(texts(&named), expected);
+        assert_eq!(texts(&classes(&given, 1, false, &labels("labels/z.txt"))), ["4.000000:5"]);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What lies in a repository's folder: `NAME/VERSION/model.onnx`, with `NAME/config.pbtxt` beside the
 //! versions, as Triton lays it out. A model without a configuration is served as the node sees fit.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use hansa_runtime::bundle::Bundle;
 
 use super::pbtxt;
 use super::settings::Settings;
@@ -29,8 +32,21 @@ pub struct Found {
     pub path: PathBuf,
     /// How it is served.
     pub serving: Serving,
+    /// Files of the bundle that lie beside the versions, by their paths inside.
+    labels: BTreeMap<String, PathBuf>,
     /// Its files with their sizes and times: other ones are another model.
     files: Vec<(PathBuf, u64, Option<SystemTime>)>,
+}
+
+impl Found {
+    /// Reads and hashes its files.
+    ///
+    /// # Errors
+    /// They are no bundle, for people.
+    pub fn open(&self) -> Result<Bundle, String> {
+        let bundle = Bundle::open_with(&self.path, self.labels.clone());
+        bundle.map_err(|error| error.to_string())
+    }
 }
 
 /// Names of the models in a folder, in order.
@@ -93,9 +109,16 @@ pub(super) fn versions(
         let path = if file.is_dir() || settings.file.is_some() { file } else { folder.clone() };
         let mut files = Vec::new();
         stamp(&folder, &mut files)?;
+        let labels = settings.labels.iter();
+        let labels: BTreeMap<_, _> =
+            labels.map(|(inside, file)| (inside.clone(), dir.join(file))).collect();
+        for path in labels.values() {
+            let meta = fs::metadata(path).map_err(at(path))?;
+            files.push((path.clone(), meta.len(), meta.modified().ok()));
+        }
         files.sort();
         let (version, serving) = (version.to_string(), settings.serving);
-        Ok(Found { name: name.to_owned(), version, path, serving, files })
+        Ok(Found { name: name.to_owned(), version, path, serving, labels, files })
     });
     found.collect()
 }
@@ -180,6 +203,30 @@ mod tests {
         assert_ne!(versions(dir, "m", None).unwrap(), before);
         put(dir, "m/config.pbtxt", "instance_group { count: 2 }");
         assert_eq!(versions(dir, "m", None).unwrap()[0].serving.instances, 2);
+    }
+
+    #[test]
+    fn labels_beside_the_versions_are_part_of_each_versions_bundle() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        put(dir, "m/1/model.onnx", "one");
+        let plain = versions(dir, "m", None).unwrap().remove(0).open().unwrap();
+        let config = "output { name: \"y\" label_filename: \"classes.txt\" }";
+        put(dir, "m/config.pbtxt", config);
+        let fault = versions(dir, "m", None).unwrap_err();
+        assert!(fault.contains("m/classes.txt: No such file"), "{fault}");
+        put(dir, "m/classes.txt", "cat\ndog\n");
+        let before = versions(dir, "m", None).unwrap();
+        let bundle = before[0].open().unwrap();
+        assert_eq!(bundle.read_file("labels/y.txt").unwrap(), b"cat\ndog\n");
+        assert_eq!(bundle.read_model().unwrap(), b"one");
+        assert_ne!(bundle.digest, plain.digest);
+        // It is the bundle of a folder that has them itself.
+        put(dir, "same/model.onnx", "one");
+        put(dir, "same/labels/y.txt", "cat\ndog\n");
+        assert_eq!(Bundle::open(&dir.join("same")).unwrap().digest, bundle.digest);
+        put(dir, "m/classes.txt", "cow\n");
+        assert_ne!(versions(dir, "m", None).unwrap(), before);
     }
 
     #[test]

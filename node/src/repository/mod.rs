@@ -20,7 +20,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use hansa_core::id::Digest;
-use hansa_runtime::bundle::Bundle;
 use serde_json::{Value, json};
 
 pub use self::folder::Found;
@@ -281,10 +280,9 @@ impl Node {
     }
 
     async fn host_found(&self, found: &Found, replaced: Vec<Digest>) -> Result<Digest, String> {
-        let path = found.path.clone();
-        let opened = tokio::task::spawn_blocking(move || Bundle::open(&path)).await;
-        let bundle = opened.map_err(|error| error.to_string())?;
-        let bundle = Arc::new(bundle.map_err(|error| error.to_string())?);
+        let opening = found.clone();
+        let opened = tokio::task::spawn_blocking(move || opening.open()).await;
+        let bundle = Arc::new(opened.map_err(|error| error.to_string())??);
         let model = Served { found: found.clone(), bundle: Digest(bundle.digest.0) }.model();
         let digest = model.bundle;
         let other = self.engines().iter().any(|(own, hosted)| {

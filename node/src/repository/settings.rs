@@ -1,9 +1,11 @@
 //! What a Triton model configuration (`config.pbtxt`, or the `config` of a load) says of how a model
 //! is served. What this version does not honour is refused by name: nobody should believe that it is.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hansa_runtime::batch::Batching;
+use hansa_runtime::labels::Labels;
 use hansa_runtime::limits::{
     BATCH_PREFERRED_MAX, BATCH_ROWS_MAX, BATCH_WAIT_US_MAX, PRIORITIES_MAX, QUEUE_MAX,
     QUEUE_TIMEOUT_US_MAX,
@@ -24,6 +26,8 @@ pub struct Settings {
     pub serving: Serving,
     /// The ONNX file in a version's folder; none: `model.onnx`.
     pub file: Option<String>,
+    /// Files of labels beside the versions, by what they are called in a bundle.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Which versions of a model are served.
@@ -69,8 +73,7 @@ struct Config {
     #[expect(dead_code, reason = "the model's own graph says it")]
     input: Vec<Tensor>,
     #[serde(default, deserialize_with = "many")]
-    #[expect(dead_code, reason = "the model's own graph says it")]
-    output: Vec<Tensor>,
+    output: Vec<Output>,
     version_policy: Option<VersionPolicy>,
     dynamic_batching: Option<DynamicBatching>,
     response_cache: Option<ResponseCache>,
@@ -80,7 +83,7 @@ struct Config {
     model_warmup: Option<IgnoredAny>,
 }
 
-/// What a graph says itself, or what changes no answer.
+/// What a graph says itself of an input, or what changes no answer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "read only to refuse other fields")]
@@ -89,6 +92,18 @@ struct Tensor {
     data_type: Option<IgnoredAny>,
     dims: Option<IgnoredAny>,
     format: Option<IgnoredAny>,
+}
+
+/// The same of an output, and the file that names its classes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Output {
+    name: Option<String>,
+    #[expect(dead_code, reason = "the model's own graph says it")]
+    data_type: Option<IgnoredAny>,
+    #[expect(dead_code, reason = "the model's own graph says it")]
+    dims: Option<IgnoredAny>,
+    label_filename: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -198,9 +213,10 @@ impl Settings {
             }
         }
         let file = config.default_model_filename.filter(|file| !file.is_empty());
-        if file.as_ref().is_some_and(|file| file.contains(['/', '\\']) || file.starts_with('.')) {
+        if file.as_ref().is_some_and(|file| !is_plain(file)) {
             return Err("default_model_filename is not a plain name of a file".into());
         }
+        let labels = config.output.into_iter().filter_map(labels).collect::<Result<_, _>>()?;
         let max_rows = config.max_batch_size.map(|Whole(rows)| rows.max(1));
         let (batching, queue) = batching(max_rows, config.dynamic_batching.unwrap_or_default())?;
         let versions = match config.version_policy {
@@ -215,8 +231,27 @@ impl Settings {
         };
         let instances = instances(&config.instance_group)?;
         let cache = config.response_cache.is_some_and(|cache| cache.enable);
-        Ok(Self { versions, serving: Serving { instances, batching, queue, cache }, file })
+        let serving = Serving { instances, batching, queue, cache };
+        Ok(Self { versions, serving, file, labels })
     }
+}
+
+fn is_plain(file: &str) -> bool {
+    !file.contains(['/', '\\']) && !file.starts_with('.')
+}
+
+/// What the file of an output's labels is called in a bundle, and in the model's folder.
+fn labels(output: Output) -> Option<Result<(String, String), String>> {
+    let file = output.label_filename.filter(|file| !file.is_empty())?;
+    let name = output.name.unwrap_or_default();
+    let inside = Labels::file(&name).filter(|_| !name.is_empty());
+    Some(match inside {
+        None => Err(format!("label_filename: no file can be named after the output `{name}`")),
+        Some(_) if !is_plain(&file) => {
+            Err(format!("label_filename of `{name}` is not a plain name of a file"))
+        }
+        Some(inside) => Ok((inside, file)),
+    })
 }
 
 fn instances(groups: &[InstanceGroup]) -> Result<usize, String> {
@@ -310,6 +345,15 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_those_of_the_output_that_names_them() {
+        let told = json!({ "output": [
+            { "name": "y", "label_filename": "classes.txt" }, { "name": "z", "label_filename": "" },
+        ] });
+        let labels = [("labels/y.txt".to_owned(), "classes.txt".to_owned())].into();
+        assert_eq!(read(told).unwrap(), Settings { labels, ..Settings::default() });
+    }
+
+    #[test]
     fn batches_instances_and_versions_are_as_it_says() {
         let told = json!({
             "max_batch_size": 8,
@@ -354,8 +398,9 @@ mod tests {
     fn what_is_not_honoured_is_refused_by_name() {
         for (told, fault) in [
             (json!({ "optimization": {} }), "unknown field `optimization`"),
-            // It would change what classes are answered.
-            (json!({ "output": [{ "label_filename": "x" }] }), "unknown field `label_filename`"),
+            (json!({ "output": [{ "label_filename": "x" }] }), "after the output ``"),
+            (json!({ "output": { "name": "y", "label_filename": "../x" } }), "not a plain name"),
+            (json!({ "output": { "name": "y", "reshape": {} } }), "unknown field `reshape`"),
             (json!({ "sequence_batching": {} }), "unknown field `sequence_batching`"),
             (json!({ "input": { "name": "x", "reshape": {} } }), "unknown field `reshape`"),
             (json!({ "name": "other" }), "the folder's is `m`"),

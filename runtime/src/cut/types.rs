@@ -13,9 +13,10 @@ use ort::value::{Outlet, ValueType};
 use super::CutError;
 use super::graph::{Graph, field};
 use crate::bundle::Bundle;
+use crate::labels::Labels;
 use crate::protobuf::Message;
 use crate::runtime::Runtime;
-use crate::session::EXTERNAL_FOLDER;
+use crate::session::{EXTERNAL_FOLDER, LoadError};
 use crate::tensor::{DType, Signature, TensorSpec};
 use crate::values;
 
@@ -73,13 +74,10 @@ impl Types {
                 inner.insert(outlet.name().to_owned(), found);
             }
         }
-        let signature = Signature {
-            inputs: specs(&session, true, &graph.inputs)?,
-            outputs: specs(&session, false, &graph.outputs)?,
-            rows: None,
-            sequence: None,
-            rows_max: None,
-        };
+        let outputs = specs(&session, false, &graph.outputs)?;
+        let labels = Labels::of(bundle, &outputs).map_err(LoadError::from)?;
+        let inputs = specs(&session, true, &graph.inputs)?;
+        let signature = Signature { inputs, outputs, labels, ..Signature::default() };
         drop(session);
         // Without dimensions a tensor is a number, or of any rank.
         let flat: Vec<&str> = named

@@ -11,6 +11,7 @@ use super::layout::Parts;
 use super::types::{Types, value_info};
 use super::{CutError, STAGE_FILE, Stage};
 use crate::bundle::{Bundle, MODEL_FILE};
+use crate::labels::Labels;
 use crate::protobuf::{Message, Value};
 use crate::scan;
 use crate::text::Text;
@@ -90,7 +91,7 @@ pub(super) fn stage(
     metadata.bytes(field::MODEL_METADATA, property.into_bytes());
     model.extend(metadata.into_bytes());
     copy_rest(bundle, &model, dir)?;
-    copy_text(bundle, dir)?;
+    copy_told(bundle, dir)?;
     write(&dir.join(MODEL_FILE), &model)?;
     let record = serde_json::to_vec_pretty(record).expect("a record is JSON");
     write(&dir.join(STAGE_FILE), &record)
@@ -106,11 +107,14 @@ fn copy_rest(bundle: &Bundle, model: &[u8], dir: &Path) -> Result<(), CutError> 
     Ok(())
 }
 
-/// Copies what says how text becomes tokens, so that whoever has a stage can tell it.
-fn copy_text(bundle: &Bundle, dir: &Path) -> Result<(), CutError> {
+/// Copies what says how text becomes tokens and what classes are called, so that whoever has a stage
+/// can tell it.
+fn copy_told(bundle: &Bundle, dir: &Path) -> Result<(), CutError> {
     // One that cannot be used is no reason not to cut the model.
-    for (name, _) in Text::files(&bundle.manifest).unwrap_or_default() {
-        let (from, to) = (bundle.dir().join(&name), dir.join(&name));
+    let text = Text::files(&bundle.manifest).unwrap_or_default();
+    let labels = Labels::files(&bundle.manifest).unwrap_or_default();
+    for (name, _) in text.into_iter().chain(labels) {
+        let (from, to) = (bundle.file(&name), dir.join(&name));
         let folder = to.parent().expect("it is in the stage's folder");
         fs::create_dir_all(folder).map_err(at(folder))?;
         fs::copy(&from, &to).map_err(at(&from))?;

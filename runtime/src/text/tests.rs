@@ -54,6 +54,7 @@ fn bert(outputs: &[TensorSpec]) -> Signature {
         rows: Some(RowAxes { inputs: axes(&names), outputs: axes(&named) }),
         sequence: None,
         rows_max: None,
+        labels: Default::default(),
     }
 }
 

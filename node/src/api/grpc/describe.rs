@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use hansa_runtime::labels::Labels;
 use hansa_runtime::tensor::{DType, Signature, TensorSpec};
 use serde_json::Value;
 
@@ -49,10 +50,12 @@ pub fn config(name: String, signature: &Signature) -> ModelConfig {
         data_type: data_type(spec.datatype).into(),
         dims: v2::dims(signature, spec).to_vec(),
     };
+    let labels = |name: &str| signature.labels.contains(name).then(|| Labels::file(name)).flatten();
     let output = |spec: &TensorSpec| ModelOutput {
         name: spec.name.clone(),
         data_type: data_type(spec.datatype).into(),
         dims: v2::dims(signature, spec).to_vec(),
+        label_filename: labels(&spec.name).unwrap_or_default(),
     };
     let sequence_batching = signature.sequence.as_ref().map(|_| ModelSequenceBatching {});
     let shown = signature.for_apps();

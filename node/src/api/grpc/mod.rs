@@ -87,13 +87,14 @@ impl Service {
         let found = call.find(node).await?;
         let names = outputs.iter().map(|output| output.name.clone()).collect();
         Wanted::check(&outputs, &found.shown(), &node.regions)?;
+        let labels = found.labels(node, &outputs).await?;
         let version = found.resolved.version.clone();
         let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
         let tensors = std::mem::take(&mut answer.outputs);
         let (bytes, signature) = (Wanted::bytes(&outputs, &tensors), found.signature.clone());
         let regions = node.clone();
         let form = move || {
-            let tensors = Wanted::form(&outputs, tensors, &signature, &regions.regions)?;
+            let tensors = Wanted::form(&outputs, tensors, &signature, &labels, &regions.regions)?;
             Ok(convert::answer(name, version, id, tensors, &outputs, proof, tells_end))
         };
         let response = node.aside.run(bytes, form).await.map_err(|error: ApiError| error)?;

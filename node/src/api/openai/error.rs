@@ -4,12 +4,10 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use hansa_core::plan::Refusal;
 use hansa_runtime::text::TextError;
 use serde_json::{Value, json};
 
 use crate::api::v2::ApiError;
-use crate::bundles::{PullError, TextFault};
 
 /// An error as OpenAI's clients read it.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,23 +94,11 @@ impl From<TextError> for ApiError {
     }
 }
 
-impl From<TextFault> for ApiError {
-    fn from(fault: TextFault) -> Self {
-        let message = fault.to_string();
-        match fault {
-            TextFault::Text(error) => error.into(),
-            TextFault::InStages => Self::new(StatusCode::BAD_REQUEST, "no_tokenizer", message),
-            TextFault::Pull(PullError::Refused(refusal)) => refusal.into(),
-            TextFault::Pull(_) => Refusal::Failed { attempts: 1, last: message }.into(),
-            TextFault::Disk(_) => Refusal::Execution { reason: message }.into(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::header::RETRY_AFTER;
     use hansa_core::gate::Rule;
+    use hansa_core::plan::Refusal;
 
     use super::*;
 

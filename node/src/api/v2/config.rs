@@ -3,6 +3,7 @@
 //! Unless its holder limits the rows of a run, `max_batch_size` is 0 and every dimension is written
 //! out; where it does, that is the limit, and the dimension of the rows is left out.
 
+use hansa_runtime::labels::Labels;
 use hansa_runtime::tensor::{DType, Signature, TensorSpec};
 use serde_json::{Value, json};
 
@@ -11,11 +12,15 @@ use serde_json::{Value, json};
 pub fn model_config(name: &str, signature: &Signature) -> Value {
     let tell = |specs: &[TensorSpec]| -> Vec<Value> {
         let one = |spec: &TensorSpec| {
-            json!({
+            let mut told = json!({
                 "name": spec.name,
                 "data_type": data_type(spec.datatype),
                 "dims": dims(signature, spec),
-            })
+            });
+            if signature.labels.contains(&spec.name) {
+                told["label_filename"] = Labels::file(&spec.name).into();
+            }
+            told
         };
         specs.iter().map(one).collect()
     };
@@ -65,6 +70,7 @@ mod tests {
             rows: None,
             sequence: None,
             rows_max: None,
+            labels: ["scores".to_owned()].into(),
         };
         let config = model_config("reader", &signature);
         assert_eq!(config["name"], "reader");
@@ -81,7 +87,8 @@ mod tests {
                 { "name": "ids", "data_type": "TYPE_INT64", "dims": [-1, 128] },
             ])
         );
-        let output = json!([{ "name": "scores", "data_type": "TYPE_FP32", "dims": [-1, 3] }]);
+        let output = json!([{ "name": "scores", "data_type": "TYPE_FP32", "dims": [-1, 3],
+            "label_filename": "labels/scores.txt" }]);
         assert_eq!(config["output"], output);
     }
 }

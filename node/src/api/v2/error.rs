@@ -1,6 +1,7 @@
 //! What the API answers when it does not answer: a status, a code for programs, a message for
 //! people. One table from the mesh's refusals to HTTP.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,10 +12,12 @@ use axum::response::{IntoResponse, Response};
 use hansa_core::plan::Refusal;
 use hansa_core::policy::ConstraintError;
 use hansa_core::scatter::Unsplittable;
+use hansa_runtime::labels::LabelsError;
 use hansa_runtime::tensor::InputError;
 use serde_json::{Value, json};
 
 use crate::api::receipts::RECEIPT;
+use crate::bundles::{PullError, SaidFault};
 
 /// A client that met a draining node may try another, or this one's successor after this time.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -127,7 +130,7 @@ impl fmt::Display for ApiError {
     }
 }
 
-impl std::error::Error for ApiError {}
+impl Error for ApiError {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -202,6 +205,26 @@ impl From<InputError> for ApiError {
                 Self::too_large(error.to_string())
             }
             _ => Self::new(StatusCode::BAD_REQUEST, "bad_input", error.to_string()),
+        }
+    }
+}
+
+impl From<LabelsError> for ApiError {
+    fn from(error: LabelsError) -> Self {
+        // Its holder said that it has them, and loads none that are broken.
+        Self::new(StatusCode::BAD_GATEWAY, "bad_labels", error.to_string())
+    }
+}
+
+impl<E: Error + Into<Self>> From<SaidFault<E>> for ApiError {
+    fn from(fault: SaidFault<E>) -> Self {
+        let message = fault.to_string();
+        match fault {
+            SaidFault::Said(error) => error.into(),
+            SaidFault::InStages(code, _) => Self::new(StatusCode::BAD_REQUEST, code, message),
+            SaidFault::Pull(PullError::Refused(refusal)) => refusal.into(),
+            SaidFault::Pull(_) => Refusal::Failed { attempts: 1, last: message }.into(),
+            SaidFault::Disk(_) => Refusal::Execution { reason: message }.into(),
         }
     }
 }
