@@ -9,10 +9,10 @@
 //!
 //! Jobs of different lengths run together where their model lets them be padded ([`crate::ragged`])
 //! and that is sooner done than one after the other: a job joins if the padding that this adds, its
-//! own and that of all who are in the run already, takes no longer than the fixed part of the run
-//! that is saved. Besides, at most a quarter of a run is padding, whatever was learned. One that is
-//! passed over so keeps its place; of those behind it only such may go before it as are nearer in
-//! length to the run.
+//! own and that of all who are in the run already, takes no longer than half of a run's fixed part,
+//! which is about what it saves: elsewhere it would have shared that with another. Besides, at most a
+//! quarter of a run is padding, whatever was learned. One that is passed over so keeps its place; of
+//! those behind it only such may go before it as are nearer in length to the run.
 
 use std::time::{Duration, Instant};
 

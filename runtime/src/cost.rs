@@ -68,6 +68,9 @@ const DECAY: f64 = 0.98;
 const ANCHOR: f64 = 4.0;
 /// How many times a run's fixed part the rest of it is to be.
 const WORTH: f64 = 19.0;
+/// How much of a run's fixed part a job saves by joining another's run: had it not, it would hardly
+/// have run alone, but have shared a run with others that are nearer to it in length.
+const SAVED: f64 = 0.5;
 
 impl Cost {
     /// A run at load.
@@ -86,14 +89,14 @@ impl Cost {
         self.bytes_of_runs(WORTH)
     }
 
-    /// Whether `job` is better run in `run` than by itself: the padding that it adds takes no longer
-    /// than the fixed part of a run, which it saves; and however cheap it seems, no more than one of
-    /// [`BATCH_PADDING_PARTS`] parts of the run is padding.
+    /// Whether `job` is better run in `run` than in another: the padding that it adds takes no longer
+    /// than its part of the fixed part that it would have there ([`SAVED`]); and however cheap it
+    /// seems, no more than one of [`BATCH_PADDING_PARTS`] parts of the run is padding.
     pub(crate) fn pays(&self, run: Size, job: Size) -> bool {
         let both = run.with(job);
         let added = both.padding().saturating_sub(run.padding());
         let is_bounded = both.padding().saturating_mul(BATCH_PADDING_PARTS) <= both.bytes();
-        added == 0 || (is_bounded && added <= self.bytes_of_runs(1.0))
+        added == 0 || (is_bounded && added <= self.bytes_of_runs(SAVED))
     }
 
     /// Bytes that take as long as the fixed part of so many runs; 0 while nothing is known.
@@ -179,8 +182,8 @@ mod tests {
 
     #[test]
     fn padding_pays_where_it_costs_less_than_the_run_that_it_saves() {
-        // A run costs as much as ten tokens.
-        let cost = cost(241, 1);
+        // Half of a run's fixed part costs as much as ten tokens.
+        let cost = cost(482, 1);
         assert!(cost.pays(text(100), text(110)) && cost.pays(text(110), text(100)));
         assert!(!cost.pays(text(100), text(111)) && !cost.pays(text(111), text(100)));
         // Each of those that run already is padded, too.

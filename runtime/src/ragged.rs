@@ -13,6 +13,7 @@
 //! of the outputs that are named; a request of several lengths is never padded. That the padding
 //! changes no answer is tried when the model is loaded (see `separable`). Which jobs are padded for
 //! which, [`crate::batch`] says; a model that declares nothing is given what it was asked and no more.
+//! Stages that are cut of a model declare nothing: what they hand on has lengths of its own.
 
 use std::collections::BTreeMap;
 

@@ -178,8 +178,8 @@ fn texts(lengths: &[u64]) -> Vec<Waits> {
 
 #[test]
 fn jobs_of_other_lengths_run_with_the_first_one_where_padding_costs_less_than_a_run() {
-    // A run costs as much as 20 of length.
-    let cost = cost(201 * US, 100 * US);
+    // Half of a run's fixed part costs as much as 20 of length.
+    let cost = cost(402 * US, 100 * US);
     let together = |lengths: &[u64]| match rows(8).choose(&texts(lengths), &cost, Instant::now()) {
         Choice::Run(places) => places,
         other => panic!("{other:?}"),
@@ -194,8 +194,8 @@ fn jobs_of_other_lengths_run_with_the_first_one_where_padding_costs_less_than_a_
 
 #[test]
 fn a_job_that_is_passed_over_for_its_length_is_overtaken_only_by_those_that_are_nearer() {
-    let cost = cost(201 * US, 100 * US);
-    // To 115 three would be padded by 15 each; 106 would do, and make 115 cheaper for the next.
+    let cost = cost(402 * US, 100 * US);
+    // To 115 three would be padded by 15 each; 106 will do, and 90. The second of 115 waits, too.
     let jobs = texts(&[100, 100, 100, 115, 106, 115, 90]);
     let chosen = rows(8).choose(&jobs, &cost, Instant::now());
     assert_eq!(chosen, Choice::Run(vec![0, 1, 2, 4, 6]));
