@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use hansa_core::explain::{Explanation, explain};
+use hansa_core::id::Digest;
 use hansa_core::limits::DEADLINE_DEFAULT;
 use hansa_core::plan::{Job, Refusal, Resolved, candidates, resolve};
 use hansa_core::policy::{Demand, Policy};
@@ -98,17 +99,41 @@ impl Call {
             node.count_unheld(&named.model, named.version.as_deref(), policy, &refusal);
             self.later(node, refusal)
         };
-        let resolved = match named.resolve(node, policy) {
+        let mut resolved = match named.resolve(node, policy) {
             Ok(resolved) => resolved,
             Err(refusal) => {
                 let receipted = node.note_refusal(&named.model, policy, &refusal).await;
                 return Err(ApiError::from(unheld(refusal)).receipted(receipts::told(receipted)));
             }
         };
-        let describing = node.describe(resolved.bundle, policy);
-        let described = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
-        let signature = described.await.map_err(|_| Refusal::Deadline)?.map_err(unheld)?;
+        let signature = loop {
+            match self.describe(node, &resolved, deadline).await {
+                Ok(signature) => break signature,
+                Err(refusal) => match self.replaced(node, resolved.bundle) {
+                    Some(now) => resolved = now,
+                    None => return Err(unheld(refusal).into()),
+                },
+            }
+        };
         Ok(Found { call: self, deadline, resolved, signature })
+    }
+
+    async fn describe(
+        &self,
+        node: &Arc<Node>,
+        resolved: &Resolved,
+        deadline: Mono,
+    ) -> Result<Arc<Signature>, Refusal> {
+        let describing = node.describe(resolved.bundle, &self.demand.policy);
+        let described = tokio::time::timeout_at(node.clock.instant(deadline).into(), describing);
+        described.await.unwrap_or(Err(Refusal::Deadline))
+    }
+
+    /// What the name means now, if that is another bundle: a model may be replaced between any two
+    /// steps of a request.
+    fn replaced(&self, node: &Node, bundle: Digest) -> Option<Resolved> {
+        let now = self.named.resolve(node, &self.demand.policy).ok()?;
+        (now.bundle != bundle).then_some(now)
     }
 
     /// The refusal, or that the model is on its way here.
@@ -140,6 +165,20 @@ impl Found {
     /// Answered by then.
     pub fn deadline(&self) -> Mono {
         self.deadline
+    }
+
+    /// Means what the name means now, if the model was replaced by one that takes and gives the same.
+    pub async fn renew(&mut self, node: &Arc<Node>) -> bool {
+        let Some(now) = self.call.replaced(node, self.resolved.bundle) else { return false };
+        let is_same = self
+            .call
+            .describe(node, &now, self.deadline)
+            .await
+            .is_ok_and(|signature| signature == self.signature);
+        if is_same {
+            self.resolved = now;
+        }
+        is_same
     }
 
     /// How the model takes text.

@@ -92,12 +92,12 @@ async fn run(node: &Arc<Node>, named: Named, request: Request<Body>) -> Answered
     let turn = Turn::take(node, &named, &mut known)?;
     let demand = demand(node, &head.headers, &known)?;
     let (model, trace) = (named.model.clone(), trace::of(&head.headers, node));
-    let found = Call { named, demand, trace, arrived }.find(node).await?;
+    let mut found = Call { named, demand, trace, arrived }.find(node).await?;
     let signature = found.signature.for_apps();
     let inputs = node.aside.run(bytes, move || inputs(&signature, members)).await?;
-    let version = found.resolved.version.clone();
     let Called { mut answer, receipt, proof } =
         found.answer(node, turn, inputs, Vec::new()).await?;
+    let version = found.resolved.version.clone();
     let outputs = std::mem::take(&mut answer.outputs);
     let mut told = json!({ "model_name": model, "model_version": version });
     for (key, value) in [("id", id), ("receipt", proof.map(Value::from))] {

@@ -97,7 +97,7 @@ async fn run(node: &Arc<Node>, named: Named, request: Request) -> Result<Respons
     let demand = demand(node, &head.headers, &parameters)?;
     let (name, trace) = (named.model.clone(), trace::of(&head.headers, node));
     let call = Call { named, demand, trace, arrived };
-    let found = call.find(node).await?;
+    let mut found = call.find(node).await?;
     let shown = found.shown();
     if let Some(raw) = raw {
         inputs.push(v2::raw_input(&shown, raw)?);
@@ -106,8 +106,8 @@ async fn run(node: &Arc<Node>, named: Named, request: Request) -> Result<Respons
     Wanted::check(&wanted, &shown, &node.regions)?;
     v2::check_wanted(&shown, &wanted, binary_default)?;
     let labels = found.labels(node, &wanted).await?;
-    let version = found.resolved.version.clone();
     let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
+    let version = found.resolved.version.clone();
     let outputs = std::mem::take(&mut answer.outputs);
     let bytes =
         v2::json_bytes(&outputs, &wanted, binary_default) + Wanted::bytes(&wanted, &outputs);

@@ -256,7 +256,7 @@ impl Found {
     /// Its inputs or outputs are not the model's, nobody could or would run it, or its sequence has
     /// not begun here.
     pub async fn answer(
-        &self,
+        &mut self,
         node: &Arc<Node>,
         turn: Option<Turn>,
         mut inputs: Vec<Tensor>,
@@ -264,10 +264,13 @@ impl Found {
     ) -> Result<Called, ApiError> {
         let model = self.name();
         let (sequence, turn) = match (&self.signature.sequence, turn) {
-            (None, None) => {
-                let order = self.order(node, inputs, outputs)?;
-                return self.run(node, order).await;
-            }
+            (None, None) => loop {
+                let order = self.order(node, inputs.clone(), outputs.clone())?;
+                match self.run(node, order).await {
+                    Err(error) if error.is_unknown_model() && self.renew(node).await => {}
+                    ran => return ran,
+                }
+            },
             (Some(_), None) => {
                 return Err(ApiError::malformed(format!(
                     "inference request to model '{model}' must specify a non-zero or non-empty \

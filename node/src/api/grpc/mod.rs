@@ -84,12 +84,12 @@ impl Service {
         narrow(&mut demand, timeout(headers)?);
         let name = named.model.clone();
         let call = Call { named, demand, trace: trace::of(headers, node), arrived };
-        let found = call.find(node).await?;
+        let mut found = call.find(node).await?;
         let names = outputs.iter().map(|output| output.name.clone()).collect();
         Wanted::check(&outputs, &found.shown(), &node.regions)?;
         let labels = found.labels(node, &outputs).await?;
-        let version = found.resolved.version.clone();
         let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
+        let version = found.resolved.version.clone();
         let tensors = std::mem::take(&mut answer.outputs);
         let (bytes, signature) = (Wanted::bytes(&outputs, &tensors), found.signature.clone());
         let regions = node.clone();

@@ -70,6 +70,11 @@ impl ApiError {
         self.status
     }
 
+    /// Whether nobody has the model.
+    pub fn is_unknown_model(&self) -> bool {
+        self.code == "unknown_model"
+    }
+
     /// The kind of error, for programs and metrics.
     pub fn code(&self) -> &'static str {
         self.code
