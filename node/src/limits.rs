@@ -116,7 +116,8 @@ pub const LISTENERS_MAX: usize = 64;
 pub const EVENTS_EVERY: Duration = Duration::from_millis(250);
 /// Who listens hears something at least this often, so that nobody between closes the connection.
 pub const EVENTS_SILENCE_MAX: Duration = Duration::from_secs(10);
-/// Receipts that wait to be kept; one more is refused.
+/// What waits for the log's thread, such as receipts that must outlive a loss of power; one more is
+/// refused.
 pub const AUDIT_QUEUE_MAX: usize = 16_384;
 /// Most bytes of an input of texts that are read from shared memory.
 pub const SHARED_TEXT_BYTES_MAX: u64 = 64 << 20;

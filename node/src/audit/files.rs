@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Files that are open at once.
@@ -81,6 +82,17 @@ fn folder(path: &Path) -> &Path {
     path.parent().expect("a file of the log is in a folder")
 }
 
+/// Writes a block at this place of a file, waits for the disk and removes the file again, to see
+/// whether the disk takes it, and files so long.
+pub(super) fn probe(path: &Path, at: u64) -> io::Result<()> {
+    let tried = File::create(path).and_then(|file| {
+        file.write_all_at(&[0; 4096], at)?;
+        file.sync_data()
+    });
+    let removed = fs::remove_file(path);
+    tried.and(removed)
+}
+
 /// The bytes of a file, or none if there is no such file. A file longer than `bytes_max` is an error.
 pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
@@ -112,6 +124,14 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_probed_leaves_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        probe(&folder.path().join("probe"), 1 << 20).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(probe(&folder.path().join("none/probe"), 0).is_err());
+    }
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {

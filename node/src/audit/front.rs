@@ -1,7 +1,7 @@
 //! Where receipts are kept first: two journals that take turns, and what they hold that is not in the
-//! tree yet. To keep a receipt takes one write and no other thread; while the one journal goes to its
-//! tiles, the other takes what comes, so that nobody waits for a checkpoint. Whoever holds the front
-//! never waits for the disk, unless the disk had failed before.
+//! tree yet. To keep a receipt that need not outlive a loss of power takes one write and no other
+//! thread; while the one journal goes to its tiles, the other takes what comes, so that nobody waits
+//! for a checkpoint. Whoever holds the front writes to the system's cache and never syncs.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -49,9 +49,7 @@ impl Front {
     /// first.
     pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
         let first = self.size;
-        if let State::Broken(_) = self.state {
-            return Err(LogError::Refused(self.state.clone()));
-        }
+        self.refuse_broken()?;
         if entries.iter().any(|entry| !self.charters.contains(&entry.charter)) {
             return Err(LogError::Charter);
         }
@@ -69,6 +67,14 @@ impl Front {
     fn write(&mut self, first: u64, entries: &[Entry]) -> Result<(), AppendFault> {
         let (current, before) = self.pair();
         current.append(first, entries, before.is_synced())
+    }
+
+    /// Nothing is taken any more once nobody knows what is on the disk.
+    pub(super) fn refuse_broken(&self) -> Result<(), LogError> {
+        match self.state {
+            State::Broken(_) => Err(LogError::Refused(self.state.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Counts receipts that could not be kept.
@@ -111,13 +117,13 @@ impl Front {
 
     /// Whether it has to be looked at again, though nobody calls.
     pub(super) fn is_pending(&self) -> bool {
-        !self.is_empty() || matches!(self.state, State::Full(_) | State::Unwritable(_))
+        !self.is_empty() || self.is_ill()
     }
 
-    /// The files of journals that hold nothing: a loss of power may bring back what they held, until
-    /// they are synced.
-    pub(super) fn cleared(&self) -> Vec<Arc<File>> {
-        self.journals.iter().filter(|journal| journal.len() == 0).map(Journal::file).collect()
+    /// The journals' files: until they are synced, a loss of power may bring back what they held before
+    /// they were shortened.
+    pub(super) fn files(&self) -> Vec<Arc<File>> {
+        self.journals.iter().map(Journal::file).collect()
     }
 
     /// What is not in the tree yet.
@@ -148,11 +154,15 @@ impl Front {
         self.journals.iter_mut().try_for_each(Journal::clear)
     }
 
-    /// Tries whether the disk takes receipts again.
-    pub(super) fn probe(&mut self) {
-        if !matches!(self.state, State::Writable | State::Broken(_)) {
-            let probed = self.current().probe();
-            let _ = self.settle_state(probed);
+    /// Whether it may take receipts again once the disk does.
+    pub(super) fn is_ill(&self) -> bool {
+        matches!(self.state, State::Full(_) | State::Unwritable(_))
+    }
+
+    /// The disk takes files again.
+    pub(super) fn recover(&mut self) {
+        if self.is_ill() {
+            self.state = State::Writable;
         }
     }
 
@@ -166,12 +176,14 @@ impl Front {
             if files::is_full(error) { State::Full(reason) } else { State::Unwritable(reason) };
     }
 
-    /// Takes down what came of a write or of an fsync.
+    /// Takes down what came of a write, or that an fsync failed.
     pub(super) fn settle_state(
         &mut self,
         written: Result<(), AppendFault>,
     ) -> Result<(), LogError> {
         match written {
+            // Nothing that succeeds later says what is on the disk.
+            Ok(()) if self.refuse_broken().is_err() => {}
             Ok(()) => self.state = State::Writable,
             Err(AppendFault::Refused(error)) => self.fail(&error),
             Err(AppendFault::Broken(error)) => self.state = State::Broken(error.to_string()),
@@ -186,5 +198,30 @@ impl Front {
     pub(super) fn status(&self) -> Status {
         let Self { size, signed, lost, .. } = *self;
         Status { state: self.state.clone(), kept: size, signed, lost }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::journal::plain;
+    use super::*;
+
+    #[test]
+    fn nothing_that_succeeds_later_mends_a_log_in_doubt() {
+        let folder = tempfile::tempdir().unwrap();
+        let journals = ["0", "1"].map(|name| Journal::open(&folder.path().join(name)).unwrap());
+        let mut front = Front::new(journals, 0, [Digest([0; 32])].into());
+        front.fail(&io::Error::other("no answer"));
+        assert!(front.is_ill());
+        front.recover();
+        assert_eq!(front.append(vec![plain(b"kept")]).unwrap(), 0);
+        let doubt = || Err(AppendFault::Broken(io::Error::other("in doubt")));
+        front.settle_state(doubt()).unwrap_err();
+        front.settle_state(Ok(())).unwrap_err();
+        front.fail(&io::Error::other("no answer"));
+        front.recover();
+        assert!(matches!(&front.state, State::Broken(reason) if reason == "in doubt"));
+        assert!(front.append(vec![plain(b"refused")]).is_err());
+        assert_eq!(front.status().kept, 1);
     }
 }

@@ -23,7 +23,7 @@ use hansa_core::receipt::Salt;
 use super::cosigning::charter_path;
 use super::entry::Entry;
 use super::error::{LogError, State};
-use super::files::Unsynced;
+use super::files::{self, Unsynced};
 use super::front::Front;
 use super::journal::{AppendFault, Batch, Journal, Scan};
 use super::reader::{self, CHECKPOINT, COSIGNED, Reader};
@@ -33,6 +33,8 @@ use crate::limits::AUDIT_RECENT_MAX;
 
 /// The one journal of earlier versions.
 const JOURNAL_BEFORE: &str = "journal";
+/// What is written and removed to see whether the disk takes it.
+const PROBE: &str = "probe.tmp";
 /// Salts of a bundle, in bytes.
 const SALTS_BYTES: usize = 32 * 256;
 const _: () = assert!(WIDTH == 256);
@@ -199,43 +201,50 @@ impl Log {
     /// The same, but they are not in the tree yet.
     pub(super) fn keep(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
         let receipts = entries.len();
-        self.try_keep(entries).inspect_err(|error| self.front().lose(receipts, error))
+        let is_durable = entries.iter().any(|entry| entry.is_durable);
+        let kept = self.try_keep(entries, is_durable);
+        let first = kept.inspect_err(|error| self.front().lose(receipts, error))?;
+        if is_durable {
+            // If this fails they are in doubt, which is not lost: they go to their tiles as all do.
+            self.sync(Front::current)?;
+        }
+        Ok(first)
     }
 
-    fn try_keep(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
+    fn try_keep(&mut self, entries: Vec<Entry>, is_durable: bool) -> Result<u64, LogError> {
         if self.front().is_full() {
             // Receipts come faster than checkpoints. If this one fails there is no room, and the front
             // says so.
             let _ = self.checkpoint();
         }
-        let is_durable = entries.iter().any(|entry| entry.is_durable);
         if is_durable {
             self.sync(Front::before)?;
         }
-        let first = self.front().append(entries)?;
-        if is_durable {
-            self.sync(Front::current)?;
-        }
-        Ok(first)
+        self.front().append(entries)
     }
 
     /// Puts a journal on the disk; others write to the front meanwhile.
     fn sync(&self, journal: fn(&mut Front) -> &mut Journal) -> Result<(), LogError> {
         let (file, len) = {
             let mut front = self.front();
+            front.refuse_broken()?;
             let journal = journal(&mut front);
             if journal.is_synced() {
                 return Ok(());
             }
             (journal.file(), journal.len())
         };
-        // Once it has failed, a later fsync that succeeds says nothing of these bytes.
-        let synced = file.sync_data().map_err(AppendFault::Broken);
+        let synced = file.sync_data();
         let mut front = self.front();
-        if synced.is_ok() {
-            journal(&mut front).synced(len);
+        front.refuse_broken()?;
+        match synced {
+            Ok(()) => {
+                journal(&mut front).synced(len);
+                Ok(())
+            }
+            // A later fsync that succeeds says nothing of these bytes.
+            Err(error) => front.settle_state(Err(AppendFault::Broken(error))),
         }
-        front.settle_state(synced)
     }
 
     /// Takes what is kept into the tree.
@@ -339,9 +348,17 @@ impl Log {
 
     /// Tries whether the disk takes receipts again.
     pub fn probe(&mut self) -> State {
-        let mut front = self.front();
-        front.probe();
-        front.state.clone()
+        let (is_ill, end) = {
+            let mut front = self.front();
+            (front.is_ill(), front.current().len())
+        };
+        if is_ill {
+            match files::probe(&self.reader.path(PROBE), end) {
+                Ok(()) => self.front().recover(),
+                Err(error) => self.front().fail(&error),
+            }
+        }
+        self.state()
     }
 
     /// Gives the log a charter of its node: receipts that name it can be kept from now on.

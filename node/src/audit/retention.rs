@@ -36,8 +36,8 @@ impl Log {
         while self.front().holds(index) {
             self.checkpoint()?;
         }
-        let cleared = self.front().cleared();
-        let synced = cleared.iter().try_for_each(|file| file.sync_data());
+        let files = self.front().files();
+        let synced = files.iter().try_for_each(|file| file.sync_data());
         synced.map_err(|source| LogError::File { path: self.reader.dir().to_owned(), source })?;
         let (bundle, at) = (index / WIDTH, usize::try_from(index % WIDTH).expect("below 256") * 32);
         let path = self.reader.path(&salts_path(bundle));

@@ -47,8 +47,8 @@ pub struct Kept {
 /// Why a receipt is not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeepError {
-    /// Too many wait.
-    #[error("{AUDIT_QUEUE_MAX} receipts wait to be kept; no more are taken")]
+    /// Too much waits for the log's thread.
+    #[error("{AUDIT_QUEUE_MAX} receipts and questions wait for the log; no more are taken")]
     QueueFull,
     /// The log does not take it.
     #[error("{0}")]
@@ -67,6 +67,11 @@ enum Outcome {
 }
 
 impl Keeping {
+    /// Whether it is known not to be.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.0, Outcome::Known(Err(_)))
+    }
+
     /// Where it is kept, once it is.
     pub async fn kept(self) -> Result<Kept, KeepError> {
         match self.0 {

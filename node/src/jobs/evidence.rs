@@ -498,7 +498,7 @@ impl Node {
         };
         audit.count(&receipt);
         // Whoever is told of a receipt can rely on it.
-        if !is_entry && self.may_lose(audit, policy).is_ok() {
+        if !is_entry && !keeping.has_failed() && self.may_lose(audit, policy).is_ok() {
             return kept;
         }
         match keeping.kept().await {
