@@ -98,10 +98,12 @@ impl Pool {
             };
             dial.told.subscribe()
         };
-        let outcome = dialled.wait_for(Option::is_some).await;
-        match outcome {
-            Ok(outcome) => outcome.clone().expect("waited for it"),
-            Err(_) => Err(unreachable(peer, "the data plane is closed")),
+        // Its own, and one that it gives way to.
+        let patience = 2 * DIAL_TIMEOUT;
+        match tokio::time::timeout(patience, dialled.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.clone().expect("waited for it"),
+            Ok(Err(_)) => Err(unreachable(peer, "the data plane is closed")),
+            Err(_) => Err(unreachable(peer, format!("no answer anywhere in {patience:?}"))),
         }
     }
 
@@ -132,6 +134,11 @@ impl Pool {
                 let (winner, loser) = if new_wins { (&new, old) } else { (old, &new) };
                 loser.retire();
                 Arc::clone(winner)
+            }
+            // A dial that gave way had come through all the same.
+            Some(old) if old.ours && ours && old.since.elapsed() < DIAL_TIMEOUT => {
+                new.retire();
+                Arc::clone(old)
             }
             // Who dials anew has lost the old one, whether we have noticed or not.
             Some(old) => {
