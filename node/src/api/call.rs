@@ -167,14 +167,15 @@ impl Found {
         self.deadline
     }
 
-    /// Means what the name means now, if the model was replaced by one that takes and gives the same.
+    /// Means what the name means now, if the model was replaced by one that takes and gives the same. One
+    /// whose classes have names is not exchanged: its successor's may be others.
     pub async fn renew(&mut self, node: &Arc<Node>) -> bool {
         let Some(now) = self.call.replaced(node, self.resolved.bundle) else { return false };
         let is_same = self
             .call
             .describe(node, &now, self.deadline)
             .await
-            .is_ok_and(|signature| signature == self.signature);
+            .is_ok_and(|signature| signature == self.signature && signature.labels.is_empty());
         if is_same {
             self.resolved = now;
         }
