@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::bundle::Bundle;
 use crate::cut::STAGE_FILE;
 use crate::declared::{self, DeclaredError};
-use crate::limits::{LABELS_BYTES_MAX, TENSORS_MAX};
+use crate::limits::{LABEL_BYTES_MAX, LABELS_BYTES_MAX, LABELS_MAX, TENSORS_MAX};
 use crate::manifest::{Manifest, is_plain};
 use crate::tensor::TensorSpec;
 
@@ -53,12 +53,14 @@ impl Labels {
     /// # Errors
     /// There are none, too many, or too large ones.
     pub fn files(manifest: &Manifest) -> Result<Vec<(String, u64)>, LabelsError> {
-        let mut files = Vec::new();
+        let (mut files, mut bytes) = (Vec::new(), 0u64);
         for (name, entry) in manifest.files.iter().filter(|(name, _)| output_of(name).is_some()) {
             let fault = |reason| Err(LabelsError::File { name: name.clone(), reason });
-            if entry.bytes > LABELS_BYTES_MAX {
-                let bytes = entry.bytes;
-                return fault(format!("it has {bytes} bytes, the limit is {LABELS_BYTES_MAX}"));
+            bytes = bytes.saturating_add(entry.bytes);
+            if bytes > LABELS_BYTES_MAX {
+                return fault(format!(
+                    "with it such files have {bytes} bytes, the limit is {LABELS_BYTES_MAX}"
+                ));
             }
             if files.len() == TENSORS_MAX {
                 return fault(format!("it is one of more than {TENSORS_MAX} such files"));
@@ -71,18 +73,26 @@ impl Labels {
     /// What the files say, by their paths.
     ///
     /// # Errors
-    /// One is not text.
+    /// One is not text, or has too many or too long lines.
     pub fn read(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, LabelsError> {
-        let mut labels = Self::default();
+        let (mut labels, mut lines) = (Self::default(), 0);
         for (name, bytes) in files {
             let Some(output) = output_of(name) else { continue };
-            let text = std::str::from_utf8(bytes).map_err(|error| LabelsError::File {
-                name: name.clone(),
-                reason: format!("it is not UTF-8: {error}"),
-            })?;
-            let lines = text.lines().map(|line| line.trim().to_owned()).collect();
-            labels.outputs.insert(output.to_owned(), lines);
-            labels.bytes += bytes.len() as u64;
+            let fault = |reason| LabelsError::File { name: name.clone(), reason };
+            let text = std::str::from_utf8(bytes)
+                .map_err(|error| fault(format!("it is not UTF-8: {error}")))?;
+            let count = text.lines().count();
+            lines += count;
+            if lines > LABELS_MAX {
+                return Err(fault(format!("such files have more than {LABELS_MAX} lines")));
+            }
+            if let Some(long) = text.lines().position(|line| line.len() > LABEL_BYTES_MAX) {
+                let number = long + 1;
+                return Err(fault(format!("line {number} is longer than {LABEL_BYTES_MAX} bytes")));
+            }
+            labels.bytes += (bytes.len() + count * size_of::<String>()) as u64;
+            let names = text.lines().map(|line| line.trim().to_owned()).collect();
+            labels.outputs.insert(output.to_owned(), names);
         }
         Ok(labels)
     }
@@ -93,7 +103,7 @@ impl Labels {
         Some(label.as_str()).filter(|label| !label.is_empty())
     }
 
-    /// Size of the files that they were read from, in bytes.
+    /// What they take in memory, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -147,7 +157,14 @@ mod tests {
         let labels = Labels::read(&files.into()).unwrap();
         let of = |index| labels.label("a/y", index);
         assert_eq!([0, 1, 2, 3].map(of), [Some("cat"), None, Some("small dog"), None]);
-        assert_eq!((labels.label("y", 0), labels.bytes()), (None, 18));
+        assert_eq!(labels.label("y", 0), None);
+        assert_eq!(labels.bytes(), 18 + 3 * size_of::<String>() as u64);
+        for (text, told) in
+            [(vec![b'x'; 257], "line 1 is longer"), (vec![b'\n'; LABELS_MAX + 1], "lines")]
+        {
+            let fault = Labels::read(&[("labels/y.txt".to_owned(), text)].into()).unwrap_err();
+            assert!(fault.to_string().contains(told), "{fault}");
+        }
         let binary = Labels::read(&[file("labels/y.txt", b"\xff")].into()).unwrap_err();
         assert!(binary.to_string().contains("labels/y.txt: it is not UTF-8"), "{binary}");
     }

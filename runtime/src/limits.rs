@@ -47,8 +47,12 @@ pub const REQUEST_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Largest file in which a bundle declares something of its model (`sequence.json`, `ragged.json`),
 /// in bytes.
 pub const DECLARED_FILE_BYTES_MAX: u64 = 64 * 1024;
-/// Largest file of a bundle that names an output's classes, in bytes.
+/// The files of a bundle that name its outputs' classes, together, in bytes.
 pub const LABELS_BYTES_MAX: u64 = 8 << 20;
+/// Most lines of them.
+pub const LABELS_MAX: usize = 1 << 20;
+/// The longest of these names, in bytes: answers repeat them.
+pub const LABEL_BYTES_MAX: usize = 256;
 /// Most tokens of a model of text whose dimensions are fixed.
 pub const FIXED_TOKENS_MAX: usize = 1 << 20;
 /// Largest flag or id that a sequence brings to a request, in bytes.

@@ -128,8 +128,11 @@ impl Ragged {
         self.inputs.get(input).map(|own| own.axis)
     }
 
-    /// The length of a request with these inputs; none if it has several.
+    /// The length of a request with these inputs; none if it has several, or nothing to pad.
     pub(crate) fn length(&self, inputs: &[Tensor]) -> Option<u64> {
+        if inputs.iter().any(|input| input.data.is_empty()) {
+            return None;
+        }
         let mut lengths = inputs.iter().filter_map(|input| Some((input, self.axis(&input.name)?)));
         let (first, axis) = lengths.next()?;
         let length = *first.shape.get(axis)?;
