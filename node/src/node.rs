@@ -16,6 +16,7 @@ use hansa_core::keys::SigningKey;
 use hansa_core::loads::Loads;
 use hansa_core::place::Groups;
 use hansa_core::placement::Placement;
+use hansa_core::plan::Refusal;
 use hansa_core::policy::Bounds;
 use hansa_core::price::Rates;
 use hansa_core::quote::{Load, Quote, Reservations};
@@ -225,9 +226,13 @@ impl Node {
         self.hosted(bundle).or_else(|| self.retired().get(&bundle).cloned())
     }
 
-    /// Whether the bundle was served until just now, so that no plan names it.
-    pub fn is_retired(&self, bundle: Digest) -> bool {
-        self.retired().contains_key(&bundle) && self.hosted(bundle).is_none()
+    /// Whether a bundle may run here though a plan that knew less ended in this refusal: it was served
+    /// until just now, or is from just now on and this node's own view does not say so yet.
+    pub fn is_ahead_of_plan(&self, bundle: Digest, refusal: &Refusal) -> bool {
+        if self.hosted(bundle).is_some() {
+            return matches!(refusal, Refusal::UnknownModel { .. });
+        }
+        self.retired().contains_key(&bundle)
     }
 
     fn retired(&self) -> MutexGuard<'_, BTreeMap<Digest, Hosted>> {

@@ -116,19 +116,22 @@ impl Node {
         (outcome, receipted)
     }
 
-    /// What no plan serves may still run on an engine that served it until just now. That is looked at
-    /// afterwards: a model may be replaced between any two steps of a plan.
+    /// What no plan serves may still run on an engine that served it until just now, or does from just
+    /// now on. That is looked at afterwards: a model may be replaced between any two steps of a plan.
     async fn fly(self: &Arc<Self>, order: &mut Order) -> Result<Answer, Refusal> {
         let planned = self.fly_as_planned(order).await;
-        let is_unheld = matches!(
-            planned,
-            Err(Refusal::UnknownModel { .. }
-                | Refusal::Unavailable { .. }
-                | Refusal::PolicyUnsatisfiable { .. }
-                | Refusal::HopLimit)
-        );
-        if !is_unheld || !self.may_run_retired(&order.job) {
-            return planned;
+        let is_unheld = |refusal: &Refusal| {
+            matches!(
+                refusal,
+                Refusal::UnknownModel { .. }
+                    | Refusal::Unavailable { .. }
+                    | Refusal::PolicyUnsatisfiable { .. }
+                    | Refusal::HopLimit
+            )
+        };
+        match &planned {
+            Err(refusal) if is_unheld(refusal) && self.may_run_ahead(&order.job, refusal) => {}
+            _ => return planned,
         }
         let attempt = Attempt { number: 1, why: Why::Planned };
         let ended = self.attempt(order, self.me, attempt).await;
@@ -138,9 +141,9 @@ impl Node {
         })
     }
 
-    /// Whether the job may run on an engine that this node served until just now.
-    fn may_run_retired(&self, job: &Job) -> bool {
-        self.is_retired(job.bundle)
+    /// Whether the job may run on an engine that its plan did not know of.
+    fn may_run_ahead(&self, job: &Job, refusal: &Refusal) -> bool {
+        self.is_ahead_of_plan(job.bundle, refusal)
             && job.policy.split.may_be_whole()
             && may_run_here(self.clock.now(), &self.view(), &job.policy, job.bundle)
     }

@@ -153,8 +153,10 @@ async fn answer_call(
     check(&signature, &metas, &outputs)?;
     let planned = plan(node.clock.now(), &node.view(), &node.loads(), &job, &[]);
     if let Plan::Refuse(refusal) = planned {
-        // The sender of a job for a retired model has not heard of that yet.
-        let is_known_here = node.is_retired(bundle) && job.policy.split.may_be_whole();
+        // The sender of a job for a retired model has not heard of that yet; and one for a new model may
+        // have heard of it before this node's own view.
+        let is_known_here =
+            node.is_ahead_of_plan(bundle, &refusal) && job.policy.split.may_be_whole();
         if !is_known_here {
             return Err(refusal);
         }
