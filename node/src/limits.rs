@@ -140,6 +140,9 @@ pub const RETIRED_FOR: Duration = Duration::from_secs(15);
 pub const REPOSITORY_MODELS_MAX: usize = 1_024;
 /// Most files of a version of one of them.
 pub const REPOSITORY_FILES_MAX: usize = 4_096;
+/// The largest values of an output as text, with their names, in bytes: a small output may have long
+/// names.
+pub const CLASSES_BYTES_MAX: usize = 64 << 20;
 /// Models that statistics are kept of.
 pub const STATISTICS_MAX: usize = 1_024;
 /// Receipts go to the disk in batches of this many bytes at most, and one receipt more.

@@ -115,7 +115,7 @@ impl<'a> Course<'a> {
                 // Whoever comes back asks the first peer that is up, as the first joiners did.
                 let mut up = world.up().into_iter();
                 let bootstrap =
-                    up.find(|other| !world.is_hidden(*other) && world.may_know(host, *other));
+                    up.find(|other| !world.is_hidden(*other) && world.shares_shards(host, *other));
                 world.start(host, bootstrap);
                 return vec![Change::Up(host)];
             }

@@ -388,7 +388,7 @@ impl World {
     }
 
     /// Whether two hosts subscribe to the same shards.
-    pub fn may_know(&self, host: usize, other: usize) -> bool {
+    pub fn shares_shards(&self, host: usize, other: usize) -> bool {
         self.sites[host].shards == self.sites[other].shards
     }
 
@@ -655,7 +655,7 @@ impl World {
         }
         match &event {
             Event::Published { version } if self.following => {
-                let knows = |other: &usize| self.is_up(*other) && self.may_know(host, *other);
+                let knows = |other: &usize| self.is_up(*other) && self.shares_shards(host, *other);
                 let wanted = (0..self.hosts.len()).filter(knows).count() - 1;
                 let wanted = u32::try_from(wanted).expect("few");
                 let version = (version.epoch, version.sequence);

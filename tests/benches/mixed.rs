@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{CLIENT_CORE, Client, SERVER_CORE, cpu_ms, http, pin, seconds, verdict};
+use common::{CLIENT_CORE, Client, SERVER_CORE, cpu_ms, embedding_request, pin, seconds, verdict};
 use hansa_runtime::library::install;
 use hansa_runtime::wheel::Progress;
 use hansa_tests::mesh::{Mesh, Node, Spec};
@@ -161,23 +161,6 @@ fn load(node: &Node, model: &str, concurrency: usize) -> Load {
 }
 
 fn request(model: &str, length: usize) -> Vec<u8> {
-    let (_, values) = inputs(&[length]);
-    let data =
-        values.map(|own| own.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
-    let told: Vec<String> = NAMES
-        .iter()
-        .zip(&data)
-        .map(|(name, data)| {
-            format!(
-                r#"{{"name":"{name}","datatype":"INT64","shape":[1,{length}],"parameters":{{"binary_data_size":{}}}}}"#,
-                data.len()
-            )
-        })
-        .collect();
-    let json = format!(
-        r#"{{"inputs":[{}],"outputs":[{{"name":"sentence_embedding","parameters":{{"binary_data":true}}}}]}}"#,
-        told.join(",")
-    );
-    let data: Vec<&[u8]> = data.iter().map(|own| &own[..]).collect();
-    http(model, &json, &data, "")
+    let (_, [ids, mask, kinds]) = inputs(&[length]);
+    embedding_request(model, &[(NAMES[0], ids), (NAMES[1], mask), (NAMES[2], kinds)])
 }

@@ -20,7 +20,8 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
 use common::{
-    CLIENT_CORE, Load, SERVER_CORE, cpu_ms, http, infer_request, p50, pin, seconds, us, verdict,
+    CLIENT_CORE, Load, SERVER_CORE, cpu_ms, embedding_request, infer_request, p50, pin, seconds,
+    us, verdict,
 };
 use hansa_runtime::library::install;
 use hansa_runtime::models;
@@ -364,22 +365,5 @@ fn minilm_inputs() -> Inputs {
 }
 
 fn minilm_request() -> Vec<u8> {
-    let bytes = |values: &[i64]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let tensors: Vec<(&str, Vec<u8>)> =
-        minilm_tokens().iter().map(|(name, values)| (*name, bytes(values))).collect();
-    let inputs: Vec<String> = tensors
-        .iter()
-        .map(|(name, data)| {
-            format!(
-                r#"{{"name":"{name}","datatype":"INT64","shape":[1,{MINILM_TOKENS}],"parameters":{{"binary_data_size":{}}}}}"#,
-                data.len()
-            )
-        })
-        .collect();
-    let json = format!(
-        r#"{{"inputs":[{}],"outputs":[{{"name":"sentence_embedding","parameters":{{"binary_data":true}}}}]}}"#,
-        inputs.join(",")
-    );
-    let data: Vec<&[u8]> = tensors.iter().map(|(_, data)| &data[..]).collect();
-    http("minilm", &json, &data, "")
+    embedding_request("minilm", &minilm_tokens())
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::regions::{Place, Regions};
 use super::v2::ApiError;
+use crate::limits::CLASSES_BYTES_MAX;
 
 /// An output that the app wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,7 +104,7 @@ impl Wanted {
     /// bytes of its own.
     ///
     /// # Errors
-    /// It does not go there.
+    /// It does not go there, or its classes come to too much.
     pub fn form(
         wanted: &[Self],
         outputs: Vec<Tensor>,
@@ -123,7 +124,7 @@ impl Wanted {
                 (None, Some(count)) => {
                     let axes = signature.rows.as_ref().map(|rows| &rows.outputs);
                     let by_rows = axes.and_then(|axes| axes.get(&output.name)) == Some(&0);
-                    Ok(classes(&output, count, by_rows, labels))
+                    classes(&output, count, by_rows, labels)
                 }
                 (None, None) => Ok(output),
             }
@@ -139,7 +140,12 @@ fn has_order(dtype: DType) -> bool {
 /// The `count` largest values of a tensor, or of each of its rows, largest first, each as text
 /// `VALUE:INDEX`, with its label behind it if it has one: a tensor of BYTES with the shape `[count]`
 /// or `[rows, count]`.
-fn classes(tensor: &Tensor, count: usize, by_rows: bool, labels: &Labels) -> Tensor {
+fn classes(
+    tensor: &Tensor,
+    count: usize,
+    by_rows: bool,
+    labels: &Labels,
+) -> Result<Tensor, ApiError> {
     let values = values(tensor);
     let rows = if by_rows { tensor.shape.first().copied().unwrap_or(1) } else { 1 };
     let length = values.len() / usize::try_from(rows).unwrap_or(usize::MAX).max(1);
@@ -156,10 +162,17 @@ fn classes(tensor: &Tensor, count: usize, by_rows: bool, labels: &Labels) -> Ten
             }
             data.put_u32_le(u32::try_from(text.len()).expect("labels are bounded"));
             data.put_slice(text.as_bytes());
+            if data.len() > CLASSES_BYTES_MAX {
+                return Err(ApiError::unsupported(format!(
+                    "the classes of `{}` come to more than {CLASSES_BYTES_MAX} bytes; ask for fewer, or \
+                     for the output as it is",
+                    tensor.name
+                )));
+            }
         }
     }
     let shape = if by_rows { vec![rows, count as u64] } else { vec![count as u64] };
-    Tensor { name: tensor.name.clone(), dtype: DType::Bytes, shape, data: data.freeze() }
+    Ok(Tensor { name: tensor.name.clone(), dtype: DType::Bytes, shape, data: data.freeze() })
 }
 
 /// Elements as numbers that can be compared.
@@ -210,13 +223,13 @@ mod tests {
     fn the_largest_of_each_row_come_first_and_the_earlier_of_equals() {
         let given = tensor(&[2, 3], &[0.5, 2.0, 0.5, -1.0, -3.0, f32::NEG_INFINITY]);
         let none = Labels::default();
-        let best = classes(&given, 2, true, &none);
+        let best = classes(&given, 2, true, &none).unwrap();
         assert_eq!((best.dtype, &best.shape[..]), (DType::Bytes, &[2, 2][..]));
         assert_eq!(texts(&best), ["2.000000:1", "0.500000:0", "-1.000000:0", "-3.000000:1"]);
-        let whole = classes(&given, 9, false, &none);
+        let whole = classes(&given, 9, false, &none).unwrap();
         assert_eq!(whole.shape, [6]);
         assert_eq!(texts(&whole)[5], "-inf:5");
-        assert_eq!(classes(&tensor(&[0, 3], &[]), 2, true, &none).shape, [0, 0]);
+        assert_eq!(classes(&tensor(&[0, 3], &[]), 2, true, &none).unwrap().shape, [0, 0]);
     }
 
     #[test]
@@ -225,10 +238,17 @@ mod tests {
         let labels = |file: &str| {
             Labels::read(&[(file.to_owned(), b"cat\ndog: small\n".to_vec())].into()).unwrap()
         };
-        let named = classes(&given, 2, true, &labels("labels/y.txt"));
+        let named = classes(&given, 2, true, &labels("labels/y.txt")).unwrap();
         let expected = ["2.000000:1:dog: small", "0.500000:0:cat", "4.000000:2", "-1.000000:0:cat"];
         assert_eq!(texts(&named), expected);
-        assert_eq!(texts(&classes(&given, 1, false, &labels("labels/z.txt"))), ["4.000000:5"]);
+        let other = classes(&given, 1, false, &labels("labels/z.txt")).unwrap();
+        assert_eq!(texts(&other), ["4.000000:5"]);
+        // Many rows with long names.
+        let long = [("labels/y.txt".to_owned(), vec![b'x'; 256])].into();
+        let rows = CLASSES_BYTES_MAX / 256;
+        let many = tensor(&[rows as u64, 1], &vec![1.0; rows]);
+        let refused = classes(&many, 1, true, &Labels::read(&long).unwrap()).unwrap_err();
+        assert!(refused.to_string().contains("ask for fewer"), "{refused}");
     }
 
     #[test]

@@ -87,6 +87,25 @@ pub fn infer_request(
     http(model, &json, &[data], headers)
 }
 
+/// A whole HTTP request for the embedding of one text, of which `inputs` are the names and values;
+/// binary both ways.
+pub fn embedding_request(model: &str, inputs: &[(&str, Vec<i64>)]) -> Vec<u8> {
+    let input = |(name, values): &(&str, Vec<i64>)| {
+        let (tokens, bytes) = (values.len(), 8 * values.len());
+        format!(
+            r#"{{"name":"{name}","datatype":"INT64","shape":[1,{tokens}],"parameters":{{"binary_data_size":{bytes}}}}}"#
+        )
+    };
+    let told: Vec<String> = inputs.iter().map(input).collect();
+    let json = format!(
+        r#"{{"inputs":[{}],"outputs":[{{"name":"sentence_embedding","parameters":{{"binary_data":true}}}}]}}"#,
+        told.join(",")
+    );
+    let values = inputs.iter().flat_map(|(_, values)| values);
+    let data: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
+    http(model, &json, &[&data], "")
+}
+
 /// A request of a JSON part and tensors behind it.
 pub fn http(model: &str, json: &str, tensors: &[&[u8]], headers: &str) -> Vec<u8> {
     let head = format!(
