@@ -30,6 +30,13 @@ pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
         .expect("the types of the wire encode into memory")
 }
 
+/// The same, behind what `bytes` holds: for what is made so often that to count its bytes first
+/// costs more than room that is left over.
+pub fn encode_onto<T: Encode>(bytes: &mut Vec<u8>, value: &T) {
+    bincode::encode_into_std_write(value, bytes, bincode::config::standard())
+        .expect("the types of the wire encode into memory");
+}
+
 /// How many bytes [`encode`] makes of `value`.
 pub fn encoded_len<T: Encode>(value: &T) -> usize {
     let mut size = bincode::enc::write::SizeWriter::default();

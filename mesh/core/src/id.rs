@@ -67,8 +67,14 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// The SHA-256 of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-        Self(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        Self::of_parts([bytes])
+    }
+
+    /// The SHA-256 of `parts`, one after the other.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        parts.into_iter().for_each(|part| context.update(part));
+        Self(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 }
 

@@ -4,8 +4,6 @@
 //! Whoever keeps the hashes says how they are read: proofs ask for [`Node`]s, the roots of complete
 //! subtrees, and never for anything else. Where those are kept is [`super::tile`]'s.
 
-use ring::digest::{Context, SHA256};
-
 use crate::id::Digest;
 
 /// No proof has more hashes: a tree has fewer than 2⁶⁴ leaves, and a proof of consistency one hash
@@ -23,23 +21,17 @@ pub struct Node {
 
 /// The hash of an entry as a leaf.
 pub fn leaf_hash(entry: &[u8]) -> Digest {
-    hash(&[&[0], entry])
+    Digest::of_parts([&[0], entry])
 }
 
 /// The hash of a node over two others.
 pub fn node_hash(left: &Digest, right: &Digest) -> Digest {
-    hash(&[&[1], &left.0, &right.0])
+    Digest::of_parts([&[1], &left.0[..], &right.0])
 }
 
 /// The root of the tree without leaves.
 pub fn empty_root() -> Digest {
     Digest::of(&[])
-}
-
-fn hash(parts: &[&[u8]]) -> Digest {
-    let mut context = Context::new(&SHA256);
-    parts.iter().for_each(|part| context.update(part));
-    Digest(context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
 /// A tree that grows: one hash for each bit of its size.
@@ -311,7 +303,7 @@ mod tests {
             digest("395aa064aa4c29f7010acfe3f25db9485bbd4b91897b6ad7ad547639252b4d56")
         );
         assert_eq!(
-            hash(&[&[1], b"N123", b"N456"]),
+            Digest::of_parts([&[1], &b"N123"[..], b"N456"]),
             digest("aa217fe888e47007fa15edab33c2b492a722cb106c64667fc2b044444de66bbb")
         );
         let mut frontier = Frontier::default();
