@@ -249,8 +249,7 @@ pub(crate) fn refusal(
     }
     open.sort_unstable();
     let is_too_dear = || {
-        let mut free = job.clone();
-        free.policy.price_micros_max = None;
+        let free = job.clone().limited(None);
         job.limit().is_some() && chain(now, view, loads, &free, 0, tried).is_some()
     };
     let holders = u32::try_from(open.len()).unwrap_or(u32::MAX);

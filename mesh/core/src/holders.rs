@@ -16,7 +16,7 @@ use crate::gate::{self, Rule};
 use crate::holding::Kept;
 use crate::id::{Digest, PeerId};
 use crate::limits::VERDICTS_MAX;
-use crate::policy::Policy;
+use crate::policy::Law;
 use crate::price::Rates;
 use crate::rng::Rng;
 use crate::time::Utc;
@@ -223,17 +223,16 @@ impl Holders {
         self.names.keys().map(String::as_str)
     }
 
-    /// The verdict of `policy`, whose hash is `law`, on the live holders of `bundle` but `me`.
+    /// The verdict of the law on the live holders of `bundle` but `me`.
     pub(crate) fn permitted(
         &self,
         entries: &[Entry],
         me: PeerId,
-        policy: &Policy,
-        law: Digest,
+        law: &Law,
         bundle: Digest,
     ) -> Arc<Permitted> {
         let mut verdicts = self.verdicts.lock().expect("no holder panics");
-        if let Some(known) = verdicts.get(&(law, bundle)) {
+        if let Some(known) = verdicts.get(&(law.hash(), bundle)) {
             return known.clone();
         }
         let held = self.bundles.get(&bundle).cloned().unwrap_or_default();
@@ -241,15 +240,15 @@ impl Holders {
             // One speaks for its class, at a time when its charter is valid.
             let first = &held.offers[span.range.start];
             let record = &entries[first.entry as usize].record;
-            gate::admit(policy, bundle, &**record, first.valid.0)?;
-            let fits = gate::fits(&policy.device, &record.advert.devices);
+            gate::admit(law, bundle, &**record, first.valid.0)?;
+            let fits = gate::fits(&law.device, &record.advert.devices);
             if fits { Ok(()) } else { Err(Rule::Device) }
         };
         let permitted = Arc::new(Permitted::new(held.clone(), me, verdict));
         if verdicts.len() >= VERDICTS_MAX {
             verdicts.clear();
         }
-        verdicts.insert((law, bundle), permitted.clone());
+        verdicts.insert((law.hash(), bundle), permitted.clone());
         permitted
     }
 }

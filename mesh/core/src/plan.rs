@@ -18,7 +18,7 @@ use crate::holding::Holding;
 use crate::id::{Digest, JobId, PeerId};
 use crate::limits::{CANDIDATES_DRAWN, CANDIDATES_MAX, HOPS_DEFAULT, HOPS_MAX};
 use crate::loads::Loads;
-use crate::policy::{Bounds, Policy, Split};
+use crate::policy::{Bounds, Law, Policy, Split};
 use crate::price::{Amount, Bill};
 pub use crate::rank::Cost;
 use crate::rank::{Order, Thrift, cost_here, cost_there, order, price};
@@ -36,11 +36,9 @@ pub struct Job {
     /// What is to run.
     pub bundle: Digest,
     /// The law that the job came with.
-    pub policy: Policy,
+    pub policy: Law,
     /// The law that it travels on with: `policy` narrowed by where this node may send.
-    pub onward: Policy,
-    /// [`Policy::hash`] of `onward`.
-    pub onward_law: Digest,
+    pub onward: Law,
     /// Bytes of the inputs.
     pub bytes: u64,
     /// Rows of the batch.
@@ -63,13 +61,18 @@ pub struct Job {
 
 impl Job {
     /// A job at its entry, without sizes and hops of its own, on a node that sends within `send`.
-    pub fn new(id: JobId, bundle: Digest, policy: Policy, send: &Bounds, deadline: Mono) -> Self {
-        let onward = policy.narrow(send);
+    pub fn new(
+        id: JobId,
+        bundle: Digest,
+        policy: impl Into<Law>,
+        send: &Bounds,
+        deadline: Mono,
+    ) -> Self {
+        let policy = policy.into();
         Self {
             id,
             bundle,
-            onward_law: onward.hash(),
-            onward,
+            onward: policy.narrow(send),
             bytes: 0,
             rows: 1,
             separable: false,
@@ -312,7 +315,7 @@ pub(crate) fn elsewhere(
     if job.hops_left == 0 {
         return None;
     }
-    let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
+    let permitted = view.permitted(&job.onward, job.bundle);
     let candidates = looked_at(&permitted, loads, job, tried.len());
     let limit = job.limit();
     let best = |candidates: &mut dyn Iterator<Item = &Offer>| {
@@ -477,7 +480,7 @@ pub(crate) fn refusal(
 ) -> Refusal {
     let mut failed = BTreeMap::new();
     let mut out_of_hops = false;
-    let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
+    let permitted = view.permitted(&job.onward, job.bundle);
     permitted.tally(now.utc, &mut failed, |index, failed| {
         let entry = &view.entries()[index as usize];
         let verdict = if entry.record.advert.peer == view.me() {

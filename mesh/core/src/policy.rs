@@ -5,6 +5,8 @@
 //! widens) and its canonical bytes.
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -250,6 +252,53 @@ impl Policy {
     /// The SHA-256 of the canonical bytes. Two policies are the same law exactly when these agree.
     pub fn hash(&self) -> Digest {
         Digest::of(&encode(self))
+    }
+}
+
+/// A policy together with its hash, which every step of a job asks for and one computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Law {
+    policy: Arc<Policy>,
+    hash: Digest,
+}
+
+impl Law {
+    /// The law that `policy` is.
+    pub fn new(policy: Policy) -> Self {
+        Self { hash: policy.hash(), policy: Arc::new(policy) }
+    }
+
+    /// [`Policy::hash`].
+    pub fn hash(&self) -> Digest {
+        self.hash
+    }
+
+    /// The law under `bounds` as well.
+    pub fn narrow(&self, bounds: &Bounds) -> Self {
+        match bounds.is_unconstrained() {
+            true => self.clone(),
+            false => Self::new(self.policy.narrow(bounds)),
+        }
+    }
+
+    /// The law with something changed.
+    pub fn with(&self, change: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = Policy::clone(&self.policy);
+        change(&mut policy);
+        Self::new(policy)
+    }
+}
+
+impl From<Policy> for Law {
+    fn from(policy: Policy) -> Self {
+        Self::new(policy)
+    }
+}
+
+impl Deref for Law {
+    type Target = Policy;
+    fn deref(&self) -> &Policy {
+        &self.policy
     }
 }
 

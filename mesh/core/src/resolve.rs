@@ -8,7 +8,7 @@ use crate::gate;
 use crate::holders::{ModelVersion, Versions};
 use crate::id::{Digest, IdError};
 use crate::plan::Refusal;
-use crate::policy::Policy;
+use crate::policy::{Law, Policy};
 use crate::time::Now;
 use crate::view::View;
 
@@ -73,9 +73,9 @@ pub fn resolve(
     }
     // Only what permitted peers hold counts: else a stranger that advertises a higher version, or
     // another bundle under the name, would decide what the name means for everybody.
-    let law = policy.hash();
+    let law = Law::new(policy.clone());
     for (version, bundles) in &meant {
-        let permitted = |bundle: &&Digest| is_offered(now, view, policy, law, **bundle);
+        let permitted = |bundle: &&Digest| is_offered(now, view, &law, **bundle);
         let digests: Vec<Digest> = bundles.iter().filter(permitted).copied().collect();
         match digests[..] {
             [] => {}
@@ -87,26 +87,26 @@ pub fn resolve(
     resolved(highest, *bundles.first().expect("a version has a bundle"))
 }
 
-/// Whether a live peer that `policy` permits holds `bundle` now.
-fn is_offered(now: Now, view: &View, policy: &Policy, law: Digest, bundle: Digest) -> bool {
+/// Whether a live peer that the law permits holds `bundle` now.
+fn is_offered(now: Now, view: &View, law: &Law, bundle: Digest) -> bool {
     let here = view.get(view.me()).is_some_and(|entry| {
         let holds = entry.record.advert.models.iter().any(|held| held.bundle == bundle);
-        holds && gate::admit_entry(policy, bundle, &*entry.record, now.utc).is_ok()
+        holds && gate::admit_entry(law, bundle, &*entry.record, now.utc).is_ok()
     });
     let in_stages = || {
         view.stages(bundle).any(|(entry, _)| {
             let record = &*entry.record;
             if entry.record.advert.peer == view.me() {
-                gate::admit_entry(policy, bundle, record, now.utc).is_ok()
+                gate::admit_entry(law, bundle, record, now.utc).is_ok()
             } else {
-                gate::admit(policy, bundle, record, now.utc).is_ok()
+                gate::admit(law, bundle, record, now.utc).is_ok()
             }
         })
     };
     here || in_stages()
-        || view.permitted(policy, law, bundle).all().any(|offer| {
+        || view.permitted(law, bundle).all().any(|offer| {
             let record = &*view.entries()[offer.entry as usize].record;
-            gate::admit(policy, bundle, record, now.utc).is_ok()
+            gate::admit(law, bundle, record, now.utc).is_ok()
         })
 }
 

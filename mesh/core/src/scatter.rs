@@ -232,7 +232,7 @@ fn candidates(now: Now, view: &View, loads: &Loads, job: &Job, is_forced: bool) 
     if job.hops_left == 0 || (!is_forced && found.iter().any(is_little)) {
         return found;
     }
-    let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
+    let permitted = view.permitted(&job.onward, job.bundle);
     let look = |offers: &mut dyn Iterator<Item = &Offer>| -> Vec<Candidate> {
         let admitted = |offer: &&Offer| {
             admit_there(now, &view.entries()[offer.entry as usize], loads, job, &[]).is_ok()
@@ -316,8 +316,8 @@ impl Job {
     /// again, and run by the peer that it is sent to.
     pub fn shard(&self, id: JobId, rows: u32, limit: Option<Amount>) -> Self {
         let mut shard = self.clone();
-        for policy in [&mut shard.policy, &mut shard.onward] {
-            policy.split = Split::Never;
+        for law in [&mut shard.policy, &mut shard.onward] {
+            *law = law.with(|policy| policy.split = Split::Never);
         }
         let bytes = u128::from(self.bytes) * u128::from(rows) / u128::from(self.rows.max(1));
         shard.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
@@ -327,10 +327,10 @@ impl Job {
 
     /// The job with its part of what the whole that it belongs to may cost.
     pub fn limited(mut self, limit: Option<Amount>) -> Self {
-        for policy in [&mut self.policy, &mut self.onward] {
-            policy.price_micros_max = limit.map(|limit| limit.micros);
+        let micros_max = limit.map(|limit| limit.micros);
+        for law in [&mut self.policy, &mut self.onward] {
+            *law = law.with(|policy| policy.price_micros_max = micros_max);
         }
-        self.onward_law = self.onward.hash();
         self
     }
 }

@@ -102,7 +102,7 @@ impl Survey {
         if !job.may_stay_whole() {
             return None; // A preference is for one peer.
         }
-        let permitted = view.permitted(&job.onward, job.onward_law, job.bundle);
+        let permitted = view.permitted(&job.onward, job.bundle);
         let is_long = |row: Duration| row.saturating_mul(job.rows.max(1)) >= asking.above;
         if !is_long(permitted.slowest()) {
             return None;

@@ -11,7 +11,7 @@ use crate::coordinate::Coordinate;
 use crate::gate::Rule;
 use crate::holders::{Holders, Permitted};
 use crate::id::{Digest, PeerId};
-use crate::policy::Policy;
+use crate::policy::Law;
 use crate::time::Mono;
 
 /// Whether a peer answers.
@@ -112,10 +112,10 @@ impl View {
         })
     }
 
-    /// How many live holders of `bundle` the law of `policy` (whose hash is `law`) keeps out, by rule:
-    /// what a receipt says of those who did not get a job.
-    pub fn kept_out(&self, policy: &Policy, law: Digest, bundle: Digest) -> BTreeMap<Rule, u32> {
-        self.permitted(policy, law, bundle).kept_out()
+    /// How many live holders of `bundle` the law keeps out, by rule: what a receipt says of those who
+    /// did not get a job.
+    pub fn kept_out(&self, law: &Law, bundle: Digest) -> BTreeMap<Rule, u32> {
+        self.permitted(law, bundle).kept_out()
     }
 
     /// The index by name and bundle.
@@ -123,9 +123,8 @@ impl View {
         self.holders.get_or_init(|| Arc::new(Holders::new(&self.entries, &self.at)))
     }
 
-    /// The live peers, others than this, that `policy` (whose hash is `law`) permits to run
-    /// `bundle`.
-    pub(crate) fn permitted(&self, policy: &Policy, law: Digest, bundle: Digest) -> Arc<Permitted> {
-        self.index().permitted(&self.entries, self.me, policy, law, bundle)
+    /// The live peers, others than this, that the law permits to run `bundle`.
+    pub(crate) fn permitted(&self, law: &Law, bundle: Digest) -> Arc<Permitted> {
+        self.index().permitted(&self.entries, self.me, law, bundle)
     }
 }

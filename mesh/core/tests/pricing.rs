@@ -219,8 +219,10 @@ fn with_time_to_spare_the_cheapest_runs_it_and_no_deadline_is_missed_that_anothe
         let max = pick(&mut rng, &[None, Some("0.00001 EUR"), Some("0.0001 EUR"), Some("1 USD")]);
         let job = job(&mut rng, ms, max, Split::Never);
         let max = job.limit();
-        let free =
-            Job { policy: Policy { split: Split::Never, ..Policy::default() }, ..job.clone() };
+        let free = Job {
+            policy: Policy { split: Split::Never, ..Policy::default() }.into(),
+            ..job.clone()
+        };
         let open: Vec<(usize, Cost)> = (0..peers.len())
             .filter_map(|index| Some((index, alone(&view, &loads, &free, id(index))?)))
             .collect();
@@ -320,8 +322,8 @@ fn a_batch_and_all_that_becomes_of_its_shares_stays_within_the_limit() {
         let ease = job.deadline.since(NOW.mono) / 2;
         let are_sure = peers.iter().all(|peer| peer.liveness == Liveness::Alive);
         if how == Split::Auto && job.is_timed && are_sure && found.alone <= ease {
-            let whole =
-                Job { policy: Policy { split: Split::Never, ..job.policy.clone() }, ..job.clone() };
+            let policy = job.policy.with(|policy| policy.split = Split::Never);
+            let whole = Job { policy, ..job.clone() };
             if let Plan::Local { cost } | Plan::Forward { cost, .. } =
                 plan(NOW, &view, &loads, &whole, &[])
             {

@@ -128,9 +128,10 @@ fn job(number: u64, split: Split, rows: u32) -> Job {
 }
 
 /// The same job, kept to some places.
-fn within(mut job: Job, places: &BTreeSet<&str>) -> Job {
-    job.policy.bounds.locations.allow = Some(places.iter().map(|p| p.parse().unwrap()).collect());
-    let fresh = Job::new(job.id, BUNDLE, job.policy.clone(), &Bounds::default(), job.deadline);
+fn within(job: Job, places: &BTreeSet<&str>) -> Job {
+    let allow = Some(places.iter().map(|p| p.parse().unwrap()).collect());
+    let policy = job.policy.with(|policy| policy.bounds.locations.allow = allow);
+    let fresh = Job::new(job.id, BUNDLE, policy, &Bounds::default(), job.deadline);
     Job { rows: job.rows, bytes: job.bytes, separable: job.separable, ..fresh }
 }
 
@@ -299,7 +300,7 @@ fn what_forbids_a_split_is_kept() {
     assert_eq!(at(&stays), refused(Unsplittable::OnePeer));
     let shard = job(1, Split::Rows, 400).shard(JobId([9; 16]), 100, None);
     assert_eq!((shard.policy.split, shard.onward.split), (Split::Never, Split::Never));
-    assert_eq!((shard.onward_law, shard.bytes), (shard.onward.hash(), 100 * 8_192));
+    assert_eq!((shard.onward.hash(), shard.bytes), (Policy::hash(&shard.onward), 100 * 8_192));
     assert_eq!(at(&shard), Ok(None));
 }
 

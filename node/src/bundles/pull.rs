@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::limits::CHUNKS_ASKED_MAX;
 use hansa_core::plan::{Job, Refusal, keepers};
-use hansa_core::policy::Policy;
+use hansa_core::policy::{Law, Policy};
 use hansa_core::wire::Ask;
 use hansa_runtime::bundle::{Bundle, Entry, Manifest};
 use hansa_runtime::limits::{CHUNK_BYTES, MANIFEST_BYTES_MAX};
@@ -88,7 +88,7 @@ pub(super) async fn pull(
 pub(super) struct Puller<'a> {
     node: &'a Arc<Node>,
     bundle: Digest,
-    policy: Policy,
+    policy: Law,
     /// How often each holder was lost; [`PULL_LOSSES_MAX`] for those that are not asked again.
     out: BTreeMap<PeerId, u32>,
     last: String,
@@ -101,7 +101,8 @@ impl<'a> Puller<'a> {
     }
 
     /// Of a bundle that a job of this policy needs: who is asked learns that there is one.
-    pub(super) fn under(node: &'a Arc<Node>, bundle: Digest, policy: Policy) -> Self {
+    pub(super) fn under(node: &'a Arc<Node>, bundle: Digest, policy: impl Into<Law>) -> Self {
+        let policy = policy.into();
         Self { node, bundle, policy, out: BTreeMap::new(), last: String::new() }
     }
 

@@ -298,12 +298,12 @@ impl Node {
             path: &job.path,
             model: &order.evidence.model,
             bundle: Some(job.bundle),
-            policy,
+            policy: policy.hash(),
             rejected: match outcome {
                 Err(Refusal::PolicyUnsatisfiable { failed } | Refusal::Unavailable { failed }) => {
                     failed.clone()
                 }
-                _ => self.view().kept_out(&job.onward, job.onward_law, job.bundle),
+                _ => self.view().kept_out(&job.onward, job.bundle),
             },
             sides,
             bytes: (job.bytes, bytes_out),
@@ -333,7 +333,7 @@ impl Node {
             path: &[],
             model,
             bundle: None,
-            policy,
+            policy: policy.hash(),
             rejected: failed.clone(),
             sides: [None, None],
             bytes: (0, 0),
@@ -383,7 +383,7 @@ impl Node {
             path: &job.path,
             model: &format!("{}:{}", hosted.name, hosted.version),
             bundle: Some(job.bundle),
-            policy: &job.policy,
+            policy: job.policy.hash(),
             rejected: BTreeMap::new(),
             sides,
             bytes: (bytes_of(inputs), bytes_of(outputs)),
@@ -411,7 +411,7 @@ impl Node {
             path: &job.path,
             model,
             bundle: Some(job.bundle),
-            policy: &job.policy,
+            policy: job.policy.hash(),
             rejected: BTreeMap::new(),
             sides: [None, None],
             bytes: (0, 0),
@@ -437,7 +437,7 @@ impl Node {
             path: path?,
             model: draft.model.to_owned(),
             bundle: draft.bundle,
-            policy: draft.policy.hash(),
+            policy: draft.policy,
             groups: Some(draft.lineage.map_or(self.groups_digest, |lineage| lineage.groups)),
             verdict: match is_refused && !draft.rejected.is_empty() {
                 true => Verdict::Refused,
@@ -548,7 +548,8 @@ struct Draft<'a> {
     path: &'a [PeerId],
     model: &'a str,
     bundle: Option<Digest>,
-    policy: &'a Policy,
+    /// The hash of the law that it ran under.
+    policy: Digest,
     rejected: BTreeMap<Rule, u32>,
     sides: [Option<Digest>; 2],
     bytes: (u64, u64),

@@ -61,7 +61,7 @@ impl Asker<'_> {
     /// The batch as it would be spread if it had to be.
     fn spread(&self) -> Result<Scatter, Refusal> {
         let mut job = self.job.clone();
-        job.policy.split = Split::Rows;
+        job.policy = job.policy.with(|policy| policy.split = Split::Rows);
         let spread = scatter(self.now, self.view, self.loads, &job)?;
         spread.ok_or(Refusal::Deadline)
     }

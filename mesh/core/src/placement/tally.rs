@@ -99,7 +99,7 @@ impl Tallies {
         if !job.onward.bundles.permits_value(&job.bundle) {
             return; // Whoever holds it, this job may not run.
         }
-        let (at, key) = (step(now, DEMAND_STEP), (job.bundle, job.onward_law));
+        let (at, key) = (step(now, DEMAND_STEP), (job.bundle, job.onward.hash()));
         if self.demands.len() >= DEMANDS_MAX && !self.demands.contains_key(&key) {
             self.demands.retain(|_, demand| demand.asked.sum(at) > 0);
             if self.demands.len() >= DEMANDS_MAX {
@@ -252,7 +252,9 @@ mod tests {
         let took = Duration::from_millis(1);
         for n in 0..LAWS_MAX {
             let mut job = job();
-            job.policy.bounds.operators.deny.insert(n.to_string());
+            job.policy = job.policy.with(|policy| {
+                policy.bounds.operators.deny.insert(n.to_string());
+            });
             tallies.ran(at(0), &job, took);
         }
         assert_eq!(tallies.laws(at(1), Digest([1; 32])).unwrap().len(), LAWS_MAX);

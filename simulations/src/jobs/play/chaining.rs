@@ -13,7 +13,7 @@ use hansa_core::id::PeerId;
 use hansa_core::limits::ATTEMPTS_MAX;
 use hansa_core::loads::{Loads, Report};
 use hansa_core::plan::{Job, Refusal};
-use hansa_core::policy::Policy;
+use hansa_core::policy::Law;
 use hansa_core::time::Mono;
 
 use super::serving::SERVING_PATIENCE;
@@ -30,7 +30,7 @@ pub(super) struct Leg {
     /// The stage that `to` runs, and those after it.
     route: Vec<Link>,
     /// The law that it travels under.
-    policy: Policy,
+    policy: Law,
     /// The leg that brought the job to `from`; none at the entry.
     parent: Option<usize>,
     tried: Vec<PeerId>,

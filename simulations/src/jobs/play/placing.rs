@@ -78,7 +78,7 @@ impl Play<'_> {
 
     pub(super) fn choose(&mut self, number: usize, job: &Job) -> Option<usize> {
         let entry = self.arrival(number).entry;
-        let key = (entry, job.onward_law, job.bundle);
+        let key = (entry, job.onward.hash(), job.bundle);
         let view = self.mesh.view(entry);
         if self.permitted.get(&key).is_none_or(|known| !Arc::ptr_eq(&known.view, &view)) {
             let loads = Loads::new();
