@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use hansa_core::charter::Charter;
 use hansa_core::id::Digest;
-use hansa_core::policy::Policy;
+use hansa_core::policy::{Law, Policy};
 use hansa_core::receipt::{Party, Receipt, Salt, Side, commit, payload_digest};
 use hansa_core::wire::TensorMeta;
 use hansa_node::audit::Entry;
@@ -59,7 +59,8 @@ struct Ends {
     keeper: Keeper,
     charter: Charter,
     digest: Digest,
-    law: Policy,
+    /// Known of each job before it has ended: it was planned under it.
+    law: Law,
     sample: Receipt,
     tensor: TensorMeta,
     jobs: AtomicU64,
@@ -74,7 +75,7 @@ impl Ends {
         let keeper = Keeper::open(&config, &SEED, &note).expect("an empty folder");
         let tensor = TensorMeta { name: "x".into(), dtype: 1, shape: vec![1, 16], bytes: 64 };
         let sample = local(&Party::of(&charter, &note, false), 0);
-        let (law, jobs, lost) = (Policy::default(), AtomicU64::new(0), AtomicU64::new(0));
+        let (law, jobs, lost) = (Law::new(Policy::default()), AtomicU64::new(0), AtomicU64::new(0));
         let digest = Digest::of(note.as_bytes());
         Self { keeper, charter, digest, law, sample, tensor, jobs, lost }
     }
@@ -102,26 +103,28 @@ impl Ends {
     }
 }
 
-/// Jobs that do nothing, so many a second, in bursts of a millisecond. Gives the CPU time of it all.
-async fn paced(ends: Option<&Arc<Ends>>) -> Duration {
+/// Jobs that do nothing, so many a second, on all cores, in bursts of a millisecond: each ends within
+/// the task that it ran in, as a node's do. Gives the CPU time of it all.
+async fn paced(ends: Option<&Arc<Ends>>, cores: u64) -> Duration {
     let (before, start) = (cpu(), Instant::now());
-    let mut last = Vec::new();
-    for burst in 1..=SECONDS * 1_000 {
-        last = (0..PER_SECOND / 1_000)
-            .map(|_| {
-                let ends = ends.cloned();
-                tokio::spawn(async move {
-                    match ends {
+    let loops = (0..cores).map(|core| {
+        let ends = ends.cloned();
+        tokio::spawn(async move {
+            let ended = |bursts: u64| bursts * PER_SECOND / 1_000;
+            for burst in 1..=SECONDS * 1_000 {
+                let own = |job: &u64| job % cores == core;
+                for _ in (ended(burst - 1)..ended(burst)).filter(own) {
+                    match &ends {
                         Some(ends) => ends.end(&[7; 64]).await,
                         None => tokio::task::yield_now().await,
                     }
-                })
-            })
-            .collect();
-        tokio::time::sleep_until((start + Duration::from_millis(burst)).into()).await;
-    }
-    for job in last {
-        job.await.expect("no panic");
+                }
+                tokio::time::sleep_until((start + Duration::from_millis(burst)).into()).await;
+            }
+        })
+    });
+    for one in loops.collect::<Vec<_>>() {
+        one.await.expect("no panic");
     }
     cpu() - before
 }
@@ -191,9 +194,9 @@ fn main() {
     let ends = runtime.block_on(async { Arc::new(Ends::new(&folder.path().join("paced"))) });
     let each = |spent: Duration| spent.as_secs_f64() * 1e6 / (PER_SECOND * SECONDS) as f64;
     let mut added = Vec::new();
-    for _ in 0..3 {
-        let without = each(runtime.block_on(paced(None)));
-        let with = each(runtime.block_on(paced(Some(&ends))));
+    for _ in 0..5 {
+        let without = each(runtime.block_on(paced(None, cores as u64)));
+        let with = each(runtime.block_on(paced(Some(&ends), cores as u64)));
         println!(
             "{PER_SECOND} jobs a second: {with:.2} µs CPU a job, {without:.2} without receipts"
         );

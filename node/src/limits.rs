@@ -150,6 +150,9 @@ pub const AUDIT_BATCH_BYTES_MAX: usize = 4 << 20;
 /// Receipts that are kept and not yet in their tiles, in bytes: when tiles cannot be written, more
 /// are refused.
 pub const AUDIT_UNSETTLED_BYTES_MAX: usize = 64 << 20;
+/// Room that is kept for receipts on their way to their tiles once they are there: a second's worth at
+/// twenty thousand a second.
+pub const AUDIT_SPARE_BYTES_MAX: usize = 16 << 20;
 /// How often a log that changes is verified before that is said.
 pub const AUDIT_VERIFY_TRIES_MAX: usize = 5;
 /// A checkpoint covers what was kept within this.

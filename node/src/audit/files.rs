@@ -1,7 +1,7 @@
 //! Files that are there whole or not at all, also when the machine stops in between.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,39 +17,51 @@ impl Unsynced {
     /// Writes `bytes` to `path`, in place of what is there: to another name first, then renamed.
     /// The name is on the disk after [`Unsynced::sync`].
     pub(super) fn replace(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.replace_all(&[(path.to_owned(), bytes)])
+        let mut other = path.as_os_str().to_owned();
+        other.push(".tmp");
+        let other = PathBuf::from(other);
+        self.write_all(&[(other.clone(), bytes)])?;
+        fs::rename(other, path)
     }
 
-    /// The same of many files. All are written before the first is waited for, so that the disk
-    /// takes them together: to wait for each in turn takes a second where there are a hundred.
-    pub(super) fn replace_all(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
-        files.chunks(OPEN_MAX).try_for_each(|files| self.replace_some(files))
+    /// Writes files that nothing names yet, each whole. All are written before the first is waited
+    /// for, so that the disk takes them together: to wait for each in turn takes a second where there
+    /// are a hundred. The names are on the disk after [`Unsynced::sync`].
+    pub(super) fn write_all(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
+        files.chunks(OPEN_MAX).try_for_each(|files| self.write_some(files))
     }
 
-    fn replace_some(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
-        let mut written = Vec::new();
+    fn write_some(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {
+        let (mut written, mut open) = (Vec::new(), Vec::new());
         let mut write = || {
             for (path, bytes) in files {
-                self.make_folder(folder(path))?;
-                let mut other = path.as_os_str().to_owned();
-                other.push(".tmp");
-                let mut file = File::create(&other)?;
-                written.push((PathBuf::from(other), file.try_clone()?));
+                let mut file = self.create(path, true)?;
+                written.push(path);
                 file.write_all(bytes)?;
+                open.push(file);
             }
-            written.iter().try_for_each(|(_, file)| file.sync_data())?;
-            for ((other, _), (path, _)) in written.iter().zip(files) {
-                fs::rename(other, path)?;
-                self.0.insert(folder(path).to_owned());
-            }
-            Ok(())
+            open.iter().try_for_each(File::sync_data)
         };
         let done = write();
         if done.is_err() {
             // What is half there takes space that may be what lacks.
-            written.iter().for_each(|(other, _)| drop(fs::remove_file(other)));
+            written.iter().for_each(|path| drop(fs::remove_file(path)));
         }
         done
+    }
+
+    /// Writes `bytes` at a place of a file and waits for the disk; what else it holds stays.
+    pub(super) fn write_at(&mut self, path: &Path, bytes: &[u8], at: u64) -> io::Result<()> {
+        let file = self.create(path, false)?;
+        file.write_all_at(bytes, at)?;
+        file.sync_data()
+    }
+
+    fn create(&mut self, path: &Path, is_new: bool) -> io::Result<File> {
+        let folder = folder(path);
+        self.make_folder(folder)?;
+        self.0.insert(folder.to_owned());
+        OpenOptions::new().write(true).create(true).truncate(is_new).open(path)
     }
 
     fn make_folder(&mut self, folder: &Path) -> io::Result<()> {
@@ -91,6 +103,31 @@ pub(super) fn probe(path: &Path, at: u64) -> io::Result<()> {
     });
     let removed = fs::remove_file(path);
     tried.and(removed)
+}
+
+/// The first of a row of files before `end` that is there; they go in order, so it is found by halving.
+pub(super) fn first_there(end: u64, path: impl Fn(u64) -> PathBuf) -> u64 {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if path(middle).exists() { high = middle } else { low = middle + 1 }
+    }
+    low
+}
+
+/// Removes those of a row of files that come before `end`, in order.
+pub(super) fn remove_before(
+    end: u64,
+    path: impl Fn(u64) -> PathBuf,
+) -> Result<(), (PathBuf, io::Error)> {
+    for index in first_there(end, &path)..end {
+        let path = path(index);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err((path, error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The bytes of a file, or none if there is no such file. A file longer than `bytes_max` is an error.

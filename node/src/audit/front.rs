@@ -13,7 +13,7 @@ use hansa_core::id::Digest;
 use super::entry::Entry;
 use super::error::{LogError, State};
 use super::files;
-use super::journal::{AppendFault, Journal};
+use super::journal::{AppendFault, Batches, Journal};
 use super::writer::Status;
 use crate::limits::AUDIT_UNSETTLED_BYTES_MAX;
 
@@ -24,8 +24,10 @@ pub(super) struct Front {
     current: usize,
     /// The index of the first entry that it took, or will.
     begins: u64,
-    /// Entries that are kept and not in the tree yet.
-    kept: Vec<Entry>,
+    /// What is kept and not in the tree yet.
+    kept: Batches,
+    /// Room for more, once that is taken.
+    spare: Batches,
     /// Receipts kept, deleted ones too.
     pub(super) size: u64,
     /// How many of them the newest checkpoint covers.
@@ -40,14 +42,14 @@ pub(super) struct Front {
 impl Front {
     /// The front of a log of `size` receipts, all of them in the tree, with two empty journals.
     pub(super) fn new(journals: [Journal; 2], size: u64, charters: BTreeSet<Digest>) -> Self {
-        let (kept, state) = (Vec::new(), State::Writable);
+        let (kept, spare, state) = (Batches::default(), Batches::default(), State::Writable);
         let (begins, signed) = (size, size);
-        Self { journals, current: 0, begins, kept, size, signed, lost: 0, charters, state }
+        Self { journals, current: 0, begins, kept, spare, size, signed, lost: 0, charters, state }
     }
 
     /// Keeps receipts: when this returns, no end of the process loses them. Gives the index of the
     /// first.
-    pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
+    pub(super) fn append(&mut self, entries: &[Entry]) -> Result<u64, LogError> {
         let first = self.size;
         self.refuse_broken()?;
         if entries.iter().any(|entry| !self.charters.contains(&entry.charter)) {
@@ -57,16 +59,16 @@ impl Front {
             let reason = "too many receipts wait for their tiles, which cannot be written";
             return Err(LogError::Refused(State::Unwritable(reason.into())));
         }
-        let written = self.write(first, &entries);
+        let written = self.write(first, entries);
         self.settle_state(written)?;
         self.size += entries.len() as u64;
-        self.kept.extend(entries);
         Ok(first)
     }
 
     fn write(&mut self, first: u64, entries: &[Entry]) -> Result<(), AppendFault> {
-        let (current, before) = self.pair();
-        current.append(first, entries, before.is_synced())
+        let [zero, one] = &mut self.journals;
+        let (current, before) = if self.current == 0 { (zero, one) } else { (one, zero) };
+        current.append(&mut self.kept, first, entries, before.is_synced())
     }
 
     /// Nothing is taken any more once nobody knows what is on the disk.
@@ -127,8 +129,13 @@ impl Front {
     }
 
     /// What is not in the tree yet.
-    pub(super) fn take(&mut self) -> Vec<Entry> {
-        std::mem::take(&mut self.kept)
+    pub(super) fn take(&mut self) -> Batches {
+        std::mem::replace(&mut self.kept, std::mem::take(&mut self.spare))
+    }
+
+    /// Gives back the room that it took.
+    pub(super) fn give_back(&mut self, emptied: Batches) {
+        self.spare = emptied;
     }
 
     /// Before a checkpoint: the other journal takes what comes, unless it holds what an earlier
@@ -214,14 +221,14 @@ mod tests {
         front.fail(&io::Error::other("no answer"));
         assert!(front.is_ill());
         front.recover();
-        assert_eq!(front.append(vec![plain(b"kept")]).unwrap(), 0);
+        assert_eq!(front.append(&[plain(b"kept")]).unwrap(), 0);
         let doubt = || Err(AppendFault::Broken(io::Error::other("in doubt")));
         front.settle_state(doubt()).unwrap_err();
         front.settle_state(Ok(())).unwrap_err();
         front.fail(&io::Error::other("no answer"));
         front.recover();
         assert!(matches!(&front.state, State::Broken(reason) if reason == "in doubt"));
-        assert!(front.append(vec![plain(b"refused")]).is_err());
+        assert!(front.append(&[plain(b"refused")]).is_err());
         assert_eq!(front.status().kept, 1);
     }
 }

@@ -1,5 +1,6 @@
-//! The journal: entries that are kept and not yet in their tiles, in batches, each with a hash of
-//! its own. A batch is there whole or not at all.
+//! The journal: entries that are kept and not yet in their tiles, in batches, each with a sum of
+//! its own: over its header, its salts and the hashes that its entries have as leaves, which are made
+//! in any case. A batch is there whole or not at all.
 //!
 //! Once a batch is written, no end of the process loses it. A loss of power may, until it is synced:
 //! at once where one of its receipts asks for that, else with the checkpoint, within a second. Each
@@ -13,18 +14,20 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use hansa_core::id::Digest;
+use hansa_core::id::{Digest, JobId};
 use hansa_core::limits::RECEIPT_BYTES_MAX;
-use hansa_core::receipt::Salt;
+use hansa_core::receipt::{Salt, leaf};
 
 use super::entry::Entry;
-use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_UNSETTLED_BYTES_MAX};
+use crate::limits::{AUDIT_BATCH_BYTES_MAX, AUDIT_SPARE_BYTES_MAX, AUDIT_UNSETTLED_BYTES_MAX};
 
+/// What a batch begins with, of whatever version.
+const NAME: &[u8] = b"hansa-j";
 /// What a batch begins with.
-const MAGIC: &[u8; 8] = b"hansa-j1";
+const MAGIC: &[u8; 8] = b"hansa-j2";
 /// Magic, bytes of the body, first index, what was synced, entries.
 const HEADER: usize = 8 + 4 + 8 + 8 + 4;
-/// The first bytes of the SHA-256 over header and body.
+/// The first bytes of the SHA-256 over the header and the salt and leaf of each entry.
 const SUM: usize = 16;
 /// What an entry takes besides its bytes: their number and the salt.
 const ENTRY_OVERHEAD: usize = 2 + 32;
@@ -89,16 +92,24 @@ impl Journal {
         self.synced = len;
     }
 
-    /// Writes `entries`, the first of which has the index `first`. `is_after_synced`: the journal before
-    /// this one is on the disk.
+    /// Writes `entries`, the first of which has the index `first`, as one more of `batches`.
+    /// `is_after_synced`: the journal before this one is on the disk.
     pub(super) fn append(
         &mut self,
+        batches: &mut Batches,
         first: u64,
         entries: &[Entry],
         is_after_synced: bool,
     ) -> Result<(), AppendFault> {
         let synced = if is_after_synced { self.synced + 1 } else { 0 };
-        self.write(&batch(first, synced, entries))
+        let before = batches.bytes.len();
+        put_batch(&mut batches.bytes, first, synced, entries);
+        let written = self.write(&batches.bytes[before..]);
+        match written {
+            Ok(()) => batches.note(before, entries),
+            Err(_) => batches.bytes.truncate(before),
+        }
+        written
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), AppendFault> {
@@ -126,6 +137,52 @@ impl Journal {
     }
 }
 
+/// Batches as they were written, until their entries are in the tree: so a receipt is copied once and
+/// nothing is allocated for it.
+#[derive(Default)]
+pub(super) struct Batches {
+    bytes: Vec<u8>,
+    entries: Vec<Noted>,
+}
+
+/// An entry of a batch.
+struct Noted {
+    /// Where its bytes begin, behind its salt.
+    at: usize,
+    len: usize,
+    leaf: Digest,
+    job: JobId,
+}
+
+impl Batches {
+    /// Notes where the entries of the batch are that begins at `at`.
+    fn note(&mut self, mut at: usize, entries: &[Entry]) {
+        at += HEADER;
+        for entry in entries {
+            let (len, leaf, job) = (entry.bytes.len(), entry.leaf, entry.job);
+            at += ENTRY_OVERHEAD;
+            self.entries.push(Noted { at, len, leaf, job });
+            at += len;
+        }
+    }
+
+    /// Tells `each` the entries, in order: bytes, leaf, salt and job.
+    pub(super) fn each(&self, mut each: impl FnMut(&[u8], Digest, Salt, JobId)) {
+        for Noted { at, len, leaf, job } in &self.entries {
+            let salt = self.bytes[..*at].last_chunk().expect("it is there");
+            each(&self.bytes[*at..at + len], *leaf, Salt(*salt), *job);
+        }
+    }
+
+    /// The room that they took, for others.
+    pub(super) fn emptied(mut self) -> Self {
+        self.bytes.clear();
+        self.bytes.shrink_to(AUDIT_SPARE_BYTES_MAX);
+        self.entries.clear();
+        self
+    }
+}
+
 /// Why a batch is not kept.
 #[derive(Debug)]
 pub(super) enum AppendFault {
@@ -139,11 +196,11 @@ pub(super) enum AppendFault {
 pub(super) const JOURNAL_BYTES_MAX: u64 =
     2 * AUDIT_UNSETTLED_BYTES_MAX as u64 + 2 * AUDIT_BATCH_BYTES_MAX as u64;
 
-/// The bytes of a batch.
-fn batch(first: u64, synced: u64, entries: &[Entry]) -> Vec<u8> {
-    let size = |entry: &Entry| entry.bytes.len() + ENTRY_OVERHEAD;
-    let body: usize = entries.iter().map(size).sum();
-    let mut bytes = Vec::with_capacity(HEADER + body + SUM);
+/// Puts a batch behind what `bytes` holds.
+fn put_batch(bytes: &mut Vec<u8>, first: u64, synced: u64, entries: &[Entry]) {
+    let begins = bytes.len();
+    let body: usize = entries.iter().map(cost).sum();
+    bytes.reserve(HEADER + body + SUM);
     bytes.extend(MAGIC);
     bytes.extend(u32::try_from(body).expect("a batch is bounded").to_le_bytes());
     bytes.extend(first.to_le_bytes());
@@ -155,9 +212,24 @@ fn batch(first: u64, synced: u64, entries: &[Entry]) -> Vec<u8> {
         bytes.extend(entry.salt.0);
         bytes.extend(&entry.bytes);
     }
-    let sum = Digest::of(&bytes);
-    bytes.extend(&sum.0[..SUM]);
-    bytes
+    let sealed = entries.iter().map(|entry| (&entry.salt.0, &entry.leaf));
+    let sum = sum(&bytes[begins..begins + HEADER], sealed);
+    bytes.extend(sum);
+}
+
+/// The sum of a batch with this header and these salts and leaves.
+fn sum<'a>(
+    header: &'a [u8],
+    entries: impl Iterator<Item = (&'a [u8; 32], &'a Digest)>,
+) -> [u8; SUM] {
+    let entries = entries.flat_map(|(salt, leaf)| [&salt[..], &leaf.0]);
+    let digest = Digest::of_parts([header].into_iter().chain(entries));
+    *digest.0.first_chunk().expect("a digest is longer")
+}
+
+/// Whether a journal is one of another version of this program.
+pub(super) fn is_foreign(bytes: &[u8]) -> bool {
+    bytes.starts_with(NAME) && !bytes.starts_with(MAGIC)
 }
 
 /// The batches in a journal's bytes.
@@ -184,10 +256,7 @@ fn read(bytes: &[u8]) -> Option<(Batch, usize)> {
     let (count, _) = header.split_first_chunk()?;
     let body = usize::try_from(u32::from_le_bytes(*body)).ok()?;
     let end = HEADER.checked_add(body)?;
-    let sum = bytes.get(end..end + SUM)?;
-    if Digest::of(&bytes[..end]).0[..SUM] != *sum {
-        return None;
-    }
+    let stated = bytes.get(end..end + SUM)?;
     let mut entries = Vec::new();
     let mut rest = &bytes[HEADER..end];
     for _ in 0..u32::from_le_bytes(*count) {
@@ -201,9 +270,14 @@ fn read(bytes: &[u8]) -> Option<(Batch, usize)> {
         entries.push((*salt, entry.to_vec()));
         rest = after;
     }
+    let leaves: Vec<Digest> = entries.iter().map(|(_, entry)| leaf(entry)).collect();
+    let salts = entries.iter().map(|(salt, _)| salt);
+    if !rest.is_empty() || sum(&bytes[..HEADER], salts.zip(&leaves)) != *stated {
+        return None;
+    }
     let first = u64::from_le_bytes(*first);
     let synced = u64::from_le_bytes(*synced);
-    rest.is_empty().then_some((Batch { first, synced, entries }, end + SUM))
+    Some((Batch { first, synced, entries }, end + SUM))
 }
 
 /// How much of a batch an entry takes.
@@ -214,10 +288,9 @@ pub(super) fn cost(entry: &Entry) -> usize {
 /// An entry for tests: any bytes.
 #[cfg(test)]
 pub(super) fn plain(bytes: &[u8]) -> Entry {
-    use hansa_core::id::JobId;
     Entry {
         bytes: bytes.to_vec(),
-        leaf: hansa_core::receipt::leaf(bytes),
+        leaf: leaf(bytes),
         salt: Salt([7; 32]),
         job: JobId([0; 16]),
         charter: Digest([0; 32]),
@@ -240,6 +313,12 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn batch(first: u64, synced: u64, entries: &[Entry]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_batch(&mut bytes, first, synced, entries);
+        bytes
+    }
 
     fn journal() -> (Vec<u8>, Vec<usize>) {
         let mut bytes = Vec::new();
@@ -302,14 +381,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let mut journal = Journal::open(&path).unwrap();
-        journal.append(3, &[plain(b"four")], true).unwrap();
-        journal.append(4, &[plain(b"five")], true).unwrap();
+        let mut kept = Batches::default();
+        journal.append(&mut kept, 3, &[plain(b"four"), plain(b"")], true).unwrap();
+        journal.append(&mut kept, 5, &[plain(b"six")], true).unwrap();
+        let mut told = Vec::new();
+        kept.each(|bytes, digest, salt, _| {
+            assert_eq!((digest, salt), (leaf(bytes), Salt([7; 32])));
+            told.push(bytes.to_vec());
+        });
+        assert_eq!(told, [&b"four"[..], b"", b"six"]);
+        let mut kept = kept.emptied();
+        kept.each(|bytes, _, _, _| panic!("{bytes:?} is gone"));
         let batches = || scan(&std::fs::read(&path).unwrap()).batches;
         let firsts: Vec<_> = batches().iter().map(|batch| batch.first).collect();
-        assert_eq!(firsts, [3, 4]);
+        assert_eq!(firsts, [3, 5]);
         journal.clear().unwrap();
         assert!(journal.is_synced());
-        journal.append(5, &[plain(b"six")], false).unwrap();
-        assert_eq!((batches()[0].first, batches()[0].synced), (5, 0));
+        journal.append(&mut kept, 6, &[plain(b"seven")], false).unwrap();
+        assert_eq!((batches()[0].first, batches()[0].synced), (6, 0));
     }
 }

@@ -25,18 +25,18 @@ use super::entry::Entry;
 use super::error::{LogError, State};
 use super::files::{self, Unsynced};
 use super::front::Front;
-use super::journal::{AppendFault, Batch, Journal, Scan};
+use super::journal::{AppendFault, Batch, Batches, Journal, Scan};
 use super::reader::{self, CHECKPOINT, COSIGNED, Reader};
 use super::recent::Recent;
-use super::retention::salts_path;
+use super::salts::Salts;
 use crate::limits::AUDIT_RECENT_MAX;
 
-/// The one journal of earlier versions.
-const JOURNAL_BEFORE: &str = "journal";
+/// Where the first version kept its salts.
+const SALTS_BEFORE: &str = "salts";
 /// What is written and removed to see whether the disk takes it.
 const PROBE: &str = "probe.tmp";
-/// Salts of a bundle, in bytes.
-const SALTS_BYTES: usize = 32 * 256;
+/// Hashes of a tile that is complete, in bytes.
+const HASHES_BYTES: usize = 32 * 256;
 const _: () = assert!(WIDTH == 256);
 
 /// A log, and the right to append to it.
@@ -50,6 +50,7 @@ pub struct Log {
     pub(super) edge: Edge,
     /// Files that became complete and are not on the disk yet.
     complete: Vec<(PathBuf, Vec<u8>)>,
+    pub(super) salts: Salts,
     pub(super) signed: Checkpoint,
     note: String,
     pub(super) minimum: u64,
@@ -61,7 +62,6 @@ pub struct Log {
 #[derive(Default)]
 pub(super) struct Edge {
     entries: Vec<u8>,
-    pub(super) salts: Vec<u8>,
     hashes: Vec<Vec<u8>>,
 }
 
@@ -80,10 +80,10 @@ impl Log {
         let signer = SignerKey::new(&origin(peer), *seed).expect("a peer's id is a name");
         let reader = Reader::new(dir);
         let damaged = |reason: String| LogError::Damaged { path: dir.to_owned(), reason };
-        if reader.path(JOURNAL_BEFORE).metadata().is_ok_and(|file| file.len() > 0) {
+        if reader.path(SALTS_BEFORE).exists() {
             return Err(damaged(format!(
-                "`{JOURNAL_BEFORE}` holds receipts of an earlier version of hansa; start that once \
-                 more and stop it, so that it puts them under a checkpoint"
+                "`{SALTS_BEFORE}` is of an earlier version of hansa, which named its salts otherwise; \
+                 move the folder aside, where `hansa audit` reads it as before, and begin a new log"
             )));
         }
         let journals = reader.journals()?;
@@ -119,6 +119,7 @@ impl Log {
             front: Arc::new(Mutex::new(front)),
             unsynced: Unsynced::default(),
             complete: Vec::new(),
+            salts: Salts::after(signed.size),
             signed,
             note,
             recent: Recent::default(),
@@ -135,7 +136,10 @@ impl Log {
                     std::cmp::Ordering::Greater => {
                         return Err(damaged(format!("receipts before {index} are missing")));
                     }
-                    std::cmp::Ordering::Equal => log.push(Entry::open(bytes, salt)?),
+                    std::cmp::Ordering::Equal => {
+                        let entry = Entry::open(bytes, salt)?;
+                        log.push(&entry.bytes, entry.leaf, salt, entry.job);
+                    }
                 }
             }
         }
@@ -177,9 +181,6 @@ impl Log {
                 Kind::Hashes(level) => *self.edge.level(level) = bytes,
             }
         }
-        let width = usize::try_from(size % WIDTH).expect("below 256");
-        self.edge.salts = self.reader.salts(size / WIDTH)?.unwrap_or_default();
-        self.edge.salts.resize(width * 32, 0);
         let first = size.saturating_sub(AUDIT_RECENT_MAX as u64).max(self.minimum) / WIDTH;
         for index in first..size.div_ceil(WIDTH) {
             let entries = self.reader.bundle(index, size)?.unwrap_or_default();
@@ -193,13 +194,13 @@ impl Log {
     /// Keeps receipts: when this returns, no end of the process loses them, and no loss of power if one
     /// of them is to be durable. Gives the index of the first.
     pub fn append(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
-        let first = self.keep(entries)?;
+        let first = self.keep(&entries)?;
         self.absorb();
         Ok(first)
     }
 
     /// The same, but they are not in the tree yet.
-    pub(super) fn keep(&mut self, entries: Vec<Entry>) -> Result<u64, LogError> {
+    pub(super) fn keep(&mut self, entries: &[Entry]) -> Result<u64, LogError> {
         let receipts = entries.len();
         let is_durable = entries.iter().any(|entry| entry.is_durable);
         let kept = self.try_keep(entries, is_durable);
@@ -211,7 +212,7 @@ impl Log {
         Ok(first)
     }
 
-    fn try_keep(&mut self, entries: Vec<Entry>, is_durable: bool) -> Result<u64, LogError> {
+    fn try_keep(&mut self, entries: &[Entry], is_durable: bool) -> Result<u64, LogError> {
         if self.front().is_full() {
             // Receipts come faster than checkpoints. If this one fails there is no room, and the front
             // says so.
@@ -250,20 +251,25 @@ impl Log {
     /// Takes what is kept into the tree.
     pub(super) fn absorb(&mut self) {
         let kept = self.front().take();
-        kept.into_iter().for_each(|entry| self.push(entry));
+        self.push_all(kept);
+    }
+
+    fn push_all(&mut self, kept: Batches) {
+        kept.each(|bytes, leaf, salt, job| self.push(bytes, leaf, salt, job));
+        self.front().give_back(kept.emptied());
     }
 
     /// Takes an entry that is on the disk into the tree.
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, bytes: &[u8], leaf: Digest, salt: Salt, job: JobId) {
         let index = self.frontier.size();
-        push_entry(&mut self.edge.entries, &entry.bytes);
-        self.edge.salts.extend(entry.salt.0);
+        push_entry(&mut self.edge.entries, bytes);
+        self.salts.push(salt);
         let (edge, complete, reader) = (&mut self.edge, &mut self.complete, &self.reader);
-        self.frontier.push(entry.leaf, |node, hash| {
+        self.frontier.push(leaf, |node, hash| {
             let Some(level) = level_of(node) else { return };
             let hashes = edge.level(level);
             hashes.extend(hash.0);
-            if hashes.len() == SALTS_BYTES {
+            if hashes.len() == HASHES_BYTES {
                 let kind = Kind::Hashes(level);
                 let tile = Tile { kind, index: node.index / WIDTH, width: WIDTH };
                 complete.push((reader.tile(tile), std::mem::take(hashes)));
@@ -272,10 +278,8 @@ impl Log {
         if (index + 1).is_multiple_of(WIDTH) {
             let tile = Tile { kind: Kind::Entries, index: index / WIDTH, width: WIDTH };
             complete.push((reader.tile(tile), std::mem::take(&mut edge.entries)));
-            let salts = std::mem::take(&mut edge.salts);
-            complete.push((reader.path(&salts_path(index / WIDTH)), salts));
         }
-        self.recent.note(entry.job, index);
+        self.recent.note(job, index);
     }
 
     /// Puts what was kept into its tiles and signs the checkpoint over it; meanwhile, more is kept.
@@ -289,7 +293,7 @@ impl Log {
             front.turn();
             front.take()
         };
-        kept.into_iter().for_each(|entry| self.push(entry));
+        self.push_all(kept);
         self.sign()?;
         let before = self.front().before().file();
         before.set_len(0).map_err(|source| self.failed(source))?;
@@ -336,11 +340,8 @@ impl Log {
             };
             files.push((self.reader.tile(*tile), bytes));
         }
-        if !self.edge.salts.is_empty() {
-            let path = self.reader.path(&salts_path(self.frontier.size() / WIDTH));
-            files.push((path, &self.edge.salts));
-        }
-        self.unsynced.replace_all(&files)?;
+        self.unsynced.write_all(&files)?;
+        self.salts.settle(&self.reader, &mut self.unsynced)?;
         self.unsynced.sync()?;
         self.complete.clear();
         Ok(())
@@ -439,13 +440,6 @@ impl Log {
     /// How many receipts it has, deleted ones too.
     pub fn size(&self) -> u64 {
         self.front().size
-    }
-
-    /// The salts of a bundle that is complete and not on the disk yet.
-    pub(super) fn complete_salts(&self, bundle: u64) -> Option<&[u8]> {
-        let path = self.reader.path(&salts_path(bundle));
-        let found = self.complete.iter().find(|(own, _)| *own == path);
-        found.map(|(_, salts)| salts.as_slice())
     }
 
     /// How many of them are in the tree.

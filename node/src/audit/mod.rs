@@ -7,7 +7,7 @@
 //! seen/PEER         size and root of a peer's log, as this node cosigned it last
 //! cosigners/PEER    charters of those who cosigned
 //! charters/HASH     the node's charters, so that an auditor needs nothing else
-//! salts/x001/067    what opens the commitments in the receipts; may go at any time, for good
+//! openings/012      what opens the commitments in the receipts; may go at any time, for good
 //! pruned            a signed note: before which entry receipts were deleted
 //! journal-0, -1     receipts that are kept, and not yet under the checkpoint
 //! lock              held by the one process that writes
@@ -37,6 +37,7 @@ pub mod log;
 pub mod reader;
 mod recent;
 mod retention;
+mod salts;
 pub mod totals;
 pub mod usage;
 pub mod verify;

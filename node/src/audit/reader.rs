@@ -21,7 +21,6 @@ use super::cosigning::charter_path;
 use super::error::LogError;
 use super::files::{read, read_text};
 use super::journal::{self, Scan};
-use super::retention::salts_path;
 
 /// The newest checkpoint.
 pub const CHECKPOINT: &str = "checkpoint";
@@ -29,6 +28,8 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub const COSIGNED: &str = "cosigned";
 /// What was deleted.
 pub const PRUNED: &str = "pruned";
+/// The one journal of the first version.
+const JOURNAL_BEFORE: &str = "journal";
 /// Charters of the log's node.
 const CHARTERS: &str = "charters";
 /// No note of a log is longer: 16 signatures.
@@ -83,7 +84,7 @@ impl Reader {
         read_text(&self.path(name), NOTE_BYTES_MAX).map_err(self.fault(self.path(name)))
     }
 
-    fn fault(&self, path: PathBuf) -> impl FnOnce(io::Error) -> LogError {
+    pub(super) fn fault(&self, path: PathBuf) -> impl FnOnce(io::Error) -> LogError {
         move |source| LogError::File { path, source }
     }
 
@@ -146,12 +147,6 @@ impl Reader {
         Ok(ended.collect::<Result<Vec<_>, _>>()?.into_iter().max())
     }
 
-    /// The salts of a bundle, unless they were deleted.
-    pub(super) fn salts(&self, bundle: u64) -> Result<Option<Vec<u8>>, LogError> {
-        let path = self.path(&salts_path(bundle));
-        read(&path, 32 * WIDTH).map_err(self.fault(path))
-    }
-
     /// Where a charter is.
     pub(super) fn charter_path(&self, digest: &Digest) -> PathBuf {
         self.path(CHARTERS).join(digest.to_string().trim_start_matches("sha256:"))
@@ -197,10 +192,25 @@ impl Reader {
 
     /// What is kept and not in tiles yet, the older journal first, each with its length.
     pub(super) fn journals(&self) -> Result<[(Scan, u64); 2], LogError> {
+        let foreign = |path: &Path| {
+            self.damaged(format!(
+                "`{}` holds receipts of another version of hansa; start that once more and stop it, \
+                 so that it puts them under a checkpoint",
+                path.display()
+            ))
+        };
+        let before = self.path(JOURNAL_BEFORE);
+        if before.metadata().is_ok_and(|file| file.len() > 0) {
+            return Err(foreign(&before));
+        }
         let read = |path: PathBuf| {
-            let bytes = read(&path, journal::JOURNAL_BYTES_MAX).map_err(self.fault(path))?;
+            let bytes =
+                read(&path, journal::JOURNAL_BYTES_MAX).map_err(self.fault(path.clone()))?;
             let bytes = bytes.unwrap_or_default();
-            Ok::<_, LogError>((journal::scan(&bytes), bytes.len() as u64))
+            if journal::is_foreign(&bytes) {
+                return Err(foreign(&path));
+            }
+            Ok((journal::scan(&bytes), bytes.len() as u64))
         };
         let [zero, one] = self.journal_paths();
         let mut journals = [read(zero)?, read(one)?];

@@ -126,7 +126,7 @@ impl Writer {
         }
         let was_pending = front.is_pending();
         let leaf = entry.leaf;
-        let kept = front.append(vec![entry]).inspect_err(|error| front.lose(1, error));
+        let kept = front.append(&[entry]).inspect_err(|error| front.lose(1, error));
         drop(front);
         if !was_pending {
             // A full queue is one that the thread is at.
@@ -248,7 +248,7 @@ impl Thread {
     }
 
     fn keep(&mut self, entries: Vec<Entry>, askers: Vec<(Asker, Digest)>) {
-        let kept = self.log.keep(entries).map_err(log_error);
+        let kept = self.log.keep(&entries).map_err(log_error);
         let is_one = askers.len() == 1;
         let tell = move || {
             for (at, (asker, leaf)) in (0..).zip(askers) {

@@ -224,18 +224,25 @@ fn what_follows_a_journal_that_a_loss_of_power_took_goes_with_it_unless_it_was_s
 }
 
 #[test]
-fn receipts_that_an_earlier_version_left_in_its_journal_are_not_passed_over() {
+fn receipts_that_another_version_left_in_its_journal_are_not_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     drop(filled(folder.path(), 3));
-    let before = folder.path().join("journal");
-    std::fs::write(&before, [1]).unwrap();
-    match Log::open(folder.path(), &SEED) {
-        Err(error) => assert!(error.to_string().contains("earlier version"), "{error}"),
-        Ok(log) => panic!("{} receipts", log.size()),
+    for (journal, bytes) in
+        [("journal", &[1][..]), ("journal-0", b"hansa-j1"), ("journal-1", b"hansa-j3")]
+    {
+        let path = folder.path().join(journal);
+        std::fs::write(&path, bytes).unwrap();
+        match Log::open(folder.path(), &SEED) {
+            Err(error) => assert!(error.to_string().contains("another version"), "{error}"),
+            Ok(log) => panic!("{} receipts", log.size()),
+        }
+        // As it left it when it had closed.
+        std::fs::write(&path, []).unwrap();
+        assert_eq!(Log::open(folder.path(), &SEED).unwrap().size(), 3);
     }
-    // As it left it when it had closed.
-    std::fs::write(&before, []).unwrap();
-    assert_eq!(Log::open(folder.path(), &SEED).unwrap().size(), 3);
+    std::fs::create_dir(folder.path().join("salts")).unwrap();
+    let error = Log::open(folder.path(), &SEED).err().unwrap().to_string();
+    assert!(error.contains("earlier version") && error.contains("move the folder"), "{error}");
 }
 
 #[test]
@@ -280,7 +287,7 @@ fn no_byte_of_the_folder_changes_unnoticed_but_salts() {
     assert!(verify(&reader, Some(&trust())).ok);
     let mut tried = 0;
     for file in walk(folder.path()) {
-        if file.starts_with("salts/") || file == "lock" {
+        if file.starts_with("openings/") || file == "lock" {
             continue;
         }
         let path = folder.path().join(&file);
