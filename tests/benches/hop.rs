@@ -2,7 +2,8 @@
 //! not, beside an echo of the same bytes over plain quinn with the same TLS. Node processes are
 //! real, the echo is a process of its own, and all are measured in turns so that noise meets each.
 //!
-//! Bars: remote − local p50 ≤ echo + 100 µs at 4 KiB, ≤ 1.25 × echo at 1 MiB.
+//! Bars: remote − local p50 ≤ echo + 100 µs at 4 KiB, ≤ 1.25 × echo at 1 MiB. CPU time of both nodes for
+//! a tiny request that is forwarded ≤ what it takes where it is not + 1.5 × both ends of the echo + 30 µs.
 #![allow(clippy::print_stdout, reason = "its output is what it is for")]
 
 mod common;
@@ -13,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Client, infer_request, p50, us, verdict};
+use common::{Client, cpu_ms, infer_request, p50, seconds, us, verdict};
 use hansa_core::id::PeerId;
 use hansa_net::{Call, DataLimits, DataPlane};
 use hansa_tests::mesh::{Mesh, Spec};
@@ -24,6 +25,8 @@ use tokio::sync::mpsc;
 
 /// Set in the child, which is the echo's other end.
 const ECHO: &str = "HANSA_BENCH_ECHO";
+/// Bytes of a tiny request.
+const TINY_BYTES: usize = 64;
 /// A job's header and an answer's are about as long.
 const HEADER_BYTES: usize = 300;
 
@@ -79,7 +82,68 @@ fn main() {
             _ => println!("{name}: bar 1.25 × echo: {}", verdict(hop <= 1.25 * raw)),
         }
     }
+    let nodes = ["berlin", "paris"].map(|name| mesh.node(name).process.id());
+    for concurrency in [1, 8, 32] {
+        let at = |name| {
+            spent(&nodes, concurrency, || {
+                let mut client = Client::connect(mesh.node(name));
+                let request = infer_request(
+                    "identity",
+                    ("x", "FP32", &[TINY_BYTES / 4]),
+                    &[0; TINY_BYTES],
+                    "",
+                );
+                move || {
+                    ask(&mut client, &request, TINY_BYTES);
+                }
+            })
+        };
+        let (local, remote) = (at("berlin"), at("paris"));
+        // Both ends: the child, and the tasks that call it from here.
+        let ends = [child.0.id(), std::process::id()];
+        let raw = spent(&ends, concurrency, || {
+            || {
+                echo.raw(&runtime, &[0; TINY_BYTES]);
+            }
+        });
+        let bar = local + 1.5 * raw + 30.0;
+        println!(
+            "{TINY_BYTES} bytes, concurrency {concurrency}: local {local:.0} CPU µs, forwarded {remote:.0} \
+             at both nodes, raw quinn echo {raw:.0} at both ends; bar {bar:.0}: {}",
+            verdict(remote <= bar)
+        );
+    }
     drop(child);
+}
+
+/// CPU time, in µs, that `processes` take for each of what so many threads do for a while.
+fn spent<W: FnMut() + Send>(
+    processes: &[u32],
+    threads: usize,
+    worker: impl Fn() -> W + Sync,
+) -> f64 {
+    let round = |lasts: f64| {
+        let started = Instant::now();
+        let one = || {
+            let mut work = worker();
+            let mut done = 0u32;
+            while started.elapsed().as_secs_f64() < lasts {
+                work();
+                done += 1;
+            }
+            done
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+            workers.into_iter().map(|worker| worker.join().expect("no panic")).sum::<u32>()
+        })
+    };
+    // Connections open and caches fill.
+    round(seconds() / 5.0);
+    let cpu = || processes.iter().map(|process| cpu_ms(*process)).sum::<f64>();
+    let before = cpu();
+    let done = round(seconds());
+    (cpu() - before) * 1e3 / f64::from(done)
 }
 
 /// Both echoes, as a client of the child.
