@@ -21,10 +21,10 @@ impl Unsynced {
         other.push(".tmp");
         let other = PathBuf::from(other);
         self.write_all(&[(other.clone(), bytes)])?;
-        fs::rename(other, path)
+        fs::rename(&other, path).inspect_err(|_| drop(fs::remove_file(&other)))
     }
 
-    /// Writes files that nothing names yet, each whole. All are written before the first is waited
+    /// Writes files that no checkpoint covers yet, each in its place. All are written before the first is waited
     /// for, so that the disk takes them together: to wait for each in turn takes a second where there
     /// are a hundred. The names are on the disk after [`Unsynced::sync`].
     pub(super) fn write_all(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {

@@ -310,7 +310,7 @@ impl Log {
     fn sign(&mut self) -> Result<(), LogError> {
         let size = self.frontier.size();
         let (before, after) = (reader::partial(self.signed.size), reader::partial(size));
-        let written = self.write_tiles(&after).and_then(|()| {
+        let written = self.write_tiles(&before, &after).and_then(|()| {
             let checkpoint = Checkpoint { size, root: self.frontier.root(), ..self.signed.clone() };
             let note = checkpoint.sign(&self.signer).expect("a checkpoint is a note's text");
             self.unsynced.replace(&self.reader.path(CHECKPOINT), note.as_bytes())?;
@@ -330,10 +330,12 @@ impl Log {
         Ok(())
     }
 
-    fn write_tiles(&mut self, partial: &[Tile]) -> io::Result<()> {
+    /// Writes what `signed`, the unfinished files under the newest checkpoint, are not: those are on the
+    /// disk and say the same, and a kill in between must not find them half written.
+    fn write_tiles(&mut self, signed: &[Tile], partial: &[Tile]) -> io::Result<()> {
         let complete = self.complete.iter().map(|(path, bytes)| (path.clone(), &bytes[..]));
         let mut files: Vec<(PathBuf, &[u8])> = complete.collect();
-        for tile in partial {
+        for tile in partial.iter().filter(|tile| !signed.contains(tile)) {
             let bytes: &[u8] = match tile.kind {
                 Kind::Entries => &self.edge.entries,
                 Kind::Hashes(level) => self.edge.hashes[usize::from(level)].as_slice(),

@@ -246,6 +246,24 @@ fn receipts_that_another_version_left_in_its_journal_are_not_passed_over() {
 }
 
 #[test]
+fn no_file_under_a_checkpoint_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = filled(folder.path(), 300);
+    log.checkpoint().unwrap();
+    // Over the first of 256, and over those behind it.
+    let files =
+        ["tile/entries/000", "tile/0/000", "tile/1/000.p/1"].map(|file| folder.path().join(file));
+    let written = || files.each_ref().map(|file| file.metadata().unwrap().modified().unwrap());
+    let before = written();
+    for number in 300..303 {
+        log.append(vec![entry(&node().0, number)]).unwrap();
+        log.checkpoint().unwrap();
+        assert_eq!(written(), before);
+    }
+    assert!(folder.path().join("tile/0/001.p/47").exists());
+}
+
+#[test]
 fn a_log_that_lost_what_it_signed_is_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     drop(filled(folder.path(), 300));
