@@ -184,10 +184,7 @@ mod tests {
         Signature {
             inputs: vec![spec("x", DType::Fp32, &[-1, 4]), spec("t", DType::Bytes, &[-1])],
             outputs: vec![spec("y", DType::Fp32, &[-1])],
-            rows: None,
-            sequence: None,
-            rows_max: None,
-            labels: Default::default(),
+            ..Signature::default()
         }
     }
 

@@ -67,10 +67,8 @@ mod tests {
         let signature = Signature {
             inputs: vec![spec("text", DType::Bytes, &[-1]), spec("ids", DType::Int64, &[-1, 128])],
             outputs: vec![spec("scores", DType::Fp32, &[-1, 3])],
-            rows: None,
-            sequence: None,
-            rows_max: None,
             labels: ["scores".to_owned()].into(),
+            ..Signature::default()
         };
         let config = model_config("reader", &signature);
         assert_eq!(config["name"], "reader");
