@@ -19,6 +19,7 @@ pub fn of(error: ApiError) -> Status {
         StatusCode::CONFLICT => Code::FailedPrecondition,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Code::ResourceExhausted,
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Code::DeadlineExceeded,
+        StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => Code::Unavailable,
         status if status.is_client_error() => Code::InvalidArgument,
         _ => Code::Internal,

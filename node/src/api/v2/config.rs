@@ -37,6 +37,14 @@ pub fn model_config(name: &str, signature: &Signature) -> Value {
         // By this clients know that they must name one.
         config["sequence_batching"] = json!({});
     }
+    if let Some(looped) = &signature.looped {
+        // By this, that a request may have several answers.
+        config["model_transaction_policy"] = json!({ "decoupled": true });
+        let inputs = config["input"].as_array_mut().into_iter().flatten();
+        for (told, _) in inputs.zip(&shown.inputs).filter(|(_, spec)| looped.begins(&spec.name)) {
+            told["optional"] = true.into();
+        }
+    }
     config
 }
 
