@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::Bundle;
 use crate::declared::{self, DeclaredError};
-use crate::limits::LOOP_STEPS_MAX;
+use crate::limits::{LOOP_STEPS_MAX, REQUEST_BYTES_MAX};
 use crate::states::{self, States, find};
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
 
@@ -153,8 +153,16 @@ impl Signature {
     pub fn begun(&self, given: &[Tensor], rows: u64) -> Result<Vec<Tensor>, String> {
         let Some(own) = &self.looped else { return Ok(Vec::new()) };
         let is_given = |name: &String| given.iter().any(|input| input.name == *name);
-        let missing = own.states.values().filter(|name| !is_given(name));
-        missing.map(|name| states::first(find(&self.inputs, name, "input")?, rows, 0)).collect()
+        let (mut begun, mut bytes) = (Vec::new(), 0);
+        for name in own.states.values().filter(|name| !is_given(name)) {
+            let first = states::first(find(&self.inputs, name, "input")?, rows, 0)?;
+            bytes += first.data.len() as u64;
+            if bytes > REQUEST_BYTES_MAX {
+                return Err(format!("what it begins with would be too large for {rows} rows"));
+            }
+            begun.push(first);
+        }
+        Ok(begun)
     }
 }
 

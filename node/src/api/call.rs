@@ -37,7 +37,7 @@ use super::statistics::Served;
 use super::trace::Hex;
 use super::v2::{self, ApiError};
 use super::wanted::Wanted;
-use crate::jobs::{Answer, Evidence, Order, Receipted, batch_rows};
+use crate::jobs::{self, Answer, Evidence, Order, Receipted, batch_rows};
 use crate::node::Node;
 
 /// The model that an app names.
@@ -310,6 +310,7 @@ impl Found {
         let answer = answer.map_err(|refusal| {
             ApiError::from(call.later(node, refusal)).receipted(receipt.clone())
         })?;
+        jobs::count("hansa_paid_micros_total", &answer.price);
         let proof = match call.demand.with_receipt {
             true => receipts::inline(node, receipted).await,
             false => None,

@@ -215,7 +215,6 @@ pub(super) fn tell(
     if !answer.price.is_free() {
         let price = answer.price.to_string();
         headers.insert(PRICE, price.try_into().expect("amounts are a header"));
-        crate::jobs::count("hansa_paid_micros_total", &answer.price);
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timing = format!(

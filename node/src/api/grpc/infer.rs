@@ -61,7 +61,7 @@ struct Rest {
 }
 
 /// A request's answer, and the headers that go with it. Counted.
-pub async fn once(
+pub(super) async fn once(
     node: &Arc<Node>,
     headers: &HeaderMap,
     request: ModelInferRequest,
@@ -78,7 +78,7 @@ pub async fn once(
 }
 
 /// What comes of each request of a stream. Dropped, it cancels what runs.
-pub fn each<S>(
+pub(super) fn each<S>(
     node: Arc<Node>,
     headers: HeaderMap,
     requests: S,
@@ -106,7 +106,10 @@ where
                     }
                     Err(status) => Err(status),
                 },
-                else => return None,
+                else => match replies.is_done() {
+                    true => return None,
+                    false => continue,
+                },
             };
             return Some((answer, (replies, many)));
         }
@@ -161,6 +164,13 @@ impl Form {
         self.wanted.iter().map(|output| output.name.clone()).collect()
     }
 
+    /// The last answer, with nothing in it.
+    fn end(&self, found: &Found) -> ModelInferResponse {
+        let (name, version) = (found.name().to_owned(), found.resolved.version.clone());
+        let is_end = self.tells_end.then_some(true);
+        convert::answer(name, version, self.id.clone(), Vec::new(), &self.wanted, None, is_end)
+    }
+
     /// An answer, which is its request's last or not.
     async fn tell(
         &self,
@@ -206,7 +216,7 @@ async fn reply(node: &Arc<Node>, headers: &HeaderMap, request: ModelInferRequest
 }
 
 /// The answer of the next step; it is made once it is asked for. The last answer of all has nothing
-/// in it but that it is the last, and is told only who asks for it. An error is the last without that.
+/// in it but that it is the last, and is told only who asks for it. An error is the last as well.
 async fn next(rest: Option<Rest>) -> Option<(ModelStreamInferResponse, Option<Rest>)> {
     let mut rest = rest?;
     let Rest { node, steps, form, began } = &mut rest;
@@ -217,15 +227,16 @@ async fn next(rest: Option<Rest>) -> Option<(ModelStreamInferResponse, Option<Re
         Some(Err(error)) => Err(error),
         None => {
             node.meters.count(*began, None);
-            let end = form.tell(node, steps.found(), Vec::new(), None, true).await.ok();
-            return end.filter(|_| form.tells_end).map(|end| (given(end), None));
+            return form.tells_end.then(|| (given(form.end(steps.found())), None));
         }
     };
     match told {
         Ok(answer) => Some((given(answer), Some(rest))),
         Err(error) => {
             node.meters.count(*began, Some(error.code()));
-            Some((refused(form.id.clone(), &error), None))
+            let error_message = error.to_string();
+            let infer_response = Some(form.end(steps.found()));
+            Some((ModelStreamInferResponse { error_message, infer_response }, None))
         }
     }
 }
