@@ -98,6 +98,19 @@ with Stream() as stream:
         told[id] += [] if end else [value]
     assert told == values, told
     assert order != sorted(order, key=int), "one does not wait for another"
+    # What is answered once is answered in its order among them.
+    for number in range(20):
+        stream.ask([number] * 5, f"m{number}")
+        once = grpc.InferInput("x", [1], "INT64")
+        once.set_data_from_numpy(np.array([number], dtype=np.int64))
+        stream.client.async_stream_infer("once", [once], request_id=f"o{number}")
+    order = []
+    for _ in range(20 * 6):
+        result, error = stream.came.get(timeout=60)
+        assert error is None, error
+        order.append(result.get_response().id)
+    assert [id for id in order if id[0] == "o"] == [f"o{number}" for number in range(20)], order
+    assert all(order.count(f"m{number}") == 5 for number in range(20)), order
     # Fewer steps, and only what is wanted.
     stream.ask([4, 2, 0], "d", parameters={"steps_max": 2}, enable_empty_final_response=True)
     assert [stream.next()[1] for _ in range(3)] == [4, 2, None]
@@ -127,10 +140,7 @@ with Stream() as stream:
     stream.ask([1], "i", enable_empty_final_response=True)
     assert [stream.next() for _ in range(2)] == [("i", 1, 0, False), ("i", None, None, True)]
     assert stream.came.empty()
-    # A slow one holds up no other, and is stopped with the stream.
-    stream.ask([1, 2], "slow", delays=[0, 2**32 - 1])
-    assert stream.next() == ("slow", 1, 0, None)
-    stream.ask([1], "quick")
-    assert stream.next() == ("quick", 1, 0, None)
-
+    # One that would not end is stopped with its stream.
+    stream.ask([1, 2], "endless", delays=[0, 2**32 - 1])
+    assert stream.next() == ("endless", 1, 0, None)
     stream.client.stop_stream(cancel_requests=True)

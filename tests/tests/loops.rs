@@ -133,7 +133,7 @@ fn each_step_is_an_event_at_who_holds_the_model_and_at_who_does_not() {
     let stats: Value = serde_json::from_slice(&stats.2).expect("JSON");
     let stats = &stats["model_stats"][0];
     assert_eq!(stats["inference_stats"]["success"]["count"], 5, "{stats}");
-    assert_eq!(stats["inference_stats"]["fail"]["count"], 1);
+    assert_eq!(stats["inference_stats"]["fail"]["count"], 2);
     assert_eq!(stats["execution_count"], 3 + 2 + 2 + 1 + 1);
 }
 
@@ -226,8 +226,12 @@ fn it_goes_on_when_a_peer_that_runs_its_steps_dies() {
 
 #[test]
 fn tritonclient_streams_at_who_holds_the_model_and_at_who_does_not() {
-    let repeat = repeat();
-    let mesh = pair(&repeat);
+    let (repeat, once) = (repeat(), tempfile::tempdir().expect("a folder"));
+    let once = onnx::write(once.path(), &onnx::lookup(100));
+    let mesh = Mesh::with(&[
+        Spec::new("berlin", "DE", "DE").with("repeat", repeat.path()).with("once", &once),
+        Spec::new("austin", "US", "US"),
+    ]);
     for node in [mesh.node("berlin"), mesh.node("austin")] {
         let (url, grpc) = (node.url(), node.addresses["grpc"].as_str().expect("an address"));
         python::script("triton_loops.py", &[url.trim_start_matches("http://"), grpc]);
