@@ -18,7 +18,6 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
-use hansa_core::plan::Refusal;
 use hansa_runtime::tensor::{Signature, Tensor, TensorSpec};
 use serde_json::{Map, Value, json};
 
@@ -113,7 +112,7 @@ async fn begin(
         return Ok((answer, headers, None));
     }
     let mut steps = Steps::begin(node, found, course, inputs, Vec::new())?;
-    let called = steps.next().await.unwrap_or(Err(Refusal::Deadline.into()))?;
+    let called = steps.make().await?;
     let (answer, headers) = tell_all(node, steps.found(), id.clone(), called, began);
     Ok((answer, headers, Some(Rest { node: node.clone(), steps, id, began })))
 }

@@ -23,7 +23,7 @@ use hansa_runtime::tensor::Tensor;
 use serde_json::Value;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::call::{Called, Found};
+use super::call::{Called, Found, Named};
 use super::sequences::Turn;
 use super::statistics::Served;
 use super::v2::ApiError;
@@ -74,7 +74,7 @@ impl Course {
     /// They are not understood, or there are too many sequences.
     pub fn take(
         node: &Node,
-        named: &super::call::Named,
+        named: &Named,
         parameters: &mut BTreeMap<String, Value>,
     ) -> Result<Self, ApiError> {
         let steps_max = steps_max(parameters)?;
@@ -182,9 +182,14 @@ impl Steps {
 
     /// The next step's answer; none after the last. An error is the last.
     pub async fn next(&mut self) -> Option<Result<Called, ApiError>> {
-        if self.is_over() {
-            return None;
-        }
+        if self.is_over() { None } else { Some(self.make().await) }
+    }
+
+    /// The same where there is one, as there is at first.
+    ///
+    /// # Errors
+    /// Nobody could or would run it.
+    pub async fn make(&mut self) -> Result<Called, ApiError> {
         let made = self.step().await.map_err(|error| match self.made {
             0 => error,
             made => error.about(&format!("step {}", made + 1)),
@@ -198,7 +203,7 @@ impl Steps {
             let served = made.is_ok().then_some(Served { rows, service, is_kept: None, runs });
             self.found.count(&self.node, served);
         }
-        Some(made)
+        made
     }
 
     /// The answer of a request that has room for one only.
@@ -206,7 +211,7 @@ impl Steps {
     /// # Errors
     /// It has more, or nobody could or would run it.
     pub async fn only(&mut self) -> Result<Called, ApiError> {
-        let first = self.next().await.unwrap_or(Err(Refusal::Deadline.into()))?;
+        let first = self.make().await?;
         if self.is_over() {
             return Ok(first);
         }

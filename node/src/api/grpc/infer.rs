@@ -1,9 +1,9 @@
 //! Inference over gRPC: one request and its answer, or a stream of requests and their answers.
 //!
 //! On a stream the requests that are answered once are answered in their order. Those that are answered
-//! step by step ([`crate::api::loops`]) come among them as their steps are made. So many of both are
-//! worked on at once as [`GRPC_STREAM_IN_FLIGHT_MAX`] says; the next request waits on the wire. Nothing is
-//! made that the client does not take: who reads slowly holds up its own stream.
+//! step by step ([`crate::api::loops`]) come among them as their steps are made. So many of each are
+//! worked on at once as [`GRPC_STREAM_IN_FLIGHT_MAX`] says; the next request waits on the wire. No step
+//! is begun before the client took the one before: who reads slowly holds up its own stream.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The same API over gRPC: `inference.GRPCInferenceService` and `grpc.health.v1.Health`.
 //!
 //! [`convert`] and [`describe`] are the protocol as pure functions, [`status`] its errors; the services here are thin
-//! between them and [`super::call`], by way of [`infer`] where something runs. Constraints are metadata (`hansa-locations`) or parameters, as
+//! between them and [`super::call`], by way of `infer` where something runs. Constraints are metadata (`hansa-locations`) or parameters, as
 //! over HTTP, and answers carry the same headers.
 
 pub mod convert;

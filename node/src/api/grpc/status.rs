@@ -88,6 +88,8 @@ mod tests {
         assert_eq!(of(Refusal::Deadline.into()).code(), Code::DeadlineExceeded);
         assert_eq!(of(Refusal::Draining.into()).code(), Code::Unavailable);
         assert_eq!(of(ApiError::malformed("x")).code(), Code::InvalidArgument);
+        let lacking = ApiError::new(StatusCode::NOT_IMPLEMENTED, "decoupled", "x");
+        assert_eq!(of(lacking).code(), Code::Unimplemented);
     }
 
     #[test]

@@ -93,6 +93,15 @@ mod tests {
                 { "name": "ids", "data_type": "TYPE_INT64", "dims": [-1, 128] },
             ])
         );
+        let looped = json!({ "states": { "scores": "ids" }, "while": "more", "steps_max": 9 });
+        let looped = serde_json::from_value(looped).unwrap();
+        let decoupled = model_config("reader", &Signature { looped: Some(looped), ..signature });
+        assert_eq!(decoupled["model_transaction_policy"], json!({ "decoupled": true }));
+        assert_eq!(decoupled["input"][1]["optional"], true, "a state begins by itself");
+        assert_eq!(
+            (&decoupled["input"][0]["optional"], &decoupled["output"]),
+            (&json!(null), &json!([]))
+        );
         let output = json!([{ "name": "scores", "data_type": "TYPE_FP32", "dims": [-1, 3],
             "label_filename": "labels/scores.txt" }]);
         assert_eq!(config["output"], output);
