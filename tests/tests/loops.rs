@@ -163,39 +163,36 @@ fn every_step_leaves_its_own_receipt_and_all_together_keep_the_deadline() {
 #[test]
 fn all_steps_together_cost_no_more_than_the_request_may() {
     let repeat = repeat();
-    let price = "[price]\ncurrency = \"EUR\"\nper_device_second = 900\n";
+    let price = "[price]\ncurrency = \"EUR\"\nper_device_second = 1\n";
     let dear = Spec { extra: price, ..Spec::new("berlin", "DE", "DE") };
     let mesh = Mesh::with(&[dear.with("repeat", repeat.path()), Spec::new("austin", "US", "US")]);
     let (berlin, austin) = (mesh.node("berlin"), mesh.node("austin"));
-    let body = json!({ "IN": vec![1; 512], "DELAY": vec![20_000; 512], "WAIT": 0 });
-    let told =
-        events(&generate(austin, "generate_stream", &body, &[("Hansa-Max-Price", "20 EUR")]));
+    let body = json!({ "IN": vec![1; 512], "DELAY": vec![200_000; 512], "WAIT": 0 });
+    let told = events(&generate(austin, "generate_stream", &body, &[("Hansa-Max-Price", "1 EUR")]));
     let (last, answers) = told.split_last().expect("events");
     assert!(!answers.is_empty() && answers.len() < 512, "{}", answers.len());
     assert_eq!(last["failed"], json!({ "price": 1 }), "{last}");
     let paid = austin.metric("hansa_paid_micros_total");
-    assert!((1..=20_000_000).contains(&paid), "{paid}");
+    assert!((1..=1_000_000).contains(&paid), "{paid}");
     assert_eq!(paid, berlin.metric("hansa_charged_micros_total"));
 }
 
 #[test]
-fn a_node_that_drains_begins_no_request_and_ends_those_that_it_has_begun() {
+fn a_node_that_drains_ends_a_request_that_it_has_begun() {
     let repeat = repeat();
-    for entry in ["berlin", "austin"] {
-        let mesh = pair(&repeat);
-        let node = mesh.node(entry);
-        let body =
-            json!({ "IN": (0..40).collect::<Vec<_>>(), "DELAY": vec![40_000; 40], "WAIT": 0 });
-        let mut lines = follow(node, &body, "Hansa-Deadline-Ms: 60000\r\n");
-        let first = next(&mut lines);
-        let id = node.process.id().to_string();
-        std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill");
-        let log = || std::fs::read_to_string(&node.log).unwrap_or_default();
-        until("it drains", || log().contains("draining"));
-        let rest = (1..40).map(|_| next(&mut lines));
-        let told: Vec<Value> = [first].into_iter().chain(rest).collect();
-        assert_eq!(outs(&told), (0..40).collect::<Vec<_>>(), "{entry}");
-    }
+    let mesh = pair(&repeat);
+    let berlin = mesh.node("berlin");
+    let values: Vec<i64> = (0..40).collect();
+    let body = json!({ "IN": values, "DELAY": vec![40_000; 40], "WAIT": 0 });
+    let mut lines = follow(berlin, &body, "Hansa-Deadline-Ms: 60000\r\n");
+    let first = next(&mut lines);
+    let id = berlin.process.id().to_string();
+    std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill");
+    let drains = || std::fs::read_to_string(&berlin.log).is_ok_and(|log| log.contains("draining"));
+    until("it drains", drains);
+    let rest = (1..40).map(|_| next(&mut lines));
+    let told: Vec<Value> = [first].into_iter().chain(rest).collect();
+    assert_eq!(outs(&told), values);
 }
 
 #[test]

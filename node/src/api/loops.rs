@@ -6,6 +6,9 @@
 //! retry of one step. A deadline and a limit of price hold for all steps together; where nobody names
 //! a deadline, each step has what a job has.
 //!
+//! A node that drains goes on with what has begun as long as it runs the steps itself: others take no
+//! job of a peer that has left the mesh, so there it ends with their refusal.
+//!
 //! A step begins when it is asked for and not before: who reads slowly, or no more, holds up its own
 //! request, and nothing piles up here. Dropping [`Steps`] cancels the step that runs.
 
@@ -63,7 +66,7 @@ pub struct Steps {
     service: Duration,
     /// What they cost.
     price: Bill,
-    /// The drain waits for a request that has begun.
+    /// The drain waits for it.
     _counted: TaskTrackerToken,
 }
 
