@@ -49,6 +49,17 @@ impl Signature {
         outputs: &[String],
         limits: &InputLimits,
     ) -> Result<(), InputError> {
+        self.check_without(inputs, outputs, limits, |_| false)
+    }
+
+    /// The same of a request that need not have the inputs of which `may_miss` says so.
+    pub fn check_without<'a>(
+        &self,
+        inputs: impl IntoIterator<Item = Head<'a>>,
+        outputs: &[String],
+        limits: &InputLimits,
+        may_miss: impl Fn(&str) -> bool,
+    ) -> Result<(), InputError> {
         let mut given = vec![false; self.inputs.len()];
         let mut total: u64 = 0;
         for head in inputs {
@@ -63,8 +74,9 @@ impl Signature {
             check_head(&head, &self.inputs[index], limits.tensor_bytes_max)?;
             total = total.saturating_add(head.bytes);
         }
-        if let Some(missing) = given.iter().position(|given| !given) {
-            return Err(InputError::Missing(self.inputs[missing].name.clone()));
+        let mut missing = self.inputs.iter().zip(given).filter(|(_, is_given)| !is_given);
+        if let Some((missing, _)) = missing.find(|(spec, _)| !may_miss(&spec.name)) {
+            return Err(InputError::Missing(missing.name.clone()));
         }
         if total > limits.request_bytes_max {
             let limit = limits.request_bytes_max;
@@ -184,10 +196,7 @@ mod tests {
         Signature {
             inputs: vec![spec("x", DType::Fp32, &[-1, 4]), spec("t", DType::Bytes, &[-1])],
             outputs: vec![spec("y", DType::Fp32, &[-1])],
-            rows: None,
-            sequence: None,
-            rows_max: None,
-            labels: Default::default(),
+            ..Signature::default()
         }
     }
 

@@ -44,8 +44,8 @@ pub const TENSOR_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Largest inputs of one request together, in bytes, unless the engine is told otherwise.
 pub const REQUEST_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
-/// Largest file in which a bundle declares something of its model (`sequence.json`, `ragged.json`),
-/// in bytes.
+/// Largest file in which a bundle declares something of its model (`sequence.json`, `loop.json`,
+/// `ragged.json`), in bytes.
 pub const DECLARED_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// The files of a bundle that name its outputs' classes, together, in bytes.
 pub const LABELS_BYTES_MAX: u64 = 8 << 20;
@@ -57,6 +57,8 @@ pub const LABEL_BYTES_MAX: usize = 256;
 pub const FIXED_TOKENS_MAX: usize = 1 << 20;
 /// Largest flag or id that a sequence brings to a request, in bytes.
 pub const BROUGHT_BYTES_MAX: u64 = 16 << 20;
+/// Most steps in which a bundle may have one request answered.
+pub const LOOP_STEPS_MAX: u32 = 65_536;
 /// Most stages that a model is cut into.
 pub const STAGES_MAX: usize = 64;
 

@@ -290,10 +290,7 @@ mod tests {
         let signature = Signature {
             inputs: vec![spec("x", &[-1, -1])],
             outputs: vec![spec("y", &[-1, -1])],
-            rows: None,
-            sequence: None,
-            rows_max: None,
-            labels: Default::default(),
+            ..Signature::default()
         };
         row_axes(&signature, &[names(&["b", "s"])], |inputs| {
             let x = &inputs[0];
@@ -335,10 +332,7 @@ mod tests {
         let signature = Signature {
             inputs: vec![spec("x", &[-1, -1])],
             outputs: vec![spec("y", &[-1, -1])],
-            rows: None,
-            sequence: None,
-            rows_max: None,
-            labels: Default::default(),
+            ..Signature::default()
         };
         let mut widths = Vec::new();
         let axes = row_axes(&signature, &[names(&["", ""])], |mut inputs| {

@@ -20,11 +20,11 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::Bundle;
 use crate::declared::{self, DeclaredError};
 use crate::limits::BROUGHT_BYTES_MAX;
+use crate::states::{self, States, find, sized};
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
-use crate::values::zeros;
 
 /// The file's name.
-const FILE: &str = "sequence.json";
+pub(crate) const FILE: &str = "sequence.json";
 
 /// Which inputs and outputs carry a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ const FILE: &str = "sequence.json";
 pub struct Sequence {
     /// Outputs, and the inputs that they become in the next request.
     #[serde(default)]
-    pub states: BTreeMap<String, String>,
+    pub states: States,
     /// Input that is 1 in a sequence's first request.
     pub start: Option<String>,
     /// Input that is 1 in every request.
@@ -79,17 +79,7 @@ impl Sequence {
     }
 
     fn check(&self, inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<(), String> {
-        let find = |specs: &[TensorSpec], name: &str, what: &str| {
-            let found = specs.iter().find(|spec| spec.name == *name).cloned();
-            found.ok_or_else(|| format!("the model has no {what} `{name}`"))
-        };
-        for (output, input) in &self.states {
-            let (given, taken) = (find(outputs, output, "output")?, find(inputs, input, "input")?);
-            if given.datatype != taken.datatype {
-                let reason = format!("`{output}` and `{input}` are of different types");
-                return Err(reason);
-            }
-        }
+        states::check(&self.states, inputs, outputs)?;
         for name in self.flags().into_iter().flatten() {
             let spec = find(inputs, name, "input")?;
             if flag(spec.datatype, false).is_none() {
@@ -100,11 +90,7 @@ impl Sequence {
             find(inputs, name, "input")?;
         }
         let names = self.states.values().chain(self.flags().into_iter().flatten()).chain(&self.id);
-        let mut names: Vec<&String> = names.collect();
-        let count = names.len();
-        names.sort();
-        names.dedup();
-        if names.len() < count { Err("it names an input twice".into()) } else { Ok(()) }
+        states::check_once(names)
     }
 
     fn flags(&self) -> [Option<&String>; 3] {
@@ -120,12 +106,15 @@ impl Sequence {
 }
 
 impl Signature {
-    /// What apps give and get: without what a sequence brings and keeps.
+    /// What apps give and get: without what a sequence brings and keeps, or a loop carries.
     pub fn for_apps(&self) -> Self {
         let mut shown = self.clone();
         if let Some(sequence) = &self.sequence {
             shown.inputs.retain(|spec| !sequence.brings(&spec.name));
             shown.outputs.retain(|spec| !sequence.states.contains_key(&spec.name));
+        }
+        if let Some(looped) = &self.looped {
+            shown.outputs.retain(|spec| looped.answers(&spec.name));
         }
         shown
     }
@@ -142,10 +131,7 @@ impl Signature {
         rows: u64,
     ) -> Result<Vec<Tensor>, String> {
         let Some(sequence) = &self.sequence else { return Ok(Vec::new()) };
-        let spec = |name: &String| {
-            let found = self.inputs.iter().find(|spec| spec.name == *name);
-            found.ok_or_else(|| format!("the model has no input `{name}`"))
-        };
+        let spec = |name: &String| find(&self.inputs, name, "input");
         let mut inputs = Vec::new();
         let flags =
             [(&sequence.start, step.start), (&sequence.ready, true), (&sequence.end, step.end)];
@@ -160,27 +146,17 @@ impl Signature {
             inputs.push(filled(spec, rows, &id(spec.datatype, &step.id)?)?);
         }
         for (output, name) in &sequence.states {
-            let spec = spec(name)?;
-            let first = || {
-                let zeros = zeros(name, spec.datatype, &sized(spec, rows));
-                zeros.ok_or_else(|| format!("the first `{name}` would be too large"))
-            };
-            let kept = states.get(output);
-            let kept = kept.map(|kept| Ok(Tensor { name: name.clone(), ..kept.clone() }));
-            inputs.push(kept.unwrap_or_else(first)?);
+            inputs.push(match states.get(output) {
+                Some(kept) => Tensor { name: name.clone(), ..kept.clone() },
+                None => states::first(spec(name)?, rows, 1)?,
+            });
         }
         Ok(inputs)
     }
 }
 
-/// The dimensions of an input for so many rows: the first one that may be any is theirs, others are 1.
-fn sized(spec: &TensorSpec, rows: u64) -> Vec<i64> {
-    let mut rows = Some(i64::try_from(rows).unwrap_or(i64::MAX));
-    spec.shape.iter().map(|dim| if *dim < 0 { rows.take().unwrap_or(1) } else { *dim }).collect()
-}
-
 fn filled(spec: &TensorSpec, rows: u64, element: &[u8]) -> Result<Tensor, String> {
-    let shape: Vec<u64> = sized(spec, rows).iter().map(|dim| dim.unsigned_abs()).collect();
+    let shape: Vec<u64> = sized(spec, rows, 1).iter().map(|dim| dim.unsigned_abs()).collect();
     let count = shape.iter().try_fold(1u64, |count, dim| count.checked_mul(*dim));
     let is_small = |count: &u64| count.saturating_mul(element.len() as u64) <= BROUGHT_BYTES_MAX;
     let count = count.filter(is_small).and_then(|count| usize::try_from(count).ok());
@@ -250,10 +226,8 @@ mod tests {
                 spec("y", DType::Fp32, &[-1]),
                 spec("stateN", DType::Fp32, &[-1, -1, -1]),
             ],
-            rows: None,
             sequence: Some(serde_json::from_str(text).unwrap()),
-            rows_max: None,
-            labels: Default::default(),
+            ..Signature::default()
         }
     }
 

@@ -10,13 +10,14 @@ use ort::value::{DynValue, Outlet};
 
 use crate::bundle::{Bundle, BundleError};
 use crate::cut::plain_weights;
-use crate::declared::DeclaredError;
+use crate::declared::{self, DeclaredError};
 use crate::devices::{Device, Provider};
 use crate::labels::Labels;
 use crate::limits::{SHARED_WEIGHT_BYTES_MIN, TENSORS_MAX};
+use crate::loops::{self, Loop};
 use crate::runtime::Runtime;
 use crate::scan::{ScanError, scan};
-use crate::sequence::Sequence;
+use crate::sequence::{self, Sequence};
 use crate::tensor::{DType, Signature, TensorSpec};
 use crate::values;
 
@@ -215,8 +216,15 @@ impl<'a> Model<'a> {
         };
         let (inputs, outputs) = (specs(session.inputs())?, specs(session.outputs())?);
         let sequence = Sequence::of(self.bundle, &inputs, &outputs)?;
+        let looped = Loop::of(self.bundle, &inputs, &outputs)?;
+        if sequence.is_some() && looped.is_some() {
+            let reason =
+                format!("the bundle has {} as well; a model is one or the other", sequence::FILE);
+            return Err(declared::fault(loops::FILE, reason).into());
+        }
         let labels = Labels::of(self.bundle, &outputs)?;
-        let signature = Signature { inputs, outputs, sequence, labels, ..Signature::default() };
+        let signature =
+            Signature { inputs, outputs, sequence, looped, labels, ..Signature::default() };
         for tensors in [&signature.inputs, &signature.outputs] {
             if tensors.len() > TENSORS_MAX {
                 let what = "the number of the model's inputs or outputs";

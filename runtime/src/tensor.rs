@@ -7,6 +7,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::loops::Loop;
 use crate::rows::RowAxes;
 use crate::sequence::Sequence;
 
@@ -122,6 +123,9 @@ pub struct Signature {
     /// What carries a sequence of requests, if its requests come in such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<Sequence>,
+    /// How it answers step by step, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looped: Option<Loop>,
     /// Outputs whose elements have names, which its bundle has (see [`crate::labels`]).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub labels: BTreeSet<String>,

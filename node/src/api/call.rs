@@ -37,7 +37,7 @@ use super::statistics::Served;
 use super::trace::Hex;
 use super::v2::{self, ApiError};
 use super::wanted::Wanted;
-use crate::jobs::{Answer, Evidence, Order, batch_rows};
+use crate::jobs::{self, Answer, Evidence, Order, Receipted, batch_rows};
 use crate::node::Node;
 
 /// The model that an app names.
@@ -149,11 +149,22 @@ impl Found {
         &self.call.named.model
     }
 
-    /// What the app gives and gets: the model's signature without what a sequence keeps.
+    /// What the app gives and gets: the model's signature without what a sequence keeps, or a loop
+    /// carries.
     pub fn shown(&self) -> Cow<'_, Signature> {
-        match self.signature.sequence {
-            None => Cow::Borrowed(&self.signature),
-            Some(_) => Cow::Owned(self.signature.for_apps()),
+        match (&self.signature.sequence, &self.signature.looped) {
+            (None, None) => Cow::Borrowed(&self.signature),
+            _ => Cow::Owned(self.signature.for_apps()),
+        }
+    }
+
+    /// The rows of what the app gives.
+    pub fn rows(&self, inputs: &[Tensor]) -> u64 {
+        let first = || inputs.first().and_then(|input| input.shape.first().copied()).unwrap_or(1);
+        let given = inputs.iter().map(|input| (&*input.name, &*input.shape));
+        match &self.signature.rows {
+            Some(_) => self.signature.rows_of(given).into(),
+            None => first(),
         }
     }
 
@@ -245,29 +256,61 @@ impl Found {
     /// # Errors
     /// Nobody could or would run it; the error names the receipt that this left.
     pub async fn run(&self, node: &Arc<Node>, order: Order) -> Result<Called, ApiError> {
-        let Self { call, .. } = self;
-        let span = tracing::debug_span!(
-            "infer", job = %order.job.id, model = call.named.model, trace = %Hex(&order.trace.trace)
-        );
-        let rows = order.job.rows;
+        let (rows, span) = (order.job.rows, self.span(&order));
         let (answer, receipted) = node.infer(order).instrument(span).await;
-        let receipt = receipts::told(receipted);
-        let (model, version) = (&call.named.model, &self.resolved.version);
-        let total = node.clock.now().mono.since(call.arrived);
         let served = answer.as_ref().ok();
         let served = served.map(|answer| {
             let (service, is_kept) = (answer.service, answer.is_kept);
-            Served { rows, service, is_kept }
+            Served { rows, service, is_kept, runs: 1 }
         });
+        self.count(node, served);
+        self.told(node, answer, receipted).await
+    }
+
+    /// The same with one job of several, which are counted together when all have run; a drain does
+    /// not keep it from running.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn go_on(&self, node: &Arc<Node>, order: Order) -> Result<Called, ApiError> {
+        let span = self.span(&order);
+        let (answer, receipted) = node.go_on(order).instrument(span).await;
+        self.told(node, answer, receipted).await
+    }
+
+    fn span(&self, order: &Order) -> tracing::Span {
+        let model = &self.call.named.model;
+        tracing::debug_span!(
+            "infer", job = %order.job.id, model, trace = %Hex(&order.trace.trace)
+        )
+    }
+
+    /// Counts the request, which ends now.
+    pub fn count(&self, node: &Node, served: Option<Served>) {
+        let Self { call, .. } = self;
+        let (model, version) = (&call.named.model, &self.resolved.version);
+        let total = node.clock.now().mono.since(call.arrived);
         node.statistics.count(model, version, total, served);
         if let Some(Served { service, .. }) = served {
             let (began, ended) = (call.arrived.0, call.arrived.0 + ns(total));
             let (trace, ran) = (call.trace.trace, ns(service));
             node.settings.trace(node, Traced { model, version, trace, began, ran, ended });
         }
+    }
+
+    /// What came of a job, as the app is told it.
+    async fn told(
+        &self,
+        node: &Arc<Node>,
+        answer: Result<Answer, Refusal>,
+        receipted: Receipted,
+    ) -> Result<Called, ApiError> {
+        let Self { call, .. } = self;
+        let receipt = receipts::told(receipted);
         let answer = answer.map_err(|refusal| {
             ApiError::from(call.later(node, refusal)).receipted(receipt.clone())
         })?;
+        jobs::count("hansa_paid_micros_total", &answer.price);
         let proof = match call.demand.with_receipt {
             true => receipts::inline(node, receipted).await,
             false => None,

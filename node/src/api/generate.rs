@@ -17,13 +17,13 @@ use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{StreamExt, stream};
 use hansa_runtime::tensor::{Signature, Tensor, TensorSpec};
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, Called, Named, demand};
+use super::call::{Call, Called, Found, Named, demand};
 use super::infer::{read, tell};
-use super::sequences::Turn;
+use super::loops::{Course, Steps};
 use super::trace;
 use super::v2::{self, ApiError};
 use crate::limits::GENERATE_BODY_BYTES_MAX;
@@ -35,39 +35,105 @@ pub async fn generate(
     Path(named): Path<Named>,
     request: Request,
 ) -> Response {
-    match counted(&node, named, request).await {
+    let began = Instant::now();
+    let outcome = once(&node, named, request, began).await;
+    node.meters.count(began, outcome.as_ref().err().map(ApiError::code));
+    match outcome {
         Ok((answer, headers)) => (headers, Json(answer)).into_response(),
         Err(error) => error.into_response(),
     }
 }
 
-/// `POST /v2/models/NAME[/versions/V]/generate_stream`: the same as server-sent events. What has one
-/// answer sends one event.
+/// `POST /v2/models/NAME[/versions/V]/generate_stream`: the same as server-sent events, one for each
+/// answer. The headers tell of the first. An error after it is an event, the last one.
 pub async fn generate_stream(
     State(node): State<Arc<Node>>,
     Path(named): Path<Named>,
     request: Request,
 ) -> Response {
-    match counted(&node, named, request).await {
-        Ok((answer, headers)) => {
-            let event = Event::default().data(answer.to_string());
-            (headers, Sse::new(stream::iter([Ok::<_, Infallible>(event)]))).into_response()
+    let began = Instant::now();
+    match begin(&node, named, request, began).await {
+        Ok((first, headers, rest)) => {
+            let first = stream::iter([first]);
+            let events = first
+                .chain(stream::unfold(rest, next))
+                .map(|answer| Ok::<_, Infallible>(Event::default().data(answer.to_string())));
+            (headers, Sse::new(events)).into_response()
         }
-        Err(error) => error.into_response(),
+        Err(error) => {
+            node.meters.count(began, Some(error.code()));
+            error.into_response()
+        }
     }
+}
+
+/// A request that was read, and whose model is known.
+struct Heard {
+    found: Found,
+    course: Course,
+    inputs: Vec<Tensor>,
+    id: Option<Value>,
+}
+
+/// A request that is answered step by step, after its first step.
+struct Rest {
+    node: Arc<Node>,
+    steps: Steps,
+    id: Option<Value>,
+    began: Instant,
 }
 
 type Answered = Result<(Value, HeaderMap), ApiError>;
 
-async fn counted(node: &Arc<Node>, named: Named, request: Request) -> Answered {
-    let began = Instant::now();
-    let outcome = run(node, named, request).await;
-    node.meters.count(began, outcome.as_ref().err().map(ApiError::code));
-    outcome
+/// A request to its one answer.
+async fn once(node: &Arc<Node>, named: Named, request: Request, began: Instant) -> Answered {
+    let Heard { mut found, course, inputs, id } = hear(node, named, request).await?;
+    if found.is_looped() {
+        let mut steps = Steps::begin(node, found, course, inputs, Vec::new())?;
+        let called = steps.only().await?;
+        return Ok(tell_all(node, steps.found(), id, called, began));
+    }
+    let called = found.answer(node, course, inputs, Vec::new()).await?;
+    Ok(tell_all(node, &found, id, called, began))
 }
 
-async fn run(node: &Arc<Node>, named: Named, request: Request<Body>) -> Answered {
-    let (arrived, started) = (node.clock.now().mono, Instant::now());
+/// A request to its first answer, and to those that follow.
+async fn begin(
+    node: &Arc<Node>,
+    named: Named,
+    request: Request,
+    began: Instant,
+) -> Result<(Value, HeaderMap, Option<Rest>), ApiError> {
+    let Heard { mut found, course, inputs, id } = hear(node, named, request).await?;
+    if !found.is_looped() {
+        let called = found.answer(node, course, inputs, Vec::new()).await?;
+        let (answer, headers) = tell_all(node, &found, id, called, began);
+        node.meters.count(began, None);
+        return Ok((answer, headers, None));
+    }
+    let mut steps = Steps::begin(node, found, course, inputs, Vec::new())?;
+    let called = steps.make().await?;
+    let (answer, headers) = tell_all(node, steps.found(), id.clone(), called, began);
+    Ok((answer, headers, Some(Rest { node: node.clone(), steps, id, began })))
+}
+
+/// The answer of the next step; it is made once it is asked for.
+async fn next(rest: Option<Rest>) -> Option<(Value, Option<Rest>)> {
+    let mut rest = rest?;
+    let failed = match rest.steps.next().await {
+        Some(Ok(called)) => {
+            let told = answer(rest.steps.found(), rest.id.clone(), called);
+            return Some((told, Some(rest)));
+        }
+        Some(Err(error)) => Some(error),
+        None => None,
+    };
+    rest.node.meters.count(rest.began, failed.as_ref().map(ApiError::code));
+    failed.map(|error| (error.body(), None))
+}
+
+async fn hear(node: &Arc<Node>, named: Named, request: Request<Body>) -> Result<Heard, ApiError> {
+    let arrived = node.clock.now().mono;
     let (head, body) = request.into_parts();
     let body = read(&head, body, GENERATE_BODY_BYTES_MAX).await?;
     let bytes = body.len();
@@ -89,23 +155,38 @@ async fn run(node: &Arc<Node>, named: Named, request: Request<Body>) -> Answered
     for key in constraints {
         known.extend(members.remove_entry(&key));
     }
-    let turn = Turn::take(node, &named, &mut known)?;
+    let course = Course::take(node, &named, &mut known)?;
     let demand = demand(node, &head.headers, &known)?;
-    let (model, trace) = (named.model.clone(), trace::of(&head.headers, node));
-    let mut found = Call { named, demand, trace, arrived }.find(node).await?;
+    let trace = trace::of(&head.headers, node);
+    let found = Call { named, demand, trace, arrived }.find(node).await?;
     let signature = found.signature.for_apps();
     let inputs = node.aside.run(bytes, move || inputs(&signature, members)).await?;
-    let Called { mut answer, receipt, proof } =
-        found.answer(node, turn, inputs, Vec::new()).await?;
-    let version = found.resolved.version.clone();
-    let outputs = std::mem::take(&mut answer.outputs);
-    let mut told = json!({ "model_name": model, "model_version": version });
-    for (key, value) in [("id", id), ("receipt", proof.map(Value::from))] {
+    Ok(Heard { found, course, inputs, id })
+}
+
+/// An answer, and the headers that go with it.
+fn tell_all(
+    node: &Node,
+    found: &Found,
+    id: Option<Value>,
+    mut called: Called,
+    began: Instant,
+) -> (Value, HeaderMap) {
+    let mut headers = HeaderMap::new();
+    tell(node, &called.answer, called.receipt.take(), began.elapsed(), &mut headers);
+    (answer(found, id, called), headers)
+}
+
+/// An answer as one flat object.
+fn answer(found: &Found, id: Option<Value>, called: Called) -> Value {
+    let version = &found.resolved.version;
+    let mut told = json!({ "model_name": found.name(), "model_version": version });
+    for (key, value) in [("id", id), ("receipt", called.proof.map(Value::from))] {
         if let Some(value) = value {
             told[key] = value;
         }
     }
-    for output in outputs {
+    for output in called.answer.outputs {
         let shown = v2::tensor_json(&output, usize::MAX);
         let value = match shown["data"].as_array().map(Vec::as_slice) {
             Some([one]) => one.clone(),
@@ -113,9 +194,7 @@ async fn run(node: &Arc<Node>, named: Named, request: Request<Body>) -> Answered
         };
         told[output.name] = value;
     }
-    let mut headers = HeaderMap::new();
-    tell(node, &answer, receipt, started.elapsed(), &mut headers);
-    Ok((told, headers))
+    told
 }
 
 /// The model's inputs from a flat object, which must have nothing else.

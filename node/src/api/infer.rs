@@ -18,9 +18,9 @@ use hansa_core::id::PeerId;
 use http_body_util::BodyExt;
 
 use super::call::{Call, Called, Named, demand};
+use super::loops::Course;
 use super::packed::Packed;
 use super::receipts;
-use super::sequences::Turn;
 use super::trace;
 use super::v2::{self, ApiError, InferRequest, JSON_LENGTH, Rendered};
 use super::wanted::Wanted;
@@ -93,11 +93,12 @@ async fn run(node: &Arc<Node>, named: Named, request: Request) -> Result<Respons
     let InferRequest {
         id, mut inputs, raw, outputs: wanted, mut parameters, binary_default, ..
     } = request;
-    let turn = Turn::take(node, &named, &mut parameters)?;
+    let course = Course::take(node, &named, &mut parameters)?;
     let demand = demand(node, &head.headers, &parameters)?;
     let (name, trace) = (named.model.clone(), trace::of(&head.headers, node));
     let call = Call { named, demand, trace, arrived };
     let mut found = call.find(node).await?;
+    found.check_once("HTTP end point")?;
     let shown = found.shown();
     if let Some(raw) = raw {
         inputs.push(v2::raw_input(&shown, raw)?);
@@ -106,7 +107,7 @@ async fn run(node: &Arc<Node>, named: Named, request: Request) -> Result<Respons
     Wanted::check(&wanted, &shown, &node.regions)?;
     v2::check_wanted(&shown, &wanted, binary_default)?;
     let labels = found.labels(node, &wanted).await?;
-    let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
+    let Called { mut answer, receipt, proof } = found.answer(node, course, inputs, names).await?;
     let version = found.resolved.version.clone();
     let outputs = std::mem::take(&mut answer.outputs);
     let bytes =
@@ -214,7 +215,6 @@ pub(super) fn tell(
     if !answer.price.is_free() {
         let price = answer.price.to_string();
         headers.insert(PRICE, price.try_into().expect("amounts are a header"));
-        crate::jobs::count("hansa_paid_micros_total", &answer.price);
     }
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let timing = format!(

@@ -11,6 +11,7 @@ pub mod events;
 pub mod generate;
 pub mod grpc;
 pub mod infer;
+pub mod loops;
 pub mod mesh;
 pub mod models;
 pub mod openai;

@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::call::{Called, Found, Named};
+use super::loops::Course;
 use super::v2::ApiError;
 use crate::limits::{SEQUENCE_IDLE_MAX, SEQUENCE_STATE_BYTES_MAX, SEQUENCES_MAX};
 use crate::node::Node;
@@ -258,12 +259,18 @@ impl Found {
     pub async fn answer(
         &mut self,
         node: &Arc<Node>,
-        turn: Option<Turn>,
+        course: Course,
         mut inputs: Vec<Tensor>,
         mut outputs: Vec<String>,
     ) -> Result<Called, ApiError> {
         let model = self.name();
-        let (sequence, turn) = match (&self.signature.sequence, turn) {
+        if let Some(steps) = course.steps_max {
+            return Err(ApiError::malformed(format!(
+                "model '{model}' answers once, so steps_max {steps} says nothing: leave it out, or put \
+                 a loop.json into its bundle"
+            )));
+        }
+        let (sequence, turn) = match (&self.signature.sequence, course.turn) {
             (None, None) => loop {
                 let order = self.order(node, inputs.clone(), outputs.clone())?;
                 match self.run(node, order).await {
@@ -300,12 +307,7 @@ impl Found {
         came.map_err(|_| Refusal::Deadline)?;
         let terms = (policy.clone(), self.resolved.bundle);
         let states = turn.states(&terms)?;
-        let given = inputs.iter().map(|input| (&*input.name, &*input.shape));
-        let first = || inputs.first().and_then(|input| input.shape.first().copied()).unwrap_or(1);
-        let rows = match &self.signature.rows {
-            Some(_) => self.signature.rows_of(given).into(),
-            None => first(),
-        };
+        let rows = self.rows(&inputs);
         let brought = self.signature.brought(&turn.step, &states, rows);
         inputs.extend(brought.map_err(ApiError::malformed)?);
         if !outputs.is_empty() {

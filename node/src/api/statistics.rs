@@ -25,6 +25,8 @@ pub struct Tally {
     pub last: Option<SystemTime>,
     /// Rows that were answered.
     pub rows: u64,
+    /// Jobs that they took.
+    pub runs: u64,
     /// Requests that were answered, and all their time.
     pub success: Sum,
     /// Requests that were refused or failed, and all their time.
@@ -69,10 +71,12 @@ impl Sum {
 pub struct Served {
     /// Its rows.
     pub rows: u32,
-    /// Time that its job ran.
+    /// Time that its jobs ran.
     pub service: Duration,
     /// Whether its answer was kept; none where nobody looked.
     pub is_kept: Option<bool>,
+    /// Its jobs: several if it was answered step by step.
+    pub runs: u32,
 }
 
 impl Statistics {
@@ -84,9 +88,12 @@ impl Statistics {
             return;
         }
         let tally = models.entry(key).or_default();
-        let Some(Served { rows, service, is_kept }) = served else { return tally.fail.add(total) };
+        let Some(Served { rows, service, is_kept, runs }) = served else {
+            return tally.fail.add(total);
+        };
         tally.last = Some(SystemTime::now());
         tally.rows += u64::from(rows);
+        tally.runs += u64::from(runs);
         tally.success.add(total);
         tally.infer.add(service);
         tally.queue.add(total.saturating_sub(service));
@@ -126,7 +133,7 @@ pub struct Row {
 
 impl Row {
     fn of(node: &Node, name: &str, version: &str, tally: Tally) -> Self {
-        let executions = executions(node, name, version).unwrap_or(tally.success.count);
+        let executions = executions(node, name, version).unwrap_or(tally.runs);
         Self { name: name.to_owned(), version: version.to_owned(), tally, executions }
     }
 
@@ -220,7 +227,7 @@ mod tests {
     #[test]
     fn requests_are_counted_by_model_and_the_failed_apart() {
         let (statistics, ms) = (Statistics::default(), Duration::from_millis(1));
-        let served = Some(Served { rows: 4, service: 2 * ms, is_kept: None });
+        let served = Some(Served { rows: 4, service: 2 * ms, is_kept: None, runs: 3 });
         statistics.count("a", "1", 5 * ms, served);
         let kept = |is_kept| served.map(|served| Served { is_kept: Some(is_kept), ..served });
         statistics.count("a", "1", 2 * ms, kept(false));
@@ -231,6 +238,7 @@ mod tests {
         let of = statistics.of(Some("a"), Some("1"));
         let [(_, tally)] = &of[..] else { panic!("one") };
         assert_eq!((tally.rows, tally.success.count, tally.fail.count), (12, 3, 1));
+        assert_eq!(tally.runs, 9);
         assert_eq!((tally.success.time, tally.infer.time), (8 * ms, 6 * ms));
         assert_eq!((tally.queue.time, tally.hits.time, tally.misses.time), (3 * ms, ms, 2 * ms));
         assert_eq!(statistics.of(Some("a"), None).len(), 2);

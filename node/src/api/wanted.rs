@@ -91,6 +91,20 @@ impl Wanted {
         Ok(())
     }
 
+    /// Whether each of several answers can have the form that is wanted.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn check_each(wanted: &[Self]) -> Result<(), ApiError> {
+        match wanted.iter().find(|output| output.place.is_some()) {
+            None => Ok(()),
+            Some(Self { name, .. }) => Err(ApiError::unsupported(format!(
+                "output `{name}`: the model answers step by step, and each step would write over the \
+                 one before in shared memory; take the output in the answers"
+            ))),
+        }
+    }
+
     /// How many bytes [`Self::form`] reads or moves.
     pub fn bytes(wanted: &[Self], outputs: &[Tensor]) -> usize {
         let is_formed = |output: &&Tensor| {

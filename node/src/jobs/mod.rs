@@ -94,10 +94,15 @@ impl Node {
     ///
     /// A job whose receipt must be kept and cannot be is refused; also when that shows only after it
     /// ran.
-    pub async fn infer(self: &Arc<Self>, mut order: Order) -> (Result<Answer, Refusal>, Receipted) {
-        if self.is_draining() {
-            return (Err(Refusal::Draining), Receipted::Off);
+    pub async fn infer(self: &Arc<Self>, order: Order) -> (Result<Answer, Refusal>, Receipted) {
+        match self.is_draining() {
+            true => (Err(Refusal::Draining), Receipted::Off),
+            false => self.go_on(order).await,
         }
+    }
+
+    /// The same with a job of a request that has begun, which the drain lets end.
+    pub async fn go_on(self: &Arc<Self>, mut order: Order) -> (Result<Answer, Refusal>, Receipted) {
         if let Err(refusal) = self.may_keep(&order.job.policy) {
             return (Err(refusal), Receipted::Off);
         }

@@ -52,9 +52,7 @@ fn bert(outputs: &[TensorSpec]) -> Signature {
         inputs: names.map(|name| spec(name, DType::Int64, &[-1, -1])).into(),
         outputs: outputs.to_vec(),
         rows: Some(RowAxes { inputs: axes(&names), outputs: axes(&named) }),
-        sequence: None,
-        rows_max: None,
-        labels: Default::default(),
+        ..Signature::default()
     }
 }
 

@@ -112,6 +112,53 @@ pub fn counter() -> Message {
     model(&graph.bytes(5, scalar("one", &1f32.to_le_bytes())))
 }
 
+/// `node` with a whole number in an attribute.
+pub fn with_int(node: Message, name: &str, number: i64) -> Message {
+    node.bytes(5, Message::default().bytes(1, name).int(3, number).int(20, 2))
+}
+
+/// One step of Triton's `repeat_int32`: the AT-th of IN, after as many steps of a loop as the AT-th of
+/// DELAY says; and whether there is a next one. Fails where DELAY has none.
+pub fn repeat() -> Message {
+    let body = graph(
+        &[node("Identity", &["go"], &["go_on"]), node("Add", &["n", "none"], &["same"])],
+        &[value("i", 7, &[]), value("go", 9, &[]), value("n", 1, &[])],
+        &[value("go_on", 9, &[]), value("same", 1, &[])],
+    );
+    let cast = |from: &str, to: &str, code| with_int(node("Cast", &[from], &[to]), "to", code);
+    let nodes = [
+        node("Gather", &["IN", "AT"], &["picked"]),
+        node("Gather", &["DELAY", "AT"], &["delay"]),
+        cast("delay", "count", 7),
+        with_graph(node("Loop", &["count", "", "none"], &["waited"]), "body", body),
+        cast("waited", "nothing", 6),
+        node("Add", &["picked", "nothing"], &["OUT"]),
+        cast("AT", "IDX", 12),
+        node("Add", &["AT", "one"], &["NEXT"]),
+        node("Shape", &["IN"], &["shape"]),
+        cast("shape", "length", 6),
+        node("Less", &["NEXT", "length"], &["MORE"]),
+    ];
+    let inputs = [
+        value("IN", 6, &[-1]),
+        value("DELAY", 12, &[-1]),
+        value("WAIT", 12, &[1]),
+        value("AT", 6, &[1]),
+    ];
+    let outputs = [
+        value("OUT", 6, &[1]),
+        value("IDX", 12, &[1]),
+        value("NEXT", 6, &[1]),
+        value("MORE", 9, &[1]),
+    ];
+    let none = Message::default().int(2, 1).bytes(8, "none").bytes(9, 0f32.to_le_bytes());
+    let one = Message::default().int(1, 1).int(2, 6).bytes(8, "one").bytes(9, 1i32.to_le_bytes());
+    model(&graph(&nodes, &inputs, &outputs).bytes(5, none).bytes(5, one))
+}
+
+/// What its bundle declares.
+pub const REPEATS: &str = r#"{ "states": { "NEXT": "AT" }, "while": "MORE", "steps_max": 512 }"#;
+
 /// y = the x-th of the numbers from 0 to `size` - 1; fails where there is none.
 pub fn lookup(size: u8) -> Message {
     let numbers: Vec<u8> = (0..size).flat_map(|n| f32::from(n).to_le_bytes()).collect();

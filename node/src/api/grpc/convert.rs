@@ -225,7 +225,8 @@ fn elements(dtype: DType, contents: InferTensorContents) -> Result<Bytes, String
     Ok(data.freeze())
 }
 
-/// An answer; the bytes of its outputs are not copied. Those in shared memory say where.
+/// An answer; the bytes of its outputs are not copied. Those in shared memory say where. It says
+/// whether it is its request's last, if that is to be told.
 pub fn answer(
     model_name: String,
     model_version: String,
@@ -233,15 +234,15 @@ pub fn answer(
     outputs: Vec<Tensor>,
     wanted: &[Wanted],
     proof: Option<String>,
-    is_end: bool,
+    is_end: Option<bool>,
 ) -> ModelInferResponse {
     let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
     let mut parameters = HashMap::new();
     if let Some(proof) = proof {
         parameters.insert("receipt".into(), parameter(ParameterChoice::StringParam(proof)));
     }
-    if is_end {
-        parameters.insert(IS_END.into(), parameter(ParameterChoice::BoolParam(true)));
+    if let Some(is_end) = is_end {
+        parameters.insert(IS_END.into(), parameter(ParameterChoice::BoolParam(is_end)));
     }
     let (mut told, mut raw) = (Vec::new(), Vec::new());
     for Tensor { name, dtype, shape, data } in outputs {
@@ -363,7 +364,7 @@ mod tests {
             ("timeout".to_owned(), Value::from(7)),
         ]);
         assert_eq!(asked.parameters, expected);
-        let told = answer("m".into(), "1".into(), "7".into(), vec![], &[], None, true);
+        let told = answer("m".into(), "1".into(), "7".into(), vec![], &[], None, Some(true));
         let end = &told.parameters[IS_END].parameter_choice;
         assert_eq!(*end, Some(ParameterChoice::BoolParam(true)));
     }
@@ -373,7 +374,7 @@ mod tests {
         let data = Bytes::from_static(&[0, 0, 128, 63]);
         let y = Tensor { name: "y".into(), dtype: DType::Fp32, shape: vec![1], data: data.clone() };
         let told =
-            answer("m".into(), "1".into(), "7".into(), vec![y], &[], Some("proof".into()), false);
+            answer("m".into(), "1".into(), "7".into(), vec![y], &[], Some("proof".into()), None);
         assert_eq!((&*told.outputs[0].name, &*told.outputs[0].datatype), ("y", "FP32"));
         assert_eq!(told.raw_output_contents[0].as_ptr(), data.as_ptr());
         let proof = &told.parameters["receipt"].parameter_choice;

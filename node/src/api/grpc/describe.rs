@@ -49,6 +49,7 @@ pub fn config(name: String, signature: &Signature) -> ModelConfig {
         name: spec.name.clone(),
         data_type: data_type(spec.datatype).into(),
         dims: v2::dims(signature, spec).to_vec(),
+        optional: signature.looped.as_ref().is_some_and(|looped| looped.begins(&spec.name)),
     };
     let labels = |name: &str| signature.labels.contains(name).then(|| Labels::file(name)).flatten();
     let output = |spec: &TensorSpec| ModelOutput {
@@ -58,6 +59,7 @@ pub fn config(name: String, signature: &Signature) -> ModelConfig {
         label_filename: labels(&spec.name).unwrap_or_default(),
     };
     let sequence_batching = signature.sequence.as_ref().map(|_| ModelSequenceBatching {});
+    let decoupled = ModelTransactionPolicy { decoupled: true };
     let shown = signature.for_apps();
     ModelConfig {
         name,
@@ -67,6 +69,7 @@ pub fn config(name: String, signature: &Signature) -> ModelConfig {
         output: shown.outputs.iter().map(output).collect(),
         sequence_batching,
         backend: "onnxruntime".into(),
+        model_transaction_policy: signature.looped.as_ref().map(|_| decoupled),
     }
 }
 

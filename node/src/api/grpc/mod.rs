@@ -1,40 +1,33 @@
 //! The same API over gRPC: `inference.GRPCInferenceService` and `grpc.health.v1.Health`.
 //!
 //! [`convert`] and [`describe`] are the protocol as pure functions, [`status`] its errors; the services here are thin
-//! between them and [`super::call`]. Constraints are metadata (`hansa-locations`) or parameters, as
+//! between them and [`super::call`], by way of `infer` where something runs. Constraints are metadata (`hansa-locations`) or parameters, as
 //! over HTTP, and answers carry the same headers.
 
 pub mod convert;
 pub mod describe;
 mod health;
+mod infer;
 pub mod status;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::HeaderMap;
 use futures::{FutureExt, Stream, StreamExt};
-use hansa_core::policy::Demand;
 use tonic::codec::CompressionEncoding::{Deflate, Gzip};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::convert::Asked;
 use self::health::Health;
 use self::inference::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer,
 };
 use self::inference::*;
-use self::status::{of, timeout};
-use super::call::{Call, Called, Named, demand};
-use super::infer::tell;
-use super::sequences::Turn;
-use super::v2::ApiError;
-use super::wanted::Wanted;
-use super::{models, regions, repository, statistics, trace, v2};
-use crate::limits::{BODY_BYTES_MAX, GRPC_STREAM_IN_FLIGHT_MAX};
+use self::status::of;
+use super::call::Named;
+use super::{models, regions, repository, statistics, v2};
+use crate::limits::BODY_BYTES_MAX;
 use crate::node::Node;
 
 /// What the build makes of `proto/inference.proto`.
@@ -66,53 +59,9 @@ struct Service {
     node: Arc<Node>,
 }
 
-/// A request's answer, and the headers that go with it.
-type Answered = Result<(ModelInferResponse, HeaderMap), ApiError>;
-
 impl Service {
     fn named(name: String, version: String) -> Named {
         Named { model: name, version: Some(version).filter(|version| !version.is_empty()) }
-    }
-
-    /// A request to its answer.
-    async fn infer(node: &Arc<Node>, headers: &HeaderMap, request: ModelInferRequest) -> Answered {
-        let (arrived, started) = (node.clock.now().mono, Instant::now());
-        let Asked { named, id, inputs, outputs, mut parameters, tells_end } =
-            convert::read(request, &node.regions)?;
-        let turn = Turn::take(node, &named, &mut parameters)?;
-        let mut demand = demand(node, headers, &parameters)?;
-        narrow(&mut demand, timeout(headers)?);
-        let name = named.model.clone();
-        let call = Call { named, demand, trace: trace::of(headers, node), arrived };
-        let mut found = call.find(node).await?;
-        let names = outputs.iter().map(|output| output.name.clone()).collect();
-        Wanted::check(&outputs, &found.shown(), &node.regions)?;
-        let labels = found.labels(node, &outputs).await?;
-        let Called { mut answer, receipt, proof } = found.answer(node, turn, inputs, names).await?;
-        let version = found.resolved.version.clone();
-        let tensors = std::mem::take(&mut answer.outputs);
-        let (bytes, signature) = (Wanted::bytes(&outputs, &tensors), found.signature.clone());
-        let regions = node.clone();
-        let form = move || {
-            let tensors = Wanted::form(&outputs, tensors, &signature, &labels, &regions.regions)?;
-            Ok(convert::answer(name, version, id, tensors, &outputs, proof, tells_end))
-        };
-        let response = node.aside.run(bytes, form).await.map_err(|error: ApiError| error)?;
-        let mut headers = HeaderMap::new();
-        tell(node, &answer, receipt, started.elapsed(), &mut headers);
-        Ok((response, headers))
-    }
-
-    /// The same, counted.
-    async fn counted(
-        node: &Arc<Node>,
-        headers: &HeaderMap,
-        request: ModelInferRequest,
-    ) -> Answered {
-        let began = Instant::now();
-        let outcome = Self::infer(node, headers, request).await;
-        node.meters.count(began, outcome.as_ref().err().map(ApiError::code));
-        outcome
     }
 
     /// Whether a request may change the node: as over HTTP, where only its own machine can ask. (No
@@ -129,11 +78,6 @@ impl Service {
         let mut draining = self.node.draining.subscribe();
         async move { drop(draining.wait_for(|is_draining| *is_draining).await) }
     }
-}
-
-/// Narrows a deadline; one that is there is not replaced by a later one.
-fn narrow(demand: &mut Demand, timeout: Option<Duration>) {
-    demand.deadline = [demand.deadline, timeout].into_iter().flatten().min();
 }
 
 #[tonic::async_trait]
@@ -209,7 +153,7 @@ impl GrpcInferenceService for Service {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let answered = Self::counted(&self.node, &metadata.into_headers(), request).await;
+        let answered = infer::once(&self.node, &metadata.into_headers(), request).await;
         let (answer, headers) = answered.map_err(of)?;
         let mut response = Response::new(answer);
         *response.metadata_mut() = MetadataMap::from_headers(headers);
@@ -226,27 +170,9 @@ impl GrpcInferenceService for Service {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let (metadata, _, requests) = request.into_parts();
-        let (node, headers) = (self.node.clone(), Arc::new(metadata.into_headers()));
         let requests = requests.take_until(self.drained().boxed());
-        let answers = requests.map(move |request| {
-            let (node, headers) = (node.clone(), headers.clone());
-            async move {
-                let request = request?;
-                let id = request.id.clone();
-                Ok(match Self::counted(&node, &headers, request).await {
-                    Ok((answer, _)) => ModelStreamInferResponse {
-                        error_message: String::new(),
-                        infer_response: Some(answer),
-                    },
-                    // Clients tell by the id whose error it is.
-                    Err(error) => ModelStreamInferResponse {
-                        error_message: error.to_string(),
-                        infer_response: Some(ModelInferResponse { id, ..Default::default() }),
-                    },
-                })
-            }
-        });
-        Ok(Response::new(answers.buffered(GRPC_STREAM_IN_FLIGHT_MAX).boxed()))
+        let answers = infer::each(self.node.clone(), metadata.into_headers(), requests);
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn repository_index(

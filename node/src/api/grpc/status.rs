@@ -19,6 +19,7 @@ pub fn of(error: ApiError) -> Status {
         StatusCode::CONFLICT => Code::FailedPrecondition,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Code::ResourceExhausted,
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Code::DeadlineExceeded,
+        StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => Code::Unavailable,
         status if status.is_client_error() => Code::InvalidArgument,
         _ => Code::Internal,
@@ -87,6 +88,8 @@ mod tests {
         assert_eq!(of(Refusal::Deadline.into()).code(), Code::DeadlineExceeded);
         assert_eq!(of(Refusal::Draining.into()).code(), Code::Unavailable);
         assert_eq!(of(ApiError::malformed("x")).code(), Code::InvalidArgument);
+        let lacking = ApiError::new(StatusCode::NOT_IMPLEMENTED, "decoupled", "x");
+        assert_eq!(of(lacking).code(), Code::Unimplemented);
     }
 
     #[test]

@@ -45,6 +45,8 @@ async fn run(node: &Arc<Node>, request: Request) -> Result<Response, OpenAiError
     let (is_inline, trace) = (demand.with_receipt, trace::of(&head.headers, node));
     let named = Named { model: wish.model.clone(), version: None };
     let found = Call { named, demand, trace, arrived }.find(node).await?;
+    let once = found.check_once("/v1/embeddings");
+    once.map_err(|error| OpenAiError::of("model", error))?;
     let text = found.text(node).await.map_err(|error| OpenAiError::of("model", error))?;
     let embedder = Embedder::new(text.clone(), &found.signature);
     let embedder = Arc::new(embedder.map_err(|error| OpenAiError::of("model", error))?);

@@ -37,6 +37,14 @@ pub fn model_config(name: &str, signature: &Signature) -> Value {
         // By this clients know that they must name one.
         config["sequence_batching"] = json!({});
     }
+    if let Some(looped) = &signature.looped {
+        // By this, that a request may have several answers.
+        config["model_transaction_policy"] = json!({ "decoupled": true });
+        let inputs = config["input"].as_array_mut().into_iter().flatten();
+        for (told, _) in inputs.zip(&shown.inputs).filter(|(_, spec)| looped.begins(&spec.name)) {
+            told["optional"] = true.into();
+        }
+    }
     config
 }
 
@@ -67,10 +75,8 @@ mod tests {
         let signature = Signature {
             inputs: vec![spec("text", DType::Bytes, &[-1]), spec("ids", DType::Int64, &[-1, 128])],
             outputs: vec![spec("scores", DType::Fp32, &[-1, 3])],
-            rows: None,
-            sequence: None,
-            rows_max: None,
             labels: ["scores".to_owned()].into(),
+            ..Signature::default()
         };
         let config = model_config("reader", &signature);
         assert_eq!(config["name"], "reader");
@@ -86,6 +92,15 @@ mod tests {
                 { "name": "text", "data_type": "TYPE_STRING", "dims": [-1] },
                 { "name": "ids", "data_type": "TYPE_INT64", "dims": [-1, 128] },
             ])
+        );
+        let looped = json!({ "states": { "scores": "ids" }, "while": "more", "steps_max": 9 });
+        let looped = serde_json::from_value(looped).unwrap();
+        let decoupled = model_config("reader", &Signature { looped: Some(looped), ..signature });
+        assert_eq!(decoupled["model_transaction_policy"], json!({ "decoupled": true }));
+        assert_eq!(decoupled["input"][1]["optional"], true, "a state begins by itself");
+        assert_eq!(
+            (&decoupled["input"][0]["optional"], &decoupled["output"]),
+            (&json!(null), &json!([]))
         );
         let output = json!([{ "name": "scores", "data_type": "TYPE_FP32", "dims": [-1, 3],
             "label_filename": "labels/scores.txt" }]);

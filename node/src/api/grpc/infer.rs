@@ -1,0 +1,254 @@
+//! Inference over gRPC: one request and its answer, or a stream of requests and their answers.
+//!
+//! On a stream the requests that are answered once are answered in their order. Those that are answered
+//! step by step ([`crate::api::loops`]) come among them as their steps are made. So many of each are
+//! worked on at once as [`GRPC_STREAM_IN_FLIGHT_MAX`] says; the next request waits on the wire. No step
+//! is begun before the client took the one before: who reads slowly holds up its own stream.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use futures::stream::{BoxStream, SelectAll};
+use futures::{Stream, StreamExt, stream};
+use hansa_core::policy::Demand;
+use hansa_runtime::labels::Labels;
+use hansa_runtime::tensor::Tensor;
+use tonic::Status;
+
+use super::convert::{self, Asked};
+use super::inference::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
+use super::status::timeout;
+use crate::api::call::{Call, Called, Found, demand};
+use crate::api::infer::tell;
+use crate::api::loops::{Course, Steps};
+use crate::api::trace;
+use crate::api::v2::ApiError;
+use crate::api::wanted::Wanted;
+use crate::limits::GRPC_STREAM_IN_FLIGHT_MAX;
+use crate::node::Node;
+
+/// A request that was read, and whose model is known.
+struct Heard {
+    found: Found,
+    course: Course,
+    inputs: Vec<Tensor>,
+    form: Form,
+}
+
+/// How its answers are told.
+struct Form {
+    id: String,
+    wanted: Arc<[Wanted]>,
+    labels: Arc<Labels>,
+    tells_end: bool,
+}
+
+/// What comes of a request on a stream.
+enum Reply {
+    /// One answer.
+    One(Box<ModelStreamInferResponse>),
+    /// Several.
+    Many(BoxStream<'static, ModelStreamInferResponse>),
+}
+
+/// A request that is answered step by step.
+struct Rest {
+    node: Arc<Node>,
+    steps: Steps,
+    form: Form,
+    began: Instant,
+}
+
+/// A request's answer, and the headers that go with it. Counted.
+pub(super) async fn once(
+    node: &Arc<Node>,
+    headers: &HeaderMap,
+    request: ModelInferRequest,
+) -> Result<(ModelInferResponse, HeaderMap), ApiError> {
+    let began = Instant::now();
+    let answered = async {
+        let heard = hear(node, headers, request).await?;
+        heard.found.check_once("ModelInfer RPC")?;
+        heard.answer(node, began).await
+    };
+    let outcome = answered.await;
+    node.meters.count(began, outcome.as_ref().err().map(ApiError::code));
+    outcome
+}
+
+/// What comes of each request of a stream. Dropped, it cancels what runs.
+pub(super) fn each<S>(
+    node: Arc<Node>,
+    headers: HeaderMap,
+    requests: S,
+) -> impl Stream<Item = Result<ModelStreamInferResponse, Status>> + Send
+where
+    S: Stream<Item = Result<ModelInferRequest, Status>> + Send + 'static,
+{
+    let headers = Arc::new(headers);
+    let replies = requests.map(move |request| {
+        let (node, headers) = (node.clone(), headers.clone());
+        async move { Ok(reply(&node, &headers, request?).await) }
+    });
+    let replies = replies.buffered(GRPC_STREAM_IN_FLIGHT_MAX).fuse();
+    let state = (Box::pin(replies), SelectAll::new());
+    stream::unfold(state, |(mut replies, mut many)| async move {
+        loop {
+            let may_more = many.len() < GRPC_STREAM_IN_FLIGHT_MAX && !replies.is_done();
+            let answer = tokio::select! {
+                Some(answer) = many.next(), if !many.is_empty() => Ok(answer),
+                Some(reply) = replies.next(), if may_more => match reply {
+                    Ok(Reply::One(answer)) => Ok(*answer),
+                    Ok(Reply::Many(answers)) => {
+                        many.push(answers);
+                        continue;
+                    }
+                    Err(status) => Err(status),
+                },
+                else => match replies.is_done() {
+                    true => return None,
+                    false => continue,
+                },
+            };
+            return Some((answer, (replies, many)));
+        }
+    })
+}
+
+async fn hear(
+    node: &Arc<Node>,
+    headers: &HeaderMap,
+    request: ModelInferRequest,
+) -> Result<Heard, ApiError> {
+    let arrived = node.clock.now().mono;
+    let Asked { named, id, inputs, outputs: wanted, mut parameters, tells_end } =
+        convert::read(request, &node.regions)?;
+    let course = Course::take(node, &named, &mut parameters)?;
+    let mut demand = demand(node, headers, &parameters)?;
+    narrow(&mut demand, timeout(headers)?);
+    let found = Call { named, demand, trace: trace::of(headers, node), arrived }.find(node).await?;
+    Wanted::check(&wanted, &found.shown(), &node.regions)?;
+    if found.is_looped() {
+        Wanted::check_each(&wanted)?;
+    }
+    let labels = found.labels(node, &wanted).await?;
+    let form = Form { id, wanted: wanted.into(), labels, tells_end };
+    Ok(Heard { found, course, inputs, form })
+}
+
+/// Narrows a deadline; one that is there is not replaced by a later one.
+fn narrow(demand: &mut Demand, timeout: Option<Duration>) {
+    demand.deadline = [demand.deadline, timeout].into_iter().flatten().min();
+}
+
+impl Heard {
+    /// Its one answer.
+    async fn answer(
+        self,
+        node: &Arc<Node>,
+        began: Instant,
+    ) -> Result<(ModelInferResponse, HeaderMap), ApiError> {
+        let Self { mut found, course, inputs, form } = self;
+        let mut called = found.answer(node, course, inputs, form.names()).await?;
+        let (tensors, proof) = (std::mem::take(&mut called.answer.outputs), called.proof.take());
+        let response = form.tell(node, &found, tensors, proof, true).await?;
+        let mut headers = HeaderMap::new();
+        tell(node, &called.answer, called.receipt, began.elapsed(), &mut headers);
+        Ok((response, headers))
+    }
+}
+
+impl Form {
+    fn names(&self) -> Vec<String> {
+        self.wanted.iter().map(|output| output.name.clone()).collect()
+    }
+
+    /// The last answer, with nothing in it.
+    fn end(&self, found: &Found) -> ModelInferResponse {
+        let (name, version) = (found.name().to_owned(), found.resolved.version.clone());
+        let is_end = self.tells_end.then_some(true);
+        convert::answer(name, version, self.id.clone(), Vec::new(), &self.wanted, None, is_end)
+    }
+
+    /// An answer, which is its request's last or not.
+    async fn tell(
+        &self,
+        node: &Arc<Node>,
+        found: &Found,
+        tensors: Vec<Tensor>,
+        proof: Option<String>,
+        is_end: bool,
+    ) -> Result<ModelInferResponse, ApiError> {
+        let (name, version) = (found.name().to_owned(), found.resolved.version.clone());
+        let is_end = self.tells_end.then_some(is_end);
+        let (id, wanted, labels) = (self.id.clone(), self.wanted.clone(), self.labels.clone());
+        let (bytes, signature) = (Wanted::bytes(&wanted, &tensors), found.signature.clone());
+        let regions = node.clone();
+        let form = move || {
+            let tensors = Wanted::form(&wanted, tensors, &signature, &labels, &regions.regions)?;
+            Ok(convert::answer(name, version, id, tensors, &wanted, proof, is_end))
+        };
+        node.aside.run(bytes, form).await
+    }
+}
+
+/// What comes of a request of a stream. One answer is counted.
+async fn reply(node: &Arc<Node>, headers: &HeaderMap, request: ModelInferRequest) -> Reply {
+    let (began, id) = (Instant::now(), request.id.clone());
+    let outcome = async {
+        let heard = hear(node, headers, request).await?;
+        if !heard.found.is_looped() {
+            let (answer, _) = heard.answer(node, began).await?;
+            return Ok(Reply::One(Box::new(given(answer))));
+        }
+        let Heard { found, course, inputs, form } = heard;
+        let steps = Steps::begin(node, found, course, inputs, form.names())?;
+        let rest = Rest { node: node.clone(), steps, form, began };
+        Ok(Reply::Many(stream::unfold(Some(rest), next).boxed()))
+    };
+    let outcome = outcome.await;
+    let failed = outcome.as_ref().err().map(ApiError::code);
+    if !matches!(outcome, Ok(Reply::Many(_))) {
+        node.meters.count(began, failed);
+    }
+    outcome.unwrap_or_else(|error: ApiError| Reply::One(Box::new(refused(id, &error))))
+}
+
+/// The answer of the next step; it is made once it is asked for. The last answer of all has nothing
+/// in it but that it is the last, and is told only who asks for it. An error is the last as well.
+async fn next(rest: Option<Rest>) -> Option<(ModelStreamInferResponse, Option<Rest>)> {
+    let mut rest = rest?;
+    let Rest { node, steps, form, began } = &mut rest;
+    let told = match steps.next().await {
+        Some(Ok(Called { answer, proof, .. })) => {
+            form.tell(node, steps.found(), answer.outputs, proof, false).await
+        }
+        Some(Err(error)) => Err(error),
+        None => {
+            node.meters.count(*began, None);
+            return form.tells_end.then(|| (given(form.end(steps.found())), None));
+        }
+    };
+    match told {
+        Ok(answer) => Some((given(answer), Some(rest))),
+        Err(error) => {
+            node.meters.count(*began, Some(error.code()));
+            let error_message = error.to_string();
+            let infer_response = Some(form.end(steps.found()));
+            Some((ModelStreamInferResponse { error_message, infer_response }, None))
+        }
+    }
+}
+
+fn given(answer: ModelInferResponse) -> ModelStreamInferResponse {
+    ModelStreamInferResponse { error_message: String::new(), infer_response: Some(answer) }
+}
+
+/// Clients tell by the id whose error it is.
+fn refused(id: String, error: &ApiError) -> ModelStreamInferResponse {
+    ModelStreamInferResponse {
+        error_message: error.to_string(),
+        infer_response: Some(ModelInferResponse { id, ..Default::default() }),
+    }
+}
