@@ -255,7 +255,7 @@ impl Policy {
     }
 }
 
-/// A policy together with its hash, which every step of a job asks for and one computes.
+/// A policy together with its hash, so that a job's steps need not compute it each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Law {
     policy: Arc<Policy>,

@@ -23,7 +23,7 @@ use crate::id::{JobId, PeerId};
 use crate::limits::{CANDIDATES_MAX, SHARDS_PER_BATCH_MAX};
 use crate::loads::Loads;
 use crate::plan::{Job, Refusal, admit_here, admit_there, looked_at, refusal};
-use crate::policy::Split;
+use crate::policy::{Policy, Split};
 use crate::price::{Amount, Bill};
 use crate::rank::{Cost, Order, SUSPECT_PENALTY, Thrift, cost_here, cost_there, order};
 use crate::time::Now;
@@ -315,21 +315,25 @@ impl Job {
     /// The job of so many of its rows: under the same law, with its part of what the whole may cost, never split
     /// again, and run by the peer that it is sent to.
     pub fn shard(&self, id: JobId, rows: u32, limit: Option<Amount>) -> Self {
-        let mut shard = self.clone();
-        for law in [&mut shard.policy, &mut shard.onward] {
-            *law = law.with(|policy| policy.split = Split::Never);
-        }
+        let mut shard = self.clone().changed(|policy| {
+            policy.split = Split::Never;
+            policy.price_micros_max = limit.map(|limit| limit.micros);
+        });
         let bytes = u128::from(self.bytes) * u128::from(rows) / u128::from(self.rows.max(1));
         shard.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let hops_left = self.hops_left.min(1);
-        Self { id, rows, separable: false, hops_left, ..shard.limited(limit) }
+        Self { id, rows, separable: false, hops_left, ..shard }
     }
 
     /// The job with its part of what the whole that it belongs to may cost.
-    pub fn limited(mut self, limit: Option<Amount>) -> Self {
-        let micros_max = limit.map(|limit| limit.micros);
+    pub fn limited(self, limit: Option<Amount>) -> Self {
+        self.changed(|policy| policy.price_micros_max = limit.map(|limit| limit.micros))
+    }
+
+    /// The job under another law, here and where it goes on to.
+    fn changed(mut self, change: impl Fn(&mut Policy)) -> Self {
         for law in [&mut self.policy, &mut self.onward] {
-            *law = law.with(|policy| policy.price_micros_max = micros_max);
+            *law = law.with(&change);
         }
         self
     }
