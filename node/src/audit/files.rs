@@ -1,4 +1,5 @@
-//! Files that are there whole or not at all, also when the machine stops in between.
+//! Files that are there whole or not at all where they have a name already, also when the machine stops
+//! in between; and new ones, which nothing names before they are there.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -24,7 +25,7 @@ impl Unsynced {
         fs::rename(&other, path).inspect_err(|_| drop(fs::remove_file(&other)))
     }
 
-    /// Writes files that no checkpoint covers yet, each in its place. All are written before the first is waited
+    /// Writes files that nothing names yet, each in its place. All are written before the first is waited
     /// for, so that the disk takes them together: to wait for each in turn takes a second where there
     /// are a hundred. The names are on the disk after [`Unsynced::sync`].
     pub(super) fn write_all(&mut self, files: &[(PathBuf, &[u8])]) -> io::Result<()> {

@@ -179,6 +179,7 @@ impl Batches {
         self.bytes.clear();
         self.bytes.shrink_to(AUDIT_SPARE_BYTES_MAX);
         self.entries.clear();
+        self.entries.shrink_to(AUDIT_SPARE_BYTES_MAX / 512);
         self
     }
 }
@@ -229,7 +230,8 @@ fn sum<'a>(
 
 /// Whether a journal is one of another version of this program.
 pub(super) fn is_foreign(bytes: &[u8]) -> bool {
-    bytes.starts_with(NAME) && !bytes.starts_with(MAGIC)
+    let version = bytes.strip_prefix(NAME).and_then(<[u8]>::first);
+    version.is_some_and(u8::is_ascii_digit) && !bytes.starts_with(MAGIC)
 }
 
 /// The batches in a journal's bytes.

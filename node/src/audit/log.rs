@@ -28,11 +28,9 @@ use super::front::Front;
 use super::journal::{AppendFault, Batch, Batches, Journal, Scan};
 use super::reader::{self, CHECKPOINT, COSIGNED, Reader};
 use super::recent::Recent;
-use super::salts::Salts;
+use super::salts::{self, Salts};
 use crate::limits::AUDIT_RECENT_MAX;
 
-/// Where the first version kept its salts.
-const SALTS_BEFORE: &str = "salts";
 /// What is written and removed to see whether the disk takes it.
 const PROBE: &str = "probe.tmp";
 /// Hashes of a tile that is complete, in bytes.
@@ -52,6 +50,9 @@ pub struct Log {
     complete: Vec<(PathBuf, Vec<u8>)>,
     pub(super) salts: Salts,
     pub(super) signed: Checkpoint,
+    /// Of how many receipts the checkpoint on the disk may be, where nobody knows whether a newer one
+    /// came there.
+    shown: u64,
     note: String,
     pub(super) minimum: u64,
     recent: Recent,
@@ -80,12 +81,6 @@ impl Log {
         let signer = SignerKey::new(&origin(peer), *seed).expect("a peer's id is a name");
         let reader = Reader::new(dir);
         let damaged = |reason: String| LogError::Damaged { path: dir.to_owned(), reason };
-        if reader.path(SALTS_BEFORE).exists() {
-            return Err(damaged(format!(
-                "`{SALTS_BEFORE}` is of an earlier version of hansa, which named its salts otherwise; \
-                 move the folder aside, where `hansa audit` reads it as before, and begin a new log"
-            )));
-        }
         let journals = reader.journals()?;
         let begun = journals.iter().find_map(|(scan, _)| scan.batches.first());
         let begun = begun.map(|batch| batch.first);
@@ -104,6 +99,8 @@ impl Log {
         .map_err(damaged)?;
         let (batches, repaired) = whole(journals, signed.size).map_err(damaged)?;
         let frontier = reader.frontier(signed.size).map_err(|error| damaged(error.to_string()))?;
+        let mut unsynced = Unsynced::default();
+        salts::adopt(&reader, &mut unsynced, signed.size).map_err(fault)?;
         let journals = reader.journal_paths().map(|path| Journal::open(&path));
         let [zero, one] = journals;
         let charters = reader.charters()?.into_keys().collect();
@@ -117,9 +114,10 @@ impl Log {
             signer,
             _lock: lock,
             front: Arc::new(Mutex::new(front)),
-            unsynced: Unsynced::default(),
+            unsynced,
             complete: Vec::new(),
             salts: Salts::after(signed.size),
+            shown: signed.size,
             signed,
             note,
             recent: Recent::default(),
@@ -256,7 +254,8 @@ impl Log {
 
     fn push_all(&mut self, kept: Batches) {
         kept.each(|bytes, leaf, salt, job| self.push(bytes, leaf, salt, job));
-        self.front().give_back(kept.emptied());
+        let emptied = kept.emptied();
+        self.front().give_back(emptied);
     }
 
     /// Takes an entry that is on the disk into the tree.
@@ -309,10 +308,13 @@ impl Log {
     /// Writes the tree to its tiles, and the checkpoint over it.
     fn sign(&mut self) -> Result<(), LogError> {
         let size = self.frontier.size();
-        let (before, after) = (reader::partial(self.signed.size), reader::partial(size));
+        let mut before = reader::partial(self.signed.size);
+        before.extend(reader::partial(self.shown));
+        let after = reader::partial(size);
         let written = self.write_tiles(&before, &after).and_then(|()| {
             let checkpoint = Checkpoint { size, root: self.frontier.root(), ..self.signed.clone() };
             let note = checkpoint.sign(&self.signer).expect("a checkpoint is a note's text");
+            self.shown = size;
             self.unsynced.replace(&self.reader.path(CHECKPOINT), note.as_bytes())?;
             self.unsynced.sync()?;
             (self.signed, self.note) = (checkpoint, note);
@@ -330,8 +332,8 @@ impl Log {
         Ok(())
     }
 
-    /// Writes what `signed`, the unfinished files under the newest checkpoint, are not: those are on the
-    /// disk and say the same, and a kill in between must not find them half written.
+    /// Writes what is not among `signed`, the unfinished files under a checkpoint that may be on the disk:
+    /// those are there and say the same, and a kill in between must not find them half written.
     fn write_tiles(&mut self, signed: &[Tile], partial: &[Tile]) -> io::Result<()> {
         let complete = self.complete.iter().map(|(path, bytes)| (path.clone(), &bytes[..]));
         let mut files: Vec<(PathBuf, &[u8])> = complete.collect();

@@ -5,7 +5,7 @@ use hansa_core::receipt::Salt;
 use hansa_core::time::Utc;
 
 use super::error::LogError;
-use super::files::remove_before;
+use super::files::{first_there, remove_before};
 use super::log::Log;
 use super::reader::{self, PRUNED};
 use super::salts;
@@ -52,6 +52,11 @@ impl Log {
             self.minimum = first * WIDTH;
         }
         let bundle = |index| self.reader.tile(Tile { kind: Kind::Entries, index, width: WIDTH });
+        // Of a checkpoint that failed, an unfinished one may be there still.
+        let unfinished = |index| self.reader.tile(Tile { kind: Kind::Entries, index, width: 1 });
+        for index in first_there(first, bundle)..first {
+            let _ = unfinished(index).parent().map(std::fs::remove_dir_all);
+        }
         remove_before(first, bundle).map_err(|(path, source)| LogError::File { path, source })?;
         let salted = salts::first_bundle(&self.reader, full)?;
         let unsalted = old(self, first.max(salted), salts)?;

@@ -20,6 +20,8 @@ const PER_FILE: u64 = 65_536;
 const SALT_BYTES: u64 = 32;
 /// Where they are, one file after the other.
 const FOLDER: &str = "openings";
+/// Where the first version kept them.
+const FOLDER_BEFORE: &str = "salts";
 
 /// Salts that are not in their files yet.
 pub(super) struct Salts {
@@ -135,6 +137,24 @@ pub(super) fn first_bundle(reader: &Reader, end: u64) -> Result<u64, LogError> {
     Ok((first * bundles_per_file + zeros / (WIDTH * SALT_BYTES)).min(end))
 }
 
+/// Takes over the salts of a log of `size` receipts that the first version kept, 256 to a file.
+pub(super) fn adopt(reader: &Reader, unsynced: &mut Unsynced, size: u64) -> io::Result<()> {
+    let before = reader.path(FOLDER_BEFORE);
+    if !before.exists() {
+        return Ok(());
+    }
+    for bundle in 0..size.div_ceil(WIDTH) {
+        let first = bundle * WIDTH;
+        let salts = files::read(&before.join(numbered(bundle)), WIDTH * SALT_BYTES)?;
+        if let Some(salts) = salts {
+            let place = (path(reader, first / PER_FILE), first % PER_FILE * SALT_BYTES);
+            unsynced.write_at(&place.0, &salts, place.1)?;
+        }
+    }
+    unsynced.sync()?;
+    std::fs::remove_dir_all(before)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +202,31 @@ mod tests {
         erase(&reader, end + 5).unwrap();
         erase(&reader, 3 * PER_FILE).unwrap();
         assert_eq!(path(&reader, 1).metadata().unwrap().len(), 1_000 * SALT_BYTES);
+    }
+
+    #[test]
+    fn salts_of_the_first_version_are_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let reader = Reader::new(folder.path());
+        let before = |bundle: u64| reader.path(FOLDER_BEFORE).join(numbered(bundle));
+        std::fs::create_dir_all(before(1_000).parent().unwrap()).unwrap();
+        let of = |bundle: u64| vec![u8::try_from(bundle % 200 + 1).unwrap(); 256 * 32];
+        for bundle in [1, 255, 256, 1_000] {
+            std::fs::write(before(bundle), of(bundle)).unwrap();
+        }
+        // One that is not full, and one behind the end, which the journals bring again.
+        std::fs::write(before(1_001), &of(1_001)[..64]).unwrap();
+        std::fs::write(before(1_002), of(1_002)).unwrap();
+        let size = 1_001 * 256 + 2;
+        adopt(&reader, &mut Unsynced::default(), size).unwrap();
+        assert!(!reader.path(FOLDER_BEFORE).exists());
+        adopt(&reader, &mut Unsynced::default(), size).unwrap();
+        let salts = Salts::after(size);
+        let get = |index: u64| salts.get(&reader, index).unwrap().map(|salt| salt.0[31]);
+        assert_eq!(get(0), None, "it was deleted");
+        for bundle in [1, 255, 256, 1_000] {
+            assert_eq!(get(bundle * 256 + 255), Some(of(bundle)[0]), "{bundle}");
+        }
+        assert_eq!((get(size - 1), get(size)), (Some(of(1_001)[0]), None));
     }
 }

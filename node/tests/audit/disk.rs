@@ -240,9 +240,6 @@ fn receipts_that_another_version_left_in_its_journal_are_not_passed_over() {
         std::fs::write(&path, []).unwrap();
         assert_eq!(Log::open(folder.path(), &SEED).unwrap().size(), 3);
     }
-    std::fs::create_dir(folder.path().join("salts")).unwrap();
-    let error = Log::open(folder.path(), &SEED).err().unwrap().to_string();
-    assert!(error.contains("earlier version") && error.contains("move the folder"), "{error}");
 }
 
 #[test]
@@ -253,6 +250,10 @@ fn no_file_under_a_checkpoint_is_written_again() {
     // Over the first of 256, and over those behind it.
     let files =
         ["tile/entries/000", "tile/0/000", "tile/1/000.p/1"].map(|file| folder.path().join(file));
+    for file in &files {
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
+    }
     let written = || files.each_ref().map(|file| file.metadata().unwrap().modified().unwrap());
     let before = written();
     for number in 300..303 {

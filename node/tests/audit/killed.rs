@@ -97,6 +97,7 @@ fn a_log_that_is_killed_a_hundred_times_under_load_holds_all_that_it_acknowledge
             let bundle = reader.bundle(index / 256, report.size).unwrap().unwrap();
             let found = &bundle[usize::try_from(index % 256).unwrap()];
             assert_eq!(leaf(found), *expected, "kill {kill}: receipt {index}");
+            assert_eq!(log.salt(*index).unwrap(), Some(salt(*index)), "kill {kill}: {index}");
         }
         acknowledged += kept.len();
     }
