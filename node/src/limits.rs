@@ -39,7 +39,8 @@ pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// A body that stands still for this long is given up.
 pub const HTTP_BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests of one gRPC stream that are worked on at once, of those that are answered once and of those
-/// that are answered step by step each; the next waits on the wire.
+/// that are answered step by step each. The next of the former waits on the wire, of the latter it is
+/// refused.
 pub const GRPC_STREAM_IN_FLIGHT_MAX: usize = 64;
 /// Requests of one HTTP/2 connection that are worked on at once.
 pub const HTTP2_STREAMS_MAX: u32 = 1_024;

@@ -57,6 +57,8 @@ pub const LABEL_BYTES_MAX: usize = 256;
 pub const FIXED_TOKENS_MAX: usize = 1 << 20;
 /// Largest flag or id that a sequence brings to a request, in bytes.
 pub const BROUGHT_BYTES_MAX: u64 = 16 << 20;
+/// What a request that is answered step by step may begin with that its app does not give, in bytes.
+pub const LOOP_BEGINS_BYTES_MAX: u64 = 64 << 20;
 /// Most steps in which a bundle may have one request answered.
 pub const LOOP_STEPS_MAX: u32 = 65_536;
 /// Most stages that a model is cut into.

@@ -19,11 +19,14 @@
 //! token is, stands under `emits`. Whoever takes in requests runs the steps (see the node's
 //! `api::loops`); for an executor each is a job like any.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::Bundle;
 use crate::declared::{self, DeclaredError};
-use crate::limits::{LOOP_STEPS_MAX, REQUEST_BYTES_MAX};
+use crate::labels::Labels;
+use crate::limits::{LOOP_BEGINS_BYTES_MAX, LOOP_STEPS_MAX};
+use crate::sequence::{self, Sequence};
 use crate::states::{self, States, find};
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
 
@@ -72,7 +75,12 @@ impl Loop {
         Ok(Some(own))
     }
 
-    fn check(&self, inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<(), String> {
+    /// Whether it fits a model with these inputs and outputs.
+    pub(crate) fn check(
+        &self,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<(), String> {
         if self.states.is_empty() {
             return Err("it names no state, so every step would be the same".into());
         }
@@ -84,6 +92,10 @@ impl Loop {
         states::check_once(self.states.values())?;
         if let Some(name) = self.emits.iter().find(|name| !self.states.contains_key(*name)) {
             return Err(format!("`{name}` is under `emits` and is no state: leave it out there"));
+        }
+        if self.emits.contains(&self.more) {
+            let name = &self.more;
+            return Err(format!("`{name}` is under `emits` and `while`, which is no answer"));
         }
         let more = find(outputs, &self.more, "output")?;
         let (name, shape) = (&more.name, &more.shape);
@@ -116,23 +128,32 @@ impl Loop {
         if wanted.is_empty() {
             return Vec::new();
         }
-        let own = self.states.keys().chain([&self.more]);
+        let more = Some(&self.more).filter(|more| !self.states.contains_key(*more));
+        let own = self.states.keys().chain(more);
         let own = own.filter(|name| !wanted.contains(name)).cloned();
         wanted.iter().cloned().chain(own).collect()
     }
 
-    /// Takes a step's outputs apart.
+    /// Takes a step's outputs apart. The last that is permitted leaves nothing for another.
     ///
     /// # Errors
     /// The model does not say whether there is a next step.
-    pub fn take(&self, outputs: Vec<Tensor>, wanted: &[String]) -> Result<Given, String> {
-        let (mut answers, mut states, mut is_more) = (Vec::new(), Vec::new(), None);
+    pub fn take(
+        &self,
+        outputs: Vec<Tensor>,
+        wanted: &[String],
+        is_last: bool,
+    ) -> Result<Given, String> {
+        let (mut answers, mut states) = (Vec::new(), Vec::new());
+        let mut is_more = is_last.then_some(false);
         for output in outputs {
-            if output.name == self.more {
+            if output.name == self.more && !is_last {
                 is_more = Some(is_set(&output)?);
             }
-            if let Some(input) = self.states.get(&output.name) {
-                states.push(Tensor { name: input.clone(), ..output.clone() });
+            if let Some(input) = self.states.get(&output.name).filter(|_| !is_last) {
+                // Of a run of many requests, it may be a slice of all that came of it.
+                let data = Bytes::copy_from_slice(&output.data);
+                states.push(Tensor { name: input.clone(), data, ..output.clone() });
             }
             let is_wanted = wanted.is_empty() || wanted.contains(&output.name);
             if is_wanted && self.answers(&output.name) {
@@ -140,6 +161,9 @@ impl Loop {
             }
         }
         let is_more = is_more.ok_or_else(|| format!("the model gave no `{}`", self.more))?;
+        if !is_more {
+            states.clear();
+        }
         Ok(Given { answers, states, is_more })
     }
 }
@@ -153,16 +177,48 @@ impl Signature {
     pub fn begun(&self, given: &[Tensor], rows: u64) -> Result<Vec<Tensor>, String> {
         let Some(own) = &self.looped else { return Ok(Vec::new()) };
         let is_given = |name: &String| given.iter().any(|input| input.name == *name);
-        let (mut begun, mut bytes) = (Vec::new(), 0);
+        let (mut begun, mut bytes) = (Vec::new(), 0u64);
         for name in own.states.values().filter(|name| !is_given(name)) {
-            let first = states::first(find(&self.inputs, name, "input")?, rows, 0)?;
-            bytes += first.data.len() as u64;
-            if bytes > REQUEST_BYTES_MAX {
-                return Err(format!("what it begins with would be too large for {rows} rows"));
+            let spec = find(&self.inputs, name, "input")?;
+            // Before it is made: its size is the app's to choose, by shapes without a byte.
+            bytes = bytes.saturating_add(states::first_bytes(spec, rows, 0));
+            if bytes > LOOP_BEGINS_BYTES_MAX {
+                return Err(format!(
+                    "what the app leaves out would begin with more than {LOOP_BEGINS_BYTES_MAX} bytes \
+                     for {rows} rows: give `{name}` itself"
+                ));
             }
-            begun.push(first);
+            begun.push(states::first(spec, rows, 0)?);
         }
         Ok(begun)
+    }
+
+    /// Whether what a bundle declares of the model fits it: a description may come from a peer that
+    /// says anything.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check_declared(&self) -> Result<(), String> {
+        let Self { inputs, outputs, .. } = self;
+        self.looped.as_ref().map_or(Ok(()), |own| own.check(inputs, outputs))?;
+        self.sequence.as_ref().map_or(Ok(()), |own| own.check(inputs, outputs))
+    }
+
+    /// A model as its bundle declares it.
+    pub(crate) fn declared(
+        bundle: &Bundle,
+        inputs: Vec<TensorSpec>,
+        outputs: Vec<TensorSpec>,
+    ) -> Result<Self, DeclaredError> {
+        let sequence = Sequence::of(bundle, &inputs, &outputs)?;
+        let looped = Loop::of(bundle, &inputs, &outputs)?;
+        if sequence.is_some() && looped.is_some() {
+            let reason =
+                format!("the bundle has {} as well; a model is one or the other", sequence::FILE);
+            return Err(declared::fault(FILE, reason));
+        }
+        let labels = Labels::of(bundle, &outputs)?;
+        Ok(Self { inputs, outputs, sequence, looped, labels, ..Self::default() })
     }
 }
 
@@ -288,7 +344,10 @@ mod tests {
         let both = signature().begun(&[], 2).unwrap();
         let token = both.iter().find(|state| state.name == "token").unwrap();
         assert_eq!((&token.shape[..], &token.data[..]), (&[2, 1][..], &[0; 16][..]));
-        assert!(signature().begun(&[], u64::MAX).unwrap_err().contains("too large"));
+        for rows in [LOOP_BEGINS_BYTES_MAX / 8 + 1, u64::MAX] {
+            let refused = signature().begun(&[], rows).unwrap_err();
+            assert!(refused.contains("give `token` itself"), "{refused}");
+        }
     }
 
     #[test]
@@ -301,7 +360,7 @@ mod tests {
                 tensor("score", DType::Fp32, &[1], &[0; 4]),
                 more,
             ];
-            own.take(outputs, wanted)
+            own.take(outputs, wanted, false)
         };
         let names = |tensors: &[Tensor]| {
             tensors.iter().map(|tensor| tensor.name.clone()).collect::<Vec<_>>()
@@ -323,6 +382,43 @@ mod tests {
         }
         let many = step(tensor("more", DType::Bool, &[2], &[1, 0]), &[]).unwrap_err();
         assert!(many.contains("one row at a time"), "{many}");
-        assert!(own.take(Vec::new(), &[]).unwrap_err().contains("gave no `more`"));
+        assert!(own.take(Vec::new(), &[], false).unwrap_err().contains("gave no `more`"));
+    }
+
+    #[test]
+    fn a_state_may_say_whether_it_goes_on_and_is_asked_for_once() {
+        let text = r#"{ "states": { "next": "token", "more": "flag" }, "emits": ["next"],
+            "while": "more", "steps_max": 5 }"#;
+        let own: Loop = serde_json::from_str(text).unwrap();
+        let mut inputs = signature().inputs;
+        inputs.push(spec("flag", DType::Bool, &[-1]));
+        own.check(&inputs, &signature().outputs).unwrap();
+        let mut needed = own.needed(&["next".to_owned()]);
+        needed.sort();
+        assert_eq!(needed, ["more", "next"]);
+        let emitted = Loop { emits: vec!["next".into(), "more".into()], ..own };
+        let refused = emitted.check(&inputs, &signature().outputs).unwrap_err();
+        assert!(refused.contains("is no answer"), "{refused}");
+    }
+
+    #[test]
+    fn the_last_step_that_is_permitted_need_not_say_that_it_is() {
+        let own = signature().looped.unwrap();
+        let next = tensor("next", DType::Int64, &[1, 1], &[7; 8]);
+        let more = tensor("more", DType::Bool, &[2], &[1, 1]);
+        let given = own.take(vec![next.clone(), more.clone()], &[], true).unwrap();
+        assert!(!given.is_more && given.states.is_empty());
+        assert_eq!(given.answers, std::slice::from_ref(&next));
+        assert!(own.take(vec![next, more], &[], false).unwrap_err().contains("one row at a time"));
+    }
+
+    #[test]
+    fn what_a_peer_says_of_a_model_is_held_to_what_a_bundle_may_say() {
+        signature().check_declared().unwrap();
+        let mut told = signature();
+        for steps_max in [0, LOOP_STEPS_MAX + 1] {
+            told.looped.as_mut().unwrap().steps_max = steps_max;
+            assert!(told.check_declared().unwrap_err().contains("steps_max"));
+        }
     }
 }

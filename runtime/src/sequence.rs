@@ -78,7 +78,12 @@ impl Sequence {
         Ok(Some(sequence))
     }
 
-    fn check(&self, inputs: &[TensorSpec], outputs: &[TensorSpec]) -> Result<(), String> {
+    /// Whether it fits a model with these inputs and outputs.
+    pub(crate) fn check(
+        &self,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+    ) -> Result<(), String> {
         states::check(&self.states, inputs, outputs)?;
         for name in self.flags().into_iter().flatten() {
             let spec = find(inputs, name, "input")?;

@@ -10,14 +10,11 @@ use ort::value::{DynValue, Outlet};
 
 use crate::bundle::{Bundle, BundleError};
 use crate::cut::plain_weights;
-use crate::declared::{self, DeclaredError};
+use crate::declared::DeclaredError;
 use crate::devices::{Device, Provider};
-use crate::labels::Labels;
 use crate::limits::{SHARED_WEIGHT_BYTES_MIN, TENSORS_MAX};
-use crate::loops::{self, Loop};
 use crate::runtime::Runtime;
 use crate::scan::{ScanError, scan};
-use crate::sequence::{self, Sequence};
 use crate::tensor::{DType, Signature, TensorSpec};
 use crate::values;
 
@@ -215,16 +212,7 @@ impl<'a> Model<'a> {
             outlets.iter().map(|outlet| self.spec(outlet)).collect()
         };
         let (inputs, outputs) = (specs(session.inputs())?, specs(session.outputs())?);
-        let sequence = Sequence::of(self.bundle, &inputs, &outputs)?;
-        let looped = Loop::of(self.bundle, &inputs, &outputs)?;
-        if sequence.is_some() && looped.is_some() {
-            let reason =
-                format!("the bundle has {} as well; a model is one or the other", sequence::FILE);
-            return Err(declared::fault(loops::FILE, reason).into());
-        }
-        let labels = Labels::of(self.bundle, &outputs)?;
-        let signature =
-            Signature { inputs, outputs, sequence, looped, labels, ..Signature::default() };
+        let signature = Signature::declared(self.bundle, inputs, outputs)?;
         for tensors in [&signature.inputs, &signature.outputs] {
             if tensors.len() > TENSORS_MAX {
                 let what = "the number of the model's inputs or outputs";

@@ -58,6 +58,14 @@ pub(crate) fn first(spec: &TensorSpec, rows: u64, others: i64) -> Result<Tensor,
     first.ok_or_else(|| format!("the first `{name}` would be too large"))
 }
 
+/// How many bytes that has.
+pub(crate) fn first_bytes(spec: &TensorSpec, rows: u64, others: i64) -> u64 {
+    let dims = sized(spec, rows, others).into_iter().map(|dim| u64::try_from(dim).unwrap_or(1));
+    let elements = dims.fold(1, u64::saturating_mul);
+    // An empty text is its length.
+    elements.saturating_mul(spec.datatype.size().unwrap_or(4) as u64)
+}
+
 /// The dimensions of an input for so many rows: the first one that may be any is theirs, the others
 /// that may be are `others`.
 pub(crate) fn sized(spec: &TensorSpec, rows: u64, others: i64) -> Vec<i64> {

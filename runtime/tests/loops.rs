@@ -46,7 +46,7 @@ async fn a_model_is_run_step_by_step_until_it_says_that_it_is_done() {
     while is_more {
         let inputs = given.iter().cloned().chain(states).collect();
         let outputs = one.submit(request(inputs)).unwrap().await.unwrap().outputs;
-        let step = looped.take(outputs, &[]).unwrap();
+        let step = looped.take(outputs, &[], false).unwrap();
         let number = |at: usize| i32::from_le_bytes(step.answers[at].data[..].try_into().unwrap());
         answers.push((number(0), number(1)));
         (states, is_more) = (step.states, step.is_more);
@@ -86,18 +86,20 @@ async fn a_state_that_grows_begins_empty_and_a_token_is_a_state_and_an_answer() 
     let mut states = one.signature().begun(&[end.clone(), prompt.clone()], 1).unwrap();
     assert_eq!((&*states[0].name, &states[0].shape[..]), ("past", &[1, 0][..]));
     states.push(prompt);
-    let (mut tokens, mut is_more) = (Vec::new(), true);
+    let (mut tokens, mut grown, mut is_more) = (Vec::new(), Vec::new(), true);
     while is_more {
+        let past = states.iter().find(|state| state.name == "past").unwrap();
+        grown.push((past.shape[1], past.data.len()));
         let inputs = [end.clone()].into_iter().chain(states).collect();
         let outputs = one.submit(request(inputs)).unwrap().await.unwrap().outputs;
-        let step = looped.take(outputs, &[]).unwrap();
+        let step = looped.take(outputs, &[], false).unwrap();
         let [next] = &step.answers[..] else { panic!("one answer") };
         tokens.push(i64::from_le_bytes(next.data[..].try_into().unwrap()));
         (states, is_more) = (step.states, step.is_more);
     }
     assert_eq!(tokens, [6, 7, 8]);
-    let all = states.iter().find(|state| state.name == "past").unwrap();
-    assert_eq!((&all.shape[..], all.data.len()), (&[1, 3][..], 24));
+    assert_eq!(grown, [(0, 0), (1, 8), (2, 16)]);
+    assert!(states.is_empty(), "there is no next step");
 }
 
 #[test]

@@ -74,7 +74,7 @@ class Stream:
 
 
 with Stream() as stream:
-    # The end is told who asks for it…
+    # Each answer says that it is not the last; that one, with nothing in it, comes to who asks for it…
     stream.ask([4, 2, 0], "a", enable_empty_final_response=True)
     assert [stream.next() for _ in range(4)] == [
         ("a", 4, 0, False), ("a", 2, 1, False), ("a", 0, 2, False), ("a", None, None, True),
@@ -83,7 +83,7 @@ with Stream() as stream:
     stream.ask([4, 2], "b")
     stream.ask([7], "c")
     told = sorted(stream.next() for _ in range(3))
-    assert told == [("b", 2, 1, None), ("b", 4, 0, None), ("c", 7, 0, None)], told
+    assert told == [("b", 2, 1, False), ("b", 4, 0, False), ("c", 7, 0, False)], told
     assert stream.came.empty()
     # Many at once come each in its own order.
     values = {str(number): list(range(number, number + 20)) for number in range(30)}
@@ -108,7 +108,9 @@ with Stream() as stream:
     for _ in range(20 * 6):
         result, error = stream.came.get(timeout=60)
         assert error is None, error
-        order.append(result.get_response().id)
+        response = result.get_response()
+        order.append(response.id)
+        assert response.parameters["triton_final_response"].bool_param == (response.id[0] == "o")
     assert [id for id in order if id[0] == "o"] == [f"o{number}" for number in range(20)], order
     assert all(order.count(f"m{number}") == 5 for number in range(20)), order
     # Fewer steps, and only what is wanted.
@@ -142,5 +144,22 @@ with Stream() as stream:
     assert stream.came.empty()
     # One that would not end is stopped with its stream.
     stream.ask([1, 2], "endless", delays=[0, 2**32 - 1])
-    assert stream.next() == ("endless", 1, 0, None)
+    assert stream.next() == ("endless", 1, 0, False)
+    stream.client.stop_stream(cancel_requests=True)
+
+with Stream() as stream:
+    # So many at once and no more; what is answered once is answered all the same.
+    for number in range(65):
+        stream.ask(list(range(512)), f"m{number}")
+    once = grpc.InferInput("x", [1], "INT64")
+    once.set_data_from_numpy(np.array([1], dtype=np.int64))
+    stream.client.async_stream_infer("once", [once], request_id="once")
+    is_refused = is_answered = False
+    while not (is_refused and is_answered):
+        result, error = stream.came.get(timeout=60)
+        if error is not None:
+            assert "64 requests are answered step by step" in str(error), error
+            is_refused = True
+        elif result.get_response().id == "once":
+            is_answered = True
     stream.client.stop_stream(cancel_requests=True)

@@ -158,9 +158,20 @@ impl Found {
         }
     }
 
+    /// Whether this output has rows of its own for each row of a request.
+    pub fn has_rows(&self, output: &str) -> bool {
+        let rows = self.signature.row_axes();
+        rows.is_some_and(|axes| axes.outputs.contains_key(output))
+    }
+
     /// The rows of what the app gives.
     pub fn rows(&self, inputs: &[Tensor]) -> u64 {
-        let first = || inputs.first().and_then(|input| input.shape.first().copied()).unwrap_or(1);
+        let given = |name: &str| inputs.iter().find(|input| input.name == name);
+        // The model's first, in whichever order the app gives them.
+        let first = || {
+            let first = self.signature.inputs.iter().find_map(|spec| given(&spec.name));
+            first.and_then(|input| input.shape.first().copied()).unwrap_or(1)
+        };
         let given = inputs.iter().map(|input| (&*input.name, &*input.shape));
         match &self.signature.rows {
             Some(_) => self.signature.rows_of(given).into(),

@@ -2,7 +2,7 @@
 //! members are the model's inputs by name, and an answer of the same form. For apps that would rather
 //! not know of tensors: `curl -d '{"text": "…"}' …/v2/models/NAME/generate`.
 //!
-//! A member that is no input is a parameter, as those under `parameters` are. A value is given the
+//! A member that is no input is a constraint; other parameters stand under `parameters`. A value is given the
 //! rank that the model wants by dimensions of 1 before it. An output of one element is answered as
 //! that element, others as flat lists.
 

@@ -153,6 +153,12 @@ impl Steps {
         let (heads, limits) = (inputs.iter().map(Head::from), InputLimits::default());
         found.shown().check_without(heads, &wanted, &limits, |name| looped.begins(name))?;
         let rows = found.rows(&inputs);
+        if rows != 1 && left > 1 && found.has_rows(&looped.more) {
+            return Err(ApiError::malformed(format!(
+                "model '{model}' says of each row whether it goes on, and rows of one request go on \
+                 together: ask for one row at a time, not for {rows}"
+            )));
+        }
         let begun = found.signature.begun(&inputs, rows).map_err(ApiError::malformed)?;
         let (mut states, constant): (Vec<_>, Vec<_>) =
             inputs.into_iter().partition(|input| looped.begins(&input.name));
@@ -218,11 +224,12 @@ impl Steps {
         if self.is_over() {
             return Ok(first);
         }
+        self.found.count(&self.node, None);
         let model = self.found.name();
         let message = format!(
             "generate expects model to produce exactly 1 response, use generate stream for model \
              that generates various number of responses: '{model}' goes on after its first step; \
-             ask POST /v2/models/{model}/generate_stream, or for {STEPS_MAX} 1"
+             ask POST /v2/models/{model}/generate_stream, or for {STEPS_MAX} 1 under `parameters`"
         );
         Err(decoupled(message).receipted(first.receipt))
     }
@@ -241,10 +248,12 @@ impl Steps {
             }
         };
         let outputs = std::mem::take(&mut called.answer.outputs);
-        let given = self.looped.take(outputs, &self.wanted).map_err(broken)?;
+        let given = self.looped.take(outputs, &self.wanted, self.left <= 1);
+        // It ran, and left a receipt.
+        let given = given.map_err(|why| broken(why).receipted(called.receipt.clone()))?;
         called.answer.outputs = given.answers;
         self.states = given.states;
-        self.left = if given.is_more { self.left - 1 } else { 0 };
+        self.left = if given.is_more { self.left.saturating_sub(1) } else { 0 };
         self.service += called.answer.service;
         self.price = self.price.amounts().chain(called.answer.price.amounts()).collect();
         Ok(called)

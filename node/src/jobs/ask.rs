@@ -249,8 +249,10 @@ impl Node {
         let asking = async {
             let (done, mut body) = self.call(holder, header, Vec::new()).await?;
             let bytes = told(&done, &mut body, SIGNATURE_BYTES_MAX).await?;
-            let signature = serde_json::from_slice(&bytes);
-            signature.map(Arc::new).map_err(|error| AskError::Lost(error.to_string()))
+            let signature: Signature = serde_json::from_slice(&bytes)
+                .map_err(|error| AskError::Lost(error.to_string()))?;
+            signature.check_declared().map_err(AskError::Lost)?;
+            Ok(Arc::new(signature))
         };
         let late = |_| AskError::Lost("it does not say the signature in time".into());
         tokio::time::timeout(DESCRIBE_TIMEOUT, asking).await.map_err(late)?

@@ -13,7 +13,6 @@ use ort::value::{Outlet, ValueType};
 use super::CutError;
 use super::graph::{Graph, field};
 use crate::bundle::Bundle;
-use crate::labels::Labels;
 use crate::protobuf::Message;
 use crate::runtime::Runtime;
 use crate::session::{EXTERNAL_FOLDER, LoadError};
@@ -75,9 +74,8 @@ impl Types {
             }
         }
         let outputs = specs(&session, false, &graph.outputs)?;
-        let labels = Labels::of(bundle, &outputs).map_err(LoadError::from)?;
         let inputs = specs(&session, true, &graph.inputs)?;
-        let signature = Signature { inputs, outputs, labels, ..Signature::default() };
+        let signature = Signature::declared(bundle, inputs, outputs).map_err(LoadError::from)?;
         drop(session);
         // Without dimensions a tensor is a number, or of any rank.
         let flat: Vec<&str> = named

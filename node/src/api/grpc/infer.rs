@@ -2,13 +2,15 @@
 //!
 //! On a stream the requests that are answered once are answered in their order. Those that are answered
 //! step by step ([`crate::api::loops`]) come among them as their steps are made. So many of each are
-//! worked on at once as [`GRPC_STREAM_IN_FLIGHT_MAX`] says; the next request waits on the wire. No step
-//! is begun before the client took the one before: who reads slowly holds up its own stream.
+//! worked on at once as [`GRPC_STREAM_IN_FLIGHT_MAX`] says: the next that is answered once waits on the
+//! wire, and the next that is answered step by step is refused, since those before it may go on for as
+//! long as their client likes. No step is begun before the client took the one before: who reads slowly
+//! holds up its own stream.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt, stream};
 use hansa_core::policy::Demand;
@@ -41,6 +43,9 @@ struct Form {
     id: String,
     wanted: Arc<[Wanted]>,
     labels: Arc<Labels>,
+    /// Whether each answer says if it is its request's last, as Triton's do on streams.
+    is_streamed: bool,
+    /// Whether an answer with nothing in it is to say so after several.
     tells_end: bool,
 }
 
@@ -48,8 +53,8 @@ struct Form {
 enum Reply {
     /// One answer.
     One(Box<ModelStreamInferResponse>),
-    /// Several.
-    Many(BoxStream<'static, ModelStreamInferResponse>),
+    /// Several, to the request of this id, which came at that time.
+    Many(BoxStream<'static, ModelStreamInferResponse>, String, Instant),
 }
 
 /// A request that is answered step by step.
@@ -68,7 +73,7 @@ pub(super) async fn once(
 ) -> Result<(ModelInferResponse, HeaderMap), ApiError> {
     let began = Instant::now();
     let answered = async {
-        let heard = hear(node, headers, request).await?;
+        let heard = hear(node, headers, request, false).await?;
         heard.found.check_once("ModelInfer RPC")?;
         heard.answer(node, began).await
     };
@@ -86,24 +91,25 @@ pub(super) fn each<S>(
 where
     S: Stream<Item = Result<ModelInferRequest, Status>> + Send + 'static,
 {
-    let headers = Arc::new(headers);
+    let (headers, own) = (Arc::new(headers), node.clone());
     let replies = requests.map(move |request| {
-        let (node, headers) = (node.clone(), headers.clone());
+        let (node, headers) = (own.clone(), headers.clone());
         async move { Ok(reply(&node, &headers, request?).await) }
     });
     let replies = replies.buffered(GRPC_STREAM_IN_FLIGHT_MAX).fuse();
-    let state = (Box::pin(replies), SelectAll::new());
-    stream::unfold(state, |(mut replies, mut many)| async move {
+    let state = (node, Box::pin(replies), SelectAll::new());
+    stream::unfold(state, |(node, mut replies, mut many)| async move {
         loop {
-            let may_more = many.len() < GRPC_STREAM_IN_FLIGHT_MAX && !replies.is_done();
+            let may_more = !replies.is_done();
             let answer = tokio::select! {
                 Some(answer) = many.next(), if !many.is_empty() => Ok(answer),
                 Some(reply) = replies.next(), if may_more => match reply {
                     Ok(Reply::One(answer)) => Ok(*answer),
-                    Ok(Reply::Many(answers)) => {
+                    Ok(Reply::Many(answers, ..)) if many.len() < GRPC_STREAM_IN_FLIGHT_MAX => {
                         many.push(answers);
                         continue;
                     }
+                    Ok(Reply::Many(_, id, began)) => Ok(crowded(&node, id, began)),
                     Err(status) => Err(status),
                 },
                 else => match replies.is_done() {
@@ -111,7 +117,7 @@ where
                     false => continue,
                 },
             };
-            return Some((answer, (replies, many)));
+            return Some((answer, (node, replies, many)));
         }
     })
 }
@@ -120,6 +126,7 @@ async fn hear(
     node: &Arc<Node>,
     headers: &HeaderMap,
     request: ModelInferRequest,
+    is_streamed: bool,
 ) -> Result<Heard, ApiError> {
     let arrived = node.clock.now().mono;
     let Asked { named, id, inputs, outputs: wanted, mut parameters, tells_end } =
@@ -133,7 +140,7 @@ async fn hear(
         Wanted::check_each(&wanted)?;
     }
     let labels = found.labels(node, &wanted).await?;
-    let form = Form { id, wanted: wanted.into(), labels, tells_end };
+    let form = Form { id, wanted: wanted.into(), labels, is_streamed, tells_end };
     Ok(Heard { found, course, inputs, form })
 }
 
@@ -167,7 +174,7 @@ impl Form {
     /// The last answer, with nothing in it.
     fn end(&self, found: &Found) -> ModelInferResponse {
         let (name, version) = (found.name().to_owned(), found.resolved.version.clone());
-        let is_end = self.tells_end.then_some(true);
+        let is_end = self.is_streamed.then_some(true);
         convert::answer(name, version, self.id.clone(), Vec::new(), &self.wanted, None, is_end)
     }
 
@@ -181,7 +188,7 @@ impl Form {
         is_end: bool,
     ) -> Result<ModelInferResponse, ApiError> {
         let (name, version) = (found.name().to_owned(), found.resolved.version.clone());
-        let is_end = self.tells_end.then_some(is_end);
+        let is_end = self.is_streamed.then_some(is_end);
         let (id, wanted, labels) = (self.id.clone(), self.wanted.clone(), self.labels.clone());
         let (bytes, signature) = (Wanted::bytes(&wanted, &tensors), found.signature.clone());
         let regions = node.clone();
@@ -197,22 +204,34 @@ impl Form {
 async fn reply(node: &Arc<Node>, headers: &HeaderMap, request: ModelInferRequest) -> Reply {
     let (began, id) = (Instant::now(), request.id.clone());
     let outcome = async {
-        let heard = hear(node, headers, request).await?;
+        let heard = hear(node, headers, request, true).await?;
         if !heard.found.is_looped() {
             let (answer, _) = heard.answer(node, began).await?;
             return Ok(Reply::One(Box::new(given(answer))));
         }
         let Heard { found, course, inputs, form } = heard;
         let steps = Steps::begin(node, found, course, inputs, form.names())?;
+        let id = form.id.clone();
         let rest = Rest { node: node.clone(), steps, form, began };
-        Ok(Reply::Many(stream::unfold(Some(rest), next).boxed()))
+        Ok(Reply::Many(stream::unfold(Some(rest), next).boxed(), id, began))
     };
     let outcome = outcome.await;
     let failed = outcome.as_ref().err().map(ApiError::code);
-    if !matches!(outcome, Ok(Reply::Many(_))) {
+    if !matches!(outcome, Ok(Reply::Many(..))) {
         node.meters.count(began, failed);
     }
     outcome.unwrap_or_else(|error: ApiError| Reply::One(Box::new(refused(id, &error))))
+}
+
+/// The answer to a request for which its stream has no room. It has run nothing. Counted.
+fn crowded(node: &Node, id: String, began: Instant) -> ModelStreamInferResponse {
+    let message = format!(
+        "{GRPC_STREAM_IN_FLIGHT_MAX} requests are answered step by step on this stream already: send \
+         this one again when one of them has ended, or on another stream"
+    );
+    let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message);
+    node.meters.count(began, Some(error.code()));
+    refused(id, &error)
 }
 
 /// The answer of the next step; it is made once it is asked for. The last answer of all has nothing
