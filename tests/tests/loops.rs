@@ -133,7 +133,8 @@ fn each_step_is_an_event_at_who_holds_the_model_and_at_who_does_not() {
     let stats: Value = serde_json::from_slice(&stats.2).expect("JSON");
     let stats = &stats["model_stats"][0];
     assert_eq!(stats["inference_stats"]["success"]["count"], 5, "{stats}");
-    assert_eq!(stats["inference_stats"]["fail"]["count"], 2);
+    // What generate has no room for, too.
+    assert_eq!(stats["inference_stats"]["fail"]["count"], 3);
     assert_eq!(stats["execution_count"], 3 + 2 + 2 + 1 + 1);
 }
 
