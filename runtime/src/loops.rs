@@ -22,11 +22,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Bundle;
-use crate::declared::{self, DeclaredError};
-use crate::labels::Labels;
 use crate::limits::{LOOP_BEGINS_BYTES_MAX, LOOP_STEPS_MAX};
-use crate::sequence::{self, Sequence};
 use crate::states::{self, States, find};
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
 
@@ -61,20 +57,6 @@ pub struct Given {
 }
 
 impl Loop {
-    /// What a bundle says, if it says anything, of a model with these inputs and outputs.
-    ///
-    /// # Errors
-    /// It is not understood, or does not fit the model.
-    pub(crate) fn of(
-        bundle: &Bundle,
-        inputs: &[TensorSpec],
-        outputs: &[TensorSpec],
-    ) -> Result<Option<Self>, DeclaredError> {
-        let Some(own) = declared::read::<Self>(bundle, FILE)? else { return Ok(None) };
-        own.check(inputs, outputs).map_err(|reason| declared::fault(FILE, reason))?;
-        Ok(Some(own))
-    }
-
     /// Whether it fits a model with these inputs and outputs.
     pub(crate) fn check(
         &self,
@@ -191,34 +173,6 @@ impl Signature {
             begun.push(states::first(spec, rows, 0)?);
         }
         Ok(begun)
-    }
-
-    /// Whether what a bundle declares of the model fits it: a description may come from a peer that
-    /// says anything.
-    ///
-    /// # Errors
-    /// It does not.
-    pub fn check_declared(&self) -> Result<(), String> {
-        let Self { inputs, outputs, .. } = self;
-        self.looped.as_ref().map_or(Ok(()), |own| own.check(inputs, outputs))?;
-        self.sequence.as_ref().map_or(Ok(()), |own| own.check(inputs, outputs))
-    }
-
-    /// A model as its bundle declares it.
-    pub(crate) fn declared(
-        bundle: &Bundle,
-        inputs: Vec<TensorSpec>,
-        outputs: Vec<TensorSpec>,
-    ) -> Result<Self, DeclaredError> {
-        let sequence = Sequence::of(bundle, &inputs, &outputs)?;
-        let looped = Loop::of(bundle, &inputs, &outputs)?;
-        if sequence.is_some() && looped.is_some() {
-            let reason =
-                format!("the bundle has {} as well; a model is one or the other", sequence::FILE);
-            return Err(declared::fault(FILE, reason));
-        }
-        let labels = Labels::of(bundle, &outputs)?;
-        Ok(Self { inputs, outputs, sequence, looped, labels, ..Self::default() })
     }
 }
 
@@ -410,15 +364,5 @@ mod tests {
         assert!(!given.is_more && given.states.is_empty());
         assert_eq!(given.answers, std::slice::from_ref(&next));
         assert!(own.take(vec![next, more], &[], false).unwrap_err().contains("one row at a time"));
-    }
-
-    #[test]
-    fn what_a_peer_says_of_a_model_is_held_to_what_a_bundle_may_say() {
-        signature().check_declared().unwrap();
-        let mut told = signature();
-        for steps_max in [0, LOOP_STEPS_MAX + 1] {
-            told.looped.as_mut().unwrap().steps_max = steps_max;
-            assert!(told.check_declared().unwrap_err().contains("steps_max"));
-        }
     }
 }

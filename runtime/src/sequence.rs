@@ -17,8 +17,6 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Bundle;
-use crate::declared::{self, DeclaredError};
 use crate::limits::BROUGHT_BYTES_MAX;
 use crate::states::{self, States, find, sized};
 use crate::tensor::{DType, Signature, Tensor, TensorSpec};
@@ -64,20 +62,6 @@ pub struct Step {
 }
 
 impl Sequence {
-    /// What a bundle says, if it says anything, of a model with these inputs and outputs.
-    ///
-    /// # Errors
-    /// It is not understood, or names what the model has not.
-    pub(crate) fn of(
-        bundle: &Bundle,
-        inputs: &[TensorSpec],
-        outputs: &[TensorSpec],
-    ) -> Result<Option<Self>, DeclaredError> {
-        let Some(sequence) = declared::read::<Self>(bundle, FILE)? else { return Ok(None) };
-        sequence.check(inputs, outputs).map_err(|reason| declared::fault(FILE, reason))?;
-        Ok(Some(sequence))
-    }
-
     /// Whether it fits a model with these inputs and outputs.
     pub(crate) fn check(
         &self,

@@ -251,7 +251,8 @@ impl Node {
             let bytes = told(&done, &mut body, SIGNATURE_BYTES_MAX).await?;
             let signature: Signature = serde_json::from_slice(&bytes)
                 .map_err(|error| AskError::Lost(error.to_string()))?;
-            signature.check_declared().map_err(AskError::Lost)?;
+            let fits = signature.check_declared();
+            fits.map_err(|error| AskError::Lost(error.to_string()))?;
             Ok(Arc::new(signature))
         };
         let late = |_| AskError::Lost("it does not say the signature in time".into());
