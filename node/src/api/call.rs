@@ -20,7 +20,7 @@ use hansa_core::explain::{Explanation, explain};
 use hansa_core::id::Digest;
 use hansa_core::limits::DEADLINE_DEFAULT;
 use hansa_core::plan::{Job, Refusal, Resolved, candidates, resolve};
-use hansa_core::policy::{Demand, Policy};
+use hansa_core::policy::{Demand, Law, Policy};
 use hansa_core::time::Mono;
 use hansa_core::wire::TraceContext;
 use hansa_runtime::check::{Head, InputLimits};
@@ -69,6 +69,8 @@ pub struct Found {
     pub resolved: Resolved,
     /// What the model takes and gives.
     pub signature: Arc<Signature>,
+    /// What it demands, for each of its jobs.
+    law: Law,
 }
 
 /// What came of a request.
@@ -115,7 +117,8 @@ impl Call {
                 },
             }
         };
-        Ok(Found { call: self, deadline, resolved, signature })
+        let law = Law::new(self.demand.policy.clone());
+        Ok(Found { call: self, deadline, resolved, signature, law })
     }
 
     async fn describe(
@@ -243,18 +246,18 @@ impl Found {
         inputs: Vec<Tensor>,
         outputs: Vec<String>,
     ) -> Result<Order, ApiError> {
-        let Self { call, deadline, resolved, signature } = self;
+        let Self { call, deadline, resolved, signature, law } = self;
         signature.check(inputs.iter().map(Head::from), &outputs, &InputLimits::default())?;
         let shapes = inputs.iter().map(|input| (&*input.name, &*input.shape));
         let (rows, separable) = batch_rows(signature, shapes);
-        let policy = call.demand.policy.clone();
+
         let job = Job {
             rows,
             separable,
             is_timed: call.demand.deadline.is_some(),
             priority: call.demand.priority,
             bytes: inputs.iter().map(|input| input.data.len() as u64).sum(),
-            ..Job::new(node.draw_job(), resolved.bundle, policy, &node.send, *deadline)
+            ..Job::new(node.draw_job(), resolved.bundle, law.clone(), &node.send, *deadline)
         };
         let called = format!("{}:{}", call.named.model, resolved.version);
         let evidence = Evidence::begin(node, called, None);

@@ -50,8 +50,7 @@ pub struct Log {
     complete: Vec<(PathBuf, Vec<u8>)>,
     pub(super) salts: Salts,
     pub(super) signed: Checkpoint,
-    /// Of how many receipts the checkpoint on the disk may be, where nobody knows whether a newer one
-    /// came there.
+    /// How many receipts the checkpoint covers that has the name, whether or not it is on the disk.
     shown: u64,
     note: String,
     pub(super) minimum: u64,
@@ -314,8 +313,8 @@ impl Log {
         let written = self.write_tiles(&before, &after).and_then(|()| {
             let checkpoint = Checkpoint { size, root: self.frontier.root(), ..self.signed.clone() };
             let note = checkpoint.sign(&self.signer).expect("a checkpoint is a note's text");
-            self.shown = size;
             self.unsynced.replace(&self.reader.path(CHECKPOINT), note.as_bytes())?;
+            self.shown = size;
             self.unsynced.sync()?;
             (self.signed, self.note) = (checkpoint, note);
             Ok(())
