@@ -19,6 +19,9 @@ const SPREADING: Duration = Duration::from_secs(15);
 /// Where links lose packets, anti-entropy's own may be lost, too.
 const SPREADING_LOSSY: Duration = Duration::from_secs(30);
 
+/// A world is shown this often, whatever happens in it.
+const WATCHED_EVERY: Duration = Duration::from_secs(1);
+
 /// So many differences of views are told.
 const DIFFERENCES_MAX: usize = 4;
 
@@ -101,7 +104,8 @@ pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
     run_watched(scenario, seed, &mut |_| {})
 }
 
-/// The same, and shows the world to `watch` at its beginning, before each act and at its end.
+/// The same, and shows the world to `watch` at its beginning, each second, before each act and at its
+/// end.
 pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut World)) -> Outcome {
     let mut course = Course::new(scenario, seed);
     if scenario.peers > OBSERVED_PEERS {
@@ -110,13 +114,22 @@ pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut Wo
     watch(&mut course.world);
     course.begin();
     while let Some(at) = course.next() {
-        course.world.run_until(at);
-        watch(&mut course.world);
+        pass_until(&mut course.world, at, watch);
         course.act();
     }
-    course.end(Mono(0));
-    watch(&mut course.world);
+    let end = (Mono(0) + scenario.duration()).max(course.world.now());
+    pass_until(&mut course.world, end, watch);
     judge(&course, seed)
+}
+
+/// Lets time pass until `end`.
+fn pass_until(world: &mut World, end: Mono, watch: &mut dyn FnMut(&mut World)) {
+    while world.now() + WATCHED_EVERY < end {
+        world.run_until(world.now() + WATCHED_EVERY);
+        watch(world);
+    }
+    world.run_until(end);
+    watch(world);
 }
 
 /// What came of a course that has ended.

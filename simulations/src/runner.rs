@@ -11,8 +11,10 @@ use crate::record::{Progress, record};
 use crate::recording::Recording;
 use crate::scenario::Scenario;
 
-/// The line is drawn anew this often.
+/// The line is drawn anew this often …
 const REDRAW: Duration = Duration::from_millis(250);
+/// … and where it goes to a file, a new one is written this often.
+const REWRITE: Duration = Duration::from_secs(60);
 
 /// What came of a seed.
 #[derive(Debug)]
@@ -92,11 +94,12 @@ pub fn run_seeds<E>(
     })
 }
 
-/// The line on a terminal; nothing where there is none.
+/// The line on a terminal, drawn over the one before; in a file, one a minute.
 struct Line {
     shown: bool,
     terminal: bool,
     started: Instant,
+    written: Instant,
     seeds: usize,
     finished: usize,
     each: Duration,
@@ -108,6 +111,7 @@ impl Line {
             shown: false,
             terminal: std::io::stderr().is_terminal(),
             started: Instant::now(),
+            written: Instant::now(),
             seeds,
             finished: 0,
             each: scenario.duration(),
@@ -115,26 +119,31 @@ impl Line {
     }
 
     fn draw(&mut self, progress: &[Progress]) {
-        if !self.terminal {
+        if !self.terminal && self.written.elapsed() < REWRITE {
             return;
         }
+        self.written = Instant::now();
         let passed: f64 = progress.iter().map(|seed| seed.passed().as_secs_f64()).sum();
         let seeds = f64::from(u32::try_from(self.seeds).unwrap_or(u32::MAX));
         let part = (passed / (self.each.as_secs_f64() * seeds)).clamp(0.0, 1.0);
         let took = self.started.elapsed();
         let left = took.as_secs_f64() * (1.0 - part) / part.max(1e-6);
-        let bars = (0..30).map(|bar| if f64::from(bar) < part * 30.0 { '█' } else { '·' });
-        let bars: String = bars.collect();
         let left = if part > 0.01 { format!(", {left:.0} s left") } else { String::new() };
-        eprint!(
-            "\r\x1b[2K{bars} {:.0} %  {} of {} seeds, {} s{left}",
+        let line = format!(
+            "{:.0} %  {} of {} seeds, {} s{left}",
             part * 100.0,
             self.finished,
             self.seeds,
             took.as_secs(),
         );
-        let _ = std::io::stderr().flush();
-        self.shown = true;
+        if self.terminal {
+            let bars = (0..30).map(|bar| if f64::from(bar) < part * 30.0 { '█' } else { '·' });
+            eprint!("\r\x1b[2K{} {line}", bars.collect::<String>());
+            let _ = std::io::stderr().flush();
+        } else {
+            eprintln!("{line}");
+        }
+        self.shown = self.terminal;
     }
 
     fn clear(&mut self) {
