@@ -114,6 +114,25 @@ fn a_side_that_is_cut_off_does_not_bury_the_rest() {
 }
 
 #[test]
+fn a_partition_floods_neither_side() {
+    let mut world = mesh("flood", 5, 100, wan(0.0), Params::default());
+    let messages = |world: &mut World, lasting| {
+        let before = world.traffic();
+        world.run_for(lasting);
+        (world.traffic() - before).messages
+    };
+    world.run_for(s(30));
+    let calm = messages(&mut world, s(60));
+    world.cut((0..33).collect(), s(120));
+    let verdicts = messages(&mut world, s(30));
+    let cut = messages(&mut world, s(60));
+    println!(
+        "flood: {calm} messages a minute, {verdicts} in the first half of the cut, then {cut}"
+    );
+    assert!(2 * cut < 3 * calm, "{cut} messages in a minute of the cut, {calm} before");
+}
+
+#[test]
 fn a_dead_peer_never_comes_back_as_a_ghost() {
     let params = Params { down_retention: s(60), ..Params::default() };
     let mut world = mesh("ghosts", 4, 12, wan(0.0), params);

@@ -76,10 +76,14 @@ pub const ACCUSATIONS_MAX: usize = 3;
 pub const DOUBTERS_MAX: usize = 64;
 /// Most probes under way at once, own ones and those for others together.
 pub const PROBES_MAX: usize = 1_024;
-/// Most peers that a directory pulls records of at once.
-pub const PULLS_MAX: usize = PEERS_MAX;
-/// Most records waiting to be announced; the oldest gives way to anti-entropy.
-pub const ANNOUNCEMENTS_MAX: usize = 8_192;
+/// Most peers that a directory pulls records of at once; the others come with the next
+/// anti-entropy.
+pub const PULLS_MAX: usize = 4_096;
+/// Most peers that are announced at once; what is beyond is left to anti-entropy. Where a third of
+/// the mesh is cut off, all others accuse it, and each announces that.
+pub const ANNOUNCEMENTS_MAX: usize = 2_048;
+/// So many of them may be accused peers, so that adverts find room.
+pub const ACCUSED_ANNOUNCEMENTS_MAX: usize = 512;
 /// Most shards that a peer subscribes to.
 pub const SHARDS_MAX: usize = 16;
 /// Most connected peers without an address that a directory counts among its neighbours.

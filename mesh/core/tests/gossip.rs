@@ -479,6 +479,49 @@ fn a_helper_that_pinged_in_vain_is_a_witness() {
 }
 
 #[test]
+fn who_hears_that_it_is_accused_asks_by_whom_and_refutes() {
+    let mut directory = acquainted([1, 2]);
+    let own = directory.own().advert.clone();
+    let told = |version, standing| {
+        Message::of(Talk::Announce { held: vec![Held::new(own.peer, version, standing)] })
+    };
+    let asks = |out: &[Output]| sent(out, 1).iter().any(|m| matches!(m.talk, Talk::Pull { .. }));
+    let before = Version { epoch: own.version.epoch - 1_000, ..own.version };
+    for (at, version, standing, asked) in [
+        (200, own.version, Standing::Live, false),
+        (210, before, Standing::Accused(3), false),
+        (220, own.version, Standing::Accused(1), true),
+        (230, own.version, Standing::Accused(2), false),
+        (1_000, own.version, Standing::Down, true),
+    ] {
+        let out = feed(&mut directory, later(ms(at)), 1, told(version, standing));
+        assert_eq!(asks(&out), asked, "{standing:?} of {version:?}");
+    }
+    let (accuser, subject, issued) = (key(2).peer_id(), own.peer, START.utc);
+    let claim = Accusation { accuser, subject, version: own.version, issued };
+    let proof = of_accusations(vec![Proven::sign(claim, &key(2))]);
+    let out = feed(&mut directory, later(ms(1_100)), 1, proof);
+    assert!(has_event(&out, |event| matches!(event, Event::Refuted { .. })));
+    assert!(directory.own().advert.version > own.version);
+}
+
+#[test]
+fn who_cannot_get_through_for_another_asks_nobody_else() {
+    let mut directory = acquainted(1..6);
+    let peer = key(2).peer_id();
+    let asks_others = |directory: &mut Directory, at| {
+        let mut out = Vec::new();
+        directory.handle(later(ms(at)), Input::Unreachable { peer }, &mut out);
+        let helps = |m: &&Message| matches!(m.talk, Talk::PingFor { .. } | Talk::Ping { .. });
+        (1..6).any(|peer| sent(&out, peer).iter().any(helps))
+    };
+    let ping_for = Message::of(Talk::PingFor { peer, nonce: 7 });
+    feed(&mut directory, later(ms(110)), 1, ping_for);
+    assert!(!asks_others(&mut directory, 120), "it was asked, and others were too");
+    assert!(asks_others(&mut acquainted(1..6), 120), "what is its own doubt is looked into");
+}
+
+#[test]
 fn nothing_is_due_often_in_a_quiet_directory() {
     let mut directory = directory();
     let mut out = tick(&mut directory, START);

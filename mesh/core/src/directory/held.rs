@@ -127,6 +127,11 @@ impl Standing {
         matches!(self, Self::Live | Self::Accused(_))
     }
 
+    /// Whether nothing is held against the peer.
+    pub fn is_well(self) -> bool {
+        matches!(self, Self::Live | Self::Unknown)
+    }
+
     /// How many accusations stand behind it.
     pub fn accusers(self) -> u8 {
         match self {

@@ -37,7 +37,7 @@ pub(super) struct Member<'a> {
 pub(super) struct Trouble {
     /// Since when it is suspected or down.
     pub(super) since: Mono,
-    /// When the last accusation was heard.
+    /// When the last accusation that was new was heard.
     pub(super) heard: Mono,
     accusations: [Option<Evidence>; ACCUSATIONS_MAX],
 }
@@ -303,13 +303,22 @@ impl Members {
         (0..self.len()).map(|index| self.at(index))
     }
 
-    /// The peers of some buckets of the tree.
-    pub(super) fn in_buckets(&self, buckets: Range<usize>) -> impl Iterator<Item = Member<'_>> {
+    /// What is known of the peers of some buckets of the tree, in order.
+    pub(super) fn held_in_buckets(&self, buckets: Range<usize>) -> impl Iterator<Item = Held> {
         let from = |bucket| match bucket {
             BUCKETS.. => self.len(),
             _ => self.find(Short::first_in(bucket)).unwrap_or_else(|place| place),
         };
-        (from(buckets.start)..from(buckets.end)).map(|index| self.at(index))
+        let places = from(buckets.start)..from(buckets.end);
+        // Troubles stand in the same order: both are walked once.
+        let mut troubles = self.troubles.range(Short::first_in(buckets.start)..).peekable();
+        places.map(move |place| {
+            let member = self.at(place);
+            let peer = short(member.record);
+            while troubles.next_if(|(other, _)| **other < peer).is_some() {}
+            let trouble = troubles.next_if(|(other, _)| **other == peer);
+            held_of(member, trouble.map(|(_, trouble)| trouble))
+        })
     }
 
     /// Whether the peer at a place may bring one more advert now.
@@ -407,8 +416,11 @@ impl Members {
     /// Keeps an accusation of a member; says whether it was new.
     pub(super) fn keep_accusation(&mut self, now: Mono, accusation: Evidence, ours: bool) -> bool {
         let trouble = self.troubles.entry(Short::of(accusation.claim().subject)).or_default();
-        trouble.heard = now;
-        trouble.keep(accusation, ours)
+        let is_new = trouble.keep(accusation, ours);
+        if is_new {
+            trouble.heard = now;
+        }
+        is_new
     }
 
     /// Forgets what is held against a peer that is well.
@@ -515,21 +527,12 @@ impl Members {
     /// What is known of a peer, and its record if it is a member.
     pub(super) fn known(&self, peer: Short) -> Option<(Held, Option<&Arc<Record>>)> {
         match self.get_short(peer) {
-            Some(member) => Some((self.held_of(member), Some(member.record))),
+            Some(member) => {
+                let held = held_of(member, self.troubles.get(&peer));
+                Some((held, Some(member.record)))
+            }
             None => self.graves.get(&peer).map(|grave| (held_of_grave(grave), None)),
         }
-    }
-
-    pub(super) fn held_of(&self, member: Member<'_>) -> Held {
-        let standing = match (member.health, self.troubles.is_empty()) {
-            (Liveness::Down, _) => Standing::Down,
-            (_, true) => Standing::Live,
-            _ => match u8::try_from(self.accusers(member.peer())).expect("few") {
-                0 => Standing::Live,
-                accusers => Standing::Accused(accusers),
-            },
-        };
-        Held::of(Short::of(member.peer()), Stamp::of(member.version()), standing)
     }
 
     /// Draws up to `count` different peers that `fit`.
@@ -542,6 +545,15 @@ impl Members {
         let fitting = walk(rng, self.len()).map(|index| self.at(index)).filter(|m| fit(*m));
         fitting.take(count).map(|member| member.peer()).collect()
     }
+}
+
+fn held_of(member: Member<'_>, trouble: Option<&Trouble>) -> Held {
+    let standing = match (member.health, trouble.map_or(0, |t| t.accusations().count())) {
+        (Liveness::Down, _) => Standing::Down,
+        (_, 0) => Standing::Live,
+        (_, accusers) => Standing::Accused(u8::try_from(accusers).expect("few")),
+    };
+    Held::of(short(member.record), Stamp::of(member.version()), standing)
 }
 
 pub(super) fn held_of_grave(grave: &Grave) -> Held {

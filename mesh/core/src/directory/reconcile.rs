@@ -161,14 +161,25 @@ impl Directory {
         out: &mut Vec<Output>,
     ) {
         let mut news = News::default();
+        let mut unlike = Vec::new();
+        let mut theirs = theirs.iter().copied().peekable();
         let all = buckets.is_empty().then_some(0..BUCKETS);
         let each = buckets.iter().map(|bucket| usize::from(*bucket)..usize::from(*bucket) + 1);
+        // Both lists are in order, and nearly all that they hold is the same.
         for ours in all.into_iter().chain(each).flat_map(|range| self.known_in(range)) {
-            let index = theirs.binary_search_by_key(&ours.peer, |held| held.peer);
-            self.inform(now, ours, index.ok().map(|index| theirs[index]), &mut news);
+            while let Some(unknown) = theirs.next_if(|held| held.peer < ours.peer) {
+                unlike.push(unknown);
+            }
+            let same_peer = theirs.next_if(|held| held.peer == ours.peer);
+            if same_peer == Some(ours) {
+                continue;
+            }
+            unlike.extend(same_peer);
+            self.inform(now, ours, same_peer, &mut news);
         }
+        unlike.extend(theirs);
         self.send_answer(now.mono, from, news, out);
-        self.want(now.mono, from, theirs, out);
+        self.want(now.mono, from, &unlike, out);
     }
 
     pub(super) fn answer_pull(
@@ -202,7 +213,13 @@ impl Directory {
 
     /// What we have of a peer of which the other side knows better.
     pub(super) fn better(&self, theirs: Held) -> Option<Held> {
-        if theirs.peer == Short::of(self.me) || self.fresh.knows(theirs) {
+        if theirs.peer == Short::of(self.me) {
+            // What is held against us must be refuted, and what they hold says who accuses us.
+            let ours = self.held_own();
+            let is_accused = !theirs.standing().is_well() && !ours.stamp().is_newer(theirs.stamp());
+            return is_accused.then_some(ours);
+        }
+        if self.fresh.knows(theirs) {
             return None;
         }
         let Some(ours) = self.held(theirs.peer) else {
@@ -304,8 +321,7 @@ impl Directory {
 
     /// All that is known of the peers of some buckets, this peer included, in order.
     fn known_in(&self, buckets: Range<usize>) -> Vec<Held> {
-        let members = self.members.in_buckets(buckets.clone());
-        let members = members.map(|member| self.members.held_of(member));
+        let members = self.members.held_in_buckets(buckets.clone());
         let graves = self.members.graves_in_buckets(buckets.clone()).map(held_of_grave);
         let mut known: Vec<Held> = members.chain(graves).collect();
         if buckets.contains(&bucket(Short::of(self.me))) {

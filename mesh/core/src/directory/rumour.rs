@@ -10,7 +10,7 @@ use super::held::{Held, Short, Stamp, Standing};
 use super::message::{COLD, Message, News, Rumour, Talk};
 use super::pace::Timer;
 use super::{Directory, Event, Output, Refused};
-use crate::advert::Record;
+use crate::advert::{Record, Version};
 use crate::id::PeerId;
 use crate::limits::*;
 use crate::rng::mix;
@@ -108,6 +108,10 @@ impl Fresh {
         held.standing() == Standing::Live && self.0[place] == tag
     }
 }
+
+/// Room for more than so many times what was announced last is given back: after a storm nobody
+/// needs it.
+const LAZY_SPARE: usize = 8;
 
 /// What is announced.
 #[derive(Debug)]
@@ -250,14 +254,16 @@ impl Directory {
                 true => Some((self.held_own(), None)),
                 false => self.members.known(subject),
             };
-            if let Some((held, record)) = known
-                && self.lazy.len() < ANNOUNCEMENTS_MAX
-            {
-                let announced = Announced { held, record: record.map(Arc::clone), rounds_left };
-                match self.lazy.binary_search_by_key(&subject, Announced::peer) {
-                    Ok(place) => self.lazy[place] = announced,
-                    Err(place) => self.lazy.insert(place, announced),
-                }
+            let Some((held, record)) = known else { continue };
+            let room = match held.standing() {
+                Standing::Accused(_) => ACCUSED_ANNOUNCEMENTS_MAX,
+                _ => ANNOUNCEMENTS_MAX,
+            };
+            let announced = Announced { held, record: record.map(Arc::clone), rounds_left };
+            match self.lazy.binary_search_by_key(&subject, Announced::peer) {
+                Ok(place) => self.lazy[place] = announced,
+                Err(place) if self.lazy.len() < room => self.lazy.insert(place, announced),
+                Err(_) => {}
             }
         }
         if !self.lazy.is_empty() && !self.announcing {
@@ -288,6 +294,9 @@ impl Directory {
             announced.rounds_left = announced.rounds_left.saturating_sub(1);
             announced.rounds_left > 0
         });
+        if self.lazy.capacity() > LAZY_SPARE * held.len().max(LAZY_SPARE) {
+            self.lazy.shrink_to(held.len());
+        }
         self.announcing = !self.lazy.is_empty();
         if self.announcing {
             self.timers.set(now + self.params.lazy_interval, Timer::Lazy);
@@ -374,6 +383,13 @@ impl Directory {
             self.timers.set(now + retry, Timer::Pull);
         }
         self.send(now, from, Talk::Pull { held }, out);
+    }
+
+    /// What was known of this version of a peer came: nobody need be asked for it again.
+    pub(super) fn forget_pull(&mut self, peer: Short, version: Version) {
+        if self.pulls.get(&peer).is_some_and(|pull| !pull.wanted.is_newer(Stamp::of(version))) {
+            self.pulls.remove(&peer);
+        }
     }
 
     /// Pulls that were not answered go to the next peer that has what is wanted.

@@ -417,12 +417,19 @@ impl Directory {
     /// Something did not get through to a peer: it is probed at once, or, if that is under way,
     /// helpers are asked without further waiting.
     pub(super) fn doubt(&mut self, now: Mono, peer: PeerId, out: &mut Vec<Output>) {
-        if self.members.get(peer).is_none_or(|member| !member.is_alive()) {
+        // Where it may be this peer that is cut off, it asks at its usual pace: each helper that cannot
+        // get through either would doubt in turn, and ask others.
+        if self.members.get(peer).is_none_or(|member| !member.is_alive()) || self.is_cut_off() {
             return;
         }
-        let own = |(_, probe): &(&u64, &Probe)| probe.target == peer && probe.asked_by.is_none();
-        match self.probes.iter().find(own).map(|(nonce, _)| *nonce) {
-            Some(nonce) => self.ask_helpers(now, nonce, out),
+        let under_way = self.probes.iter().filter(|(_, probe)| probe.target == peer);
+        // One of ours, if there is any, before those for others.
+        let probe = under_way.min_by_key(|(_, probe)| probe.asked_by.is_some());
+        match probe.map(|(nonce, probe)| (*nonce, probe.asked_by.is_some())) {
+            Some((nonce, false)) => self.ask_helpers(now, nonce, out),
+            // Whoever asked has asked others too. Were they all to ask again, a partition would
+            // have everybody ask everybody about all on the other side.
+            Some((_, true)) => {}
             None => self.probe(now, peer, out),
         }
     }
