@@ -105,31 +105,41 @@ pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
 }
 
 /// The same, and shows the world to `watch` at its beginning, each second, before each act and at its
-/// end.
+/// end, after all of them.
 pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut World)) -> Outcome {
+    run_shown(scenario, seed, &mut |world, _| watch(world))
+}
+
+/// The same; `show` hears whether it is the end.
+pub(crate) fn run_shown(
+    scenario: &Scenario,
+    seed: u64,
+    show: &mut dyn FnMut(&mut World, bool),
+) -> Outcome {
     let mut course = Course::new(scenario, seed);
     if scenario.peers > OBSERVED_PEERS {
         course.world.forget_observations();
     }
-    watch(&mut course.world);
+    show(&mut course.world, false);
     course.begin();
     while let Some(at) = course.next() {
-        pass_until(&mut course.world, at, watch);
+        pass_until(&mut course.world, at, show);
+        show(&mut course.world, false);
         course.act();
     }
     let end = (Mono(0) + scenario.duration()).max(course.world.now());
-    pass_until(&mut course.world, end, watch);
+    pass_until(&mut course.world, end, show);
+    show(&mut course.world, true);
     judge(&course, seed)
 }
 
 /// Lets time pass until `end`.
-fn pass_until(world: &mut World, end: Mono, watch: &mut dyn FnMut(&mut World)) {
+fn pass_until(world: &mut World, end: Mono, show: &mut dyn FnMut(&mut World, bool)) {
     while world.now() + WATCHED_EVERY < end {
         world.run_until(world.now() + WATCHED_EVERY);
-        watch(world);
+        show(world, false);
     }
     world.run_until(end);
-    watch(world);
 }
 
 /// What came of a course that has ended.

@@ -78,11 +78,11 @@ pub const DOUBTERS_MAX: usize = 64;
 pub const PROBES_MAX: usize = 1_024;
 /// Most peers that a directory pulls records of at once; the others come with the next
 /// anti-entropy.
-pub const PULLS_MAX: usize = 4_096;
-/// Most peers that are announced at once; what is beyond is left to anti-entropy. Where a third of
-/// the mesh is cut off, all others accuse it, and each announces that.
-pub const ANNOUNCEMENTS_MAX: usize = 2_048;
-/// So many of them may be accused peers, so that adverts find room.
+pub const PULLS_MAX: usize = PEERS_MAX;
+/// Most peers that are announced at once; adverts beyond are left to anti-entropy.
+pub const ANNOUNCEMENTS_MAX: usize = 8_192;
+/// Where so many are announced already, accusations are not: a few convince, and where a third of the
+/// mesh is cut off everybody accuses all of it.
 pub const ACCUSED_ANNOUNCEMENTS_MAX: usize = 512;
 /// Most shards that a peer subscribes to.
 pub const SHARDS_MAX: usize = 16;

@@ -492,11 +492,12 @@ fn who_hears_that_it_is_accused_asks_by_whom_and_refutes() {
         (210, before, Standing::Accused(3), false),
         (220, own.version, Standing::Accused(1), true),
         (230, own.version, Standing::Accused(2), false),
-        (1_000, own.version, Standing::Down, true),
     ] {
         let out = feed(&mut directory, later(ms(at)), 1, told(version, standing));
         assert_eq!(asks(&out), asked, "{standing:?} of {version:?}");
     }
+    let out = feed(&mut acquainted([1]), later(ms(200)), 1, told(own.version, Standing::Down));
+    assert!(asks(&out), "who is believed dead asks as well");
     let (accuser, subject, issued) = (key(2).peer_id(), own.peer, START.utc);
     let claim = Accusation { accuser, subject, version: own.version, issued };
     let proof = of_accusations(vec![Proven::sign(claim, &key(2))]);

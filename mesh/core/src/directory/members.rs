@@ -37,7 +37,7 @@ pub(super) struct Member<'a> {
 pub(super) struct Trouble {
     /// Since when it is suspected or down.
     pub(super) since: Mono,
-    /// When the last accusation that was new was heard.
+    /// When the last accusation was heard.
     pub(super) heard: Mono,
     accusations: [Option<Evidence>; ACCUSATIONS_MAX],
 }
@@ -416,11 +416,8 @@ impl Members {
     /// Keeps an accusation of a member; says whether it was new.
     pub(super) fn keep_accusation(&mut self, now: Mono, accusation: Evidence, ours: bool) -> bool {
         let trouble = self.troubles.entry(Short::of(accusation.claim().subject)).or_default();
-        let is_new = trouble.keep(accusation, ours);
-        if is_new {
-            trouble.heard = now;
-        }
-        is_new
+        trouble.heard = now;
+        trouble.keep(accusation, ours)
     }
 
     /// Forgets what is held against a peer that is well.

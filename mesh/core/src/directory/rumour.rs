@@ -137,6 +137,8 @@ pub(super) struct Pull {
     /// What the other side has.
     wanted: Stamp,
     asked: Mono,
+    /// Whether accusations came of what was asked for.
+    answered: bool,
     /// Who else has it.
     other: Option<PeerId>,
 }
@@ -331,7 +333,9 @@ impl Directory {
             }
             match self.pulls.get_mut(&held.peer) {
                 Some(pull)
-                    if now.since(pull.asked) < retry && !held.stamp().is_newer(pull.wanted) =>
+                    if !pull.answered
+                        && now.since(pull.asked) < retry
+                        && !held.stamp().is_newer(pull.wanted) =>
                 {
                     pull.other = Some(from);
                 }
@@ -369,9 +373,9 @@ impl Directory {
                     continue;
                 }
             } else if self.pulls.len() >= PULLS_MAX {
-                break;
+                continue;
             }
-            let pull = Pull { had, wanted: stamp, asked: now, other: None };
+            let pull = Pull { had, wanted: stamp, asked: now, answered: false, other: None };
             self.pulls.insert(had.peer, pull);
             held.push(had);
         }
@@ -385,10 +389,10 @@ impl Directory {
         self.send(now, from, Talk::Pull { held }, out);
     }
 
-    /// What was known of this version of a peer came: nobody need be asked for it again.
-    pub(super) fn forget_pull(&mut self, peer: Short, version: Version) {
-        if self.pulls.get(&peer).is_some_and(|pull| !pull.wanted.is_newer(Stamp::of(version))) {
-            self.pulls.remove(&peer);
+    /// What is held against this version of a peer came: nobody else need be asked for it.
+    pub(super) fn note_answer(&mut self, peer: Short, version: Version) {
+        if let Some(pull) = self.pulls.get_mut(&peer) {
+            pull.answered |= !pull.wanted.is_newer(Stamp::of(version));
         }
     }
 
@@ -400,7 +404,7 @@ impl Directory {
             if now.since(pull.asked) < retry {
                 return true;
             }
-            if let Some(other) = pull.other.take() {
+            if let Some(other) = pull.other.take().filter(|_| !pull.answered) {
                 again.entry(other).or_default().push(pull.had);
                 pull.asked = now;
             }
@@ -413,7 +417,9 @@ impl Directory {
             self.timers.set(next + retry / 8, Timer::Pull);
         }
         for (peer, held) in again {
-            self.send(now, peer, Talk::Pull { held }, out);
+            for held in held.chunks(FRAME_PEERS_MAX) {
+                self.send(now, peer, Talk::Pull { held: held.to_vec() }, out);
+            }
         }
     }
 }

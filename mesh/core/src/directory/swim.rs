@@ -216,7 +216,7 @@ impl Directory {
             // It has spoken since, or a newer advert came: it restarted, or the pong is late.
             return;
         }
-        if member.is_alive() && self.holds_its_tongue() {
+        if member.is_alive() && self.is_cut_off() {
             // It may be this peer that is: it asks again, and accuses nobody meanwhile.
             out.push(Output::Event(Event::DownWithheld { peer: subject }));
             return;
@@ -233,19 +233,8 @@ impl Directory {
 
     /// Whether so many are down that it may be this peer that cannot reach the others.
     fn is_cut_off(&self) -> bool {
-        self.are_too_many(self.members.down())
-    }
-
-    /// Whether so many are down or suspected that it says nothing more against anybody. A partition is
-    /// known long before its verdicts, and what everybody says of everybody on the other side would
-    /// flood the mesh.
-    fn holds_its_tongue(&self) -> bool {
-        self.are_too_many(self.members.down() + self.suspects.len())
-    }
-
-    fn are_too_many(&self, silent: usize) -> bool {
-        let all = self.members.len() + 1;
-        silent >= DOWN_FLOOR && silent * 100 > all * DOWN_SHARE_PERCENT
+        let (down, all) = (self.members.down(), self.members.len() + 1);
+        down >= DOWN_FLOOR && down * 100 > all * DOWN_SHARE_PERCENT
     }
 
     /// Whether this peer itself accuses another.
@@ -270,8 +259,8 @@ impl Directory {
         if accuser == self.me {
             return;
         }
-        self.forget_pull(Short::of(subject), version);
         if subject == self.me {
+            self.note_answer(Short::of(subject), version);
             return self.refute(now, accuser, version, out);
         }
         let Some(member) = self.members.get(subject) else { return };
@@ -280,6 +269,7 @@ impl Directory {
             return;
         }
         let health = member.health;
+        self.note_answer(Short::of(subject), version);
         let heard = self.members.trouble(subject).map(|trouble| trouble.heard);
         if health == Liveness::Alive
             && heard.is_some_and(|heard| now.mono.since(heard) >= ACCUSATION_RETENTION)
@@ -429,10 +419,8 @@ impl Directory {
     /// Something did not get through to a peer: it is probed at once, or, if that is under way,
     /// helpers are asked without further waiting.
     pub(super) fn doubt(&mut self, now: Mono, peer: PeerId, out: &mut Vec<Output>) {
-        // Where it may be this peer that is cut off, it asks at its usual pace: each helper that cannot
-        // get through either would doubt in turn, and ask others.
-        if self.members.get(peer).is_none_or(|member| !member.is_alive()) || self.holds_its_tongue()
-        {
+        // Where it may be this peer that is cut off, it asks at its usual pace: dials fail all the time.
+        if self.members.get(peer).is_none_or(|member| !member.is_alive()) || self.is_cut_off() {
             return;
         }
         let under_way = self.probes.iter().filter(|(_, probe)| probe.target == peer);
