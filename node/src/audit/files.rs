@@ -58,6 +58,11 @@ impl Unsynced {
         file.sync_data()
     }
 
+    /// Files in `folder` may have got their names just before the process was killed.
+    pub(super) fn doubt(&mut self, folder: &Path) {
+        self.0.insert(folder.to_owned());
+    }
+
     fn create(&mut self, path: &Path, is_new: bool) -> io::Result<File> {
         let folder = folder(path);
         self.make_folder(folder)?;

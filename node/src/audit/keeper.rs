@@ -2,7 +2,7 @@
 //! operator's word on how strict it is. What a receipt says is [`crate::jobs`]' to know.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::limits::{AUDIT_CHECKPOINT_EVERY, AUDIT_RETAIN_EVERY};
 /// A node's log.
 pub struct Keeper {
     /// None once it is closed.
-    writer: Mutex<Option<Writer>>,
+    writer: RwLock<Option<Writer>>,
     thread: Mutex<Option<JoinHandle<Result<(), LogError>>>>,
     reader: Reader,
     is_strict: bool,
@@ -56,7 +56,7 @@ impl Keeper {
         let fault = |source| LogError::File { path: config.dir.clone(), source };
         let (writer, thread) = Writer::start(log, every).map_err(fault)?;
         Ok(Self {
-            writer: Mutex::new(Some(writer)),
+            writer: RwLock::new(Some(writer)),
             thread: Mutex::new(Some(thread)),
             reader,
             is_strict: config.fail_closed,
@@ -67,8 +67,9 @@ impl Keeper {
         })
     }
 
-    fn writer(&self) -> Result<Writer, KeepError> {
-        self.writer.lock().expect("no holder panics").clone().ok_or(KeepError::Closed)
+    /// Does something with the writer, unless the log is closed.
+    fn through<T>(&self, work: impl FnOnce(&Writer) -> T) -> Result<T, KeepError> {
+        self.writer.read().expect("no holder panics").as_ref().map(work).ok_or(KeepError::Closed)
     }
 
     /// Whether the operator wants no job to run that leaves no receipt.
@@ -78,7 +79,7 @@ impl Keeper {
 
     /// How the log does; none once it is closed.
     pub fn status(&self) -> Option<Status> {
-        Some(self.writer().ok()?.status())
+        self.through(Writer::status).ok()
     }
 
     /// Why no receipt can be kept at this moment, if so.
@@ -96,7 +97,8 @@ impl Keeper {
     /// # Errors
     /// Too many wait, or the log is closed.
     pub fn keep(&self, entry: Entry) -> Result<Keeping, KeepError> {
-        self.writer()?.keep(if self.is_durable { entry.durable() } else { entry })
+        let entry = if self.is_durable { entry.durable() } else { entry };
+        self.through(|writer| writer.keep(entry))?
     }
 
     /// Counts a receipt that is handed over.
@@ -196,7 +198,8 @@ impl Keeper {
         &self,
         work: impl FnOnce(&mut Log) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, KeepError> {
-        self.writer()?.ask(work).await
+        let writer = self.through(Writer::clone)?;
+        writer.ask(work).await
     }
 
     /// Deletes what is older than the operator keeps, now and then, for as long as it is polled.
@@ -215,7 +218,7 @@ impl Keeper {
 
     /// Signs what is there and lets go. Blocks until that is done.
     pub fn close(&self) {
-        drop(self.writer.lock().expect("no holder panics").take());
+        drop(self.writer.write().expect("no holder panics").take());
         let thread = self.thread.lock().expect("no holder panics").take();
         match thread.map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => {}

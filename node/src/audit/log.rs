@@ -146,7 +146,14 @@ impl Log {
         if !log.reader.path(CHECKPOINT).exists() || size > log.signed.size {
             log.sign()?;
         }
-        log.front().begin_anew(size).map_err(fault)?;
+        if !log.front().is_empty() {
+            // The checkpoint that covers them may have got its name just before a kill, and what is cut
+            // off must not come back behind what is written in its place.
+            log.unsynced.doubt(dir);
+            log.unsynced.sync().map_err(fault)?;
+            log.front().begin_anew(size).map_err(fault)?;
+            log.sync_journals()?;
+        }
         Ok(log)
     }
 
@@ -243,6 +250,15 @@ impl Log {
             // A later fsync that succeeds says nothing of these bytes.
             Err(error) => front.settle_state(Err(AppendFault::Broken(error))),
         }
+    }
+
+    /// Puts both journals on the disk as they are: what was cut off is gone for good.
+    pub(super) fn sync_journals(&self) -> Result<(), LogError> {
+        let files = self.front().files();
+        let synced = files.iter().try_for_each(|file| file.sync_data());
+        // Of what they hold, a later fsync that succeeds says nothing.
+        let broken = |error| self.front().settle_state(Err(AppendFault::Broken(error)));
+        synced.or_else(broken)
     }
 
     /// Takes what is kept into the tree.
@@ -437,7 +453,12 @@ impl Log {
 
     /// Signs what is there, and lets go.
     pub fn close(mut self) -> Result<(), LogError> {
-        self.checkpoint().map(drop)
+        self.checkpoint()?;
+        // After one that failed, both journals hold something, and each takes its own.
+        if !self.front().is_empty() {
+            self.checkpoint()?;
+        }
+        Ok(())
     }
 
     /// How many receipts it has, deleted ones too.

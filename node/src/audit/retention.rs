@@ -23,9 +23,7 @@ impl Log {
         while self.front().holds(index) {
             self.checkpoint()?;
         }
-        let files = self.front().files();
-        let synced = files.iter().try_for_each(|file| file.sync_data());
-        synced.map_err(|source| LogError::File { path: self.reader.dir().to_owned(), source })?;
+        self.sync_journals()?;
         salts::erase(&self.reader, index)
     }
 

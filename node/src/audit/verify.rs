@@ -48,15 +48,17 @@ pub struct Report {
     pub defects: Vec<String>,
 }
 
-/// Verifies the log; with `trust`, also who attested its keeper. What is wrong is in the report. A log
-/// that a node writes meanwhile is looked at again, a few times.
+/// Verifies the log; with `trust`, also who attested its keeper. What is wrong is in the report. It is
+/// looked at until the same is found twice: a node that writes it meanwhile looks like one that is torn.
 pub fn verify(reader: &Reader, trust: Option<&Trust>) -> Report {
+    let mut seen = None;
     for _ in 0..AUDIT_VERIFY_TRIES_MAX {
         let before = reader.checkpoint().ok();
         let report = verify_once(reader, trust);
-        if report.ok || before == reader.checkpoint().ok() {
+        if report.ok || (before == reader.checkpoint().ok() && seen.as_ref() == Some(&report)) {
             return report;
         }
+        seen = Some(report);
     }
     let mut report = verify_once(reader, trust);
     if report.ok {

@@ -266,10 +266,12 @@ impl Thread {
 
     fn tick(&mut self) {
         self.next = None;
-        if let Err(error) = self.log.checkpoint() {
+        let signed = self.log.checkpoint().map(drop);
+        if let Err(error) = &signed {
             tracing::error!(%error, "the audit log has no new checkpoint");
         }
-        if self.log.probe() != State::Writable || self.log.signed_size() < self.log.tree_size() {
+        let is_well = self.log.probe() == State::Writable;
+        if signed.is_err() || !is_well || self.log.signed_size() < self.log.tree_size() {
             self.next = Some(Instant::now() + AUDIT_CHECKPOINT_EVERY);
         }
     }
