@@ -224,6 +224,28 @@ fn what_follows_a_journal_that_a_loss_of_power_took_goes_with_it_unless_it_was_s
 }
 
 #[test]
+fn a_log_that_is_stopped_leaves_nothing_in_its_journals() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let mut log = filled(dir, 10);
+    std::fs::rename(dir.join("tile"), dir.join("aside")).unwrap();
+    std::fs::write(dir.join("tile"), "in the way").unwrap();
+    log.append(vec![entry(&node().0, 10)]).unwrap();
+    assert!(log.checkpoint().is_err());
+    // The one journal waits for its tiles, the other takes this.
+    log.append(vec![entry(&node().0, 11)]).unwrap();
+    std::fs::remove_file(dir.join("tile")).unwrap();
+    std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
+    let journals =
+        || ["journal-0", "journal-1"].map(|name| dir.join(name).metadata().unwrap().len());
+    assert!(journals().iter().all(|bytes| *bytes > 0));
+    log.close().unwrap();
+    assert_eq!(journals(), [0, 0]);
+    let report = verify(&Reader::new(dir), Some(&trust()));
+    assert!(report.ok && report.size == 12, "{report:?}");
+}
+
+#[test]
 fn receipts_that_another_version_left_in_its_journal_are_not_passed_over() {
     let folder = tempfile::tempdir().unwrap();
     drop(filled(folder.path(), 3));
