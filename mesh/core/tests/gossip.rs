@@ -507,19 +507,29 @@ fn who_hears_that_it_is_accused_asks_by_whom_and_refutes() {
 }
 
 #[test]
-fn who_cannot_get_through_for_another_asks_nobody_else() {
+fn who_cannot_get_through_for_another_tries_once_more_and_asks_nobody_else() {
     let mut directory = acquainted(1..6);
     let peer = key(2).peer_id();
-    let asks_others = |directory: &mut Directory, at| {
-        let mut out = Vec::new();
-        directory.handle(later(ms(at)), Input::Unreachable { peer }, &mut out);
-        let helps = |m: &&Message| matches!(m.talk, Talk::PingFor { .. } | Talk::Ping { .. });
-        (1..6).any(|peer| sent(&out, peer).iter().any(helps))
+    let pings = |out: &[Output]| -> Vec<u64> {
+        let nonce = |message: &Message| match message.talk {
+            Talk::Ping { nonce } => Some(nonce),
+            _ => None,
+        };
+        sent(out, 2).into_iter().filter_map(nonce).collect()
     };
     let ping_for = Message::of(Talk::PingFor { peer, nonce: 7 });
-    feed(&mut directory, later(ms(110)), 1, ping_for);
-    assert!(!asks_others(&mut directory, 120), "it was asked, and others were too");
-    assert!(asks_others(&mut acquainted(1..6), 120), "what is its own doubt is looked into");
+    let first = pings(&feed(&mut directory, later(ms(110)), 1, ping_for));
+    assert_eq!(first.len(), 1);
+    let mut lose = |at| {
+        let mut out = Vec::new();
+        directory.handle(later(ms(at)), Input::Unreachable { peer }, &mut out);
+        pings(&out)
+    };
+    assert_eq!(lose(120), first, "the same ping, and no probe of its own");
+    assert!(lose(130).is_empty());
+    let mut out = Vec::new();
+    acquainted(1..6).handle(later(ms(120)), Input::Unreachable { peer }, &mut out);
+    assert_eq!(pings(&out).len(), 1, "what is its own doubt is looked into");
 }
 
 #[test]

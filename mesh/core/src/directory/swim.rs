@@ -48,6 +48,8 @@ pub(super) struct Probe {
     helpers: Vec<PeerId>,
     /// For whom we ping, and the nonce that it awaits.
     asked_by: Option<(PeerId, u64)>,
+    /// Whether the ping was sent twice, since its connection was lost.
+    repeated: bool,
 }
 
 impl Directory {
@@ -109,8 +111,8 @@ impl Directory {
             return;
         }
         let nonce = self.nonce();
-        let probe =
-            Probe { target, version, sent: now, heard: false, helpers: Vec::new(), asked_by };
+        let (heard, helpers, repeated) = (false, Vec::new(), false);
+        let probe = Probe { target, version, sent: now, heard, helpers, asked_by, repeated };
         self.probes.insert(nonce, probe);
         let first = now + self.params.ping_timeout;
         if asked_by.is_none() {
@@ -430,8 +432,17 @@ impl Directory {
             Some((nonce, false)) => self.ask_helpers(now, nonce, out),
             // Whoever asked has asked others too. Were they all to ask again, a partition would
             // have everybody ask everybody about all on the other side.
-            Some((_, true)) => {}
+            Some((nonce, true)) => self.ping_again(now, nonce, out),
             None => self.probe(now, peer, out),
+        }
+    }
+
+    /// A ping may have been lost with its connection: it is sent once more.
+    fn ping_again(&mut self, now: Mono, nonce: u64, out: &mut Vec<Output>) {
+        let Some(probe) = self.probes.get_mut(&nonce) else { return };
+        let target = probe.target;
+        if !std::mem::replace(&mut probe.repeated, true) && self.reaches(target) {
+            self.send(now, target, Talk::Ping { nonce }, out);
         }
     }
 
