@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What is installed, pinned: the folder's name says so, and another list makes another folder.
 const CLIENTS: Environment = Environment {
@@ -37,6 +37,8 @@ struct Environment {
 impl Environment {
     /// Its interpreter. Made once, then reused.
     fn interpreter(&self) -> PathBuf {
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _one = one_at_a_time(&MAKING);
         let cache = cache();
         let venv = cache.join(self.folder);
         let python = venv.join("bin").join("python");
@@ -62,6 +64,11 @@ impl Environment {
         }
         python
     }
+}
+
+/// Tests of one process make what the cache lacks one after the other: a draft is the process's.
+fn one_at_a_time(making: &Mutex<()>) -> MutexGuard<'_, ()> {
+    making.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn cache() -> PathBuf {
@@ -103,6 +110,8 @@ pub fn triton_models() -> PathBuf {
 
 /// A folder of the cache that a script of `tests/python` makes once.
 fn made(folder: &str, script: &str, arguments: &[&str]) -> PathBuf {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _one = one_at_a_time(&MAKING);
     let whole = cache().join(folder);
     if !whole.exists() {
         let draft = cache().join(format!("{folder}-{}", std::process::id()));
