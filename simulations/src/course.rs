@@ -154,9 +154,9 @@ impl<'a> Course<'a> {
         Vec::new()
     }
 
-    /// Lets time pass to the end of the scenario, or to `at` if that is later.
-    pub fn end(&mut self, at: Mono) {
-        self.world.run_until(at.max(Mono(0) + self.scenario.duration()));
+    /// Lets time pass to the end of the scenario.
+    pub fn end(&mut self) {
+        self.world.run_until(Mono(0) + self.scenario.duration());
     }
 
     /// Where a forged charter counts.

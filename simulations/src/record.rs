@@ -12,7 +12,7 @@ use crate::recording::{
     Curve, DETECTION_MS, DISSEMINATION_MS, Distribution, Recording, RegionLoad, Replay, ReplayPeer,
     Series, Violation,
 };
-use crate::run::{Outcome, run_shown};
+use crate::run::{Outcome, run_watched};
 use crate::scenario::Scenario;
 use crate::world::World;
 
@@ -68,7 +68,7 @@ pub fn record(scenario: &Scenario, seed: u64, progress: &Progress) -> Recording 
     let mut traffic = Vec::new();
     let mut up = Vec::new();
     let mut warm = Traffic::default();
-    let outcome = run_shown(scenario, seed, &mut |world, is_end| {
+    let outcome = run_watched(scenario, seed, &mut |world, is_end| {
         let now = world.now().since(Mono(0)).as_secs_f64();
         if now == 0.0 && scenario.keeps_replay() && world.replay.is_none() {
             world.replay = Some(replay(scenario));

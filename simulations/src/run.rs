@@ -101,43 +101,38 @@ impl Quantiles {
 
 /// Runs `scenario` under `seed`.
 pub fn run(scenario: &Scenario, seed: u64) -> Outcome {
-    run_watched(scenario, seed, &mut |_| {})
+    run_watched(scenario, seed, &mut |_, _| {})
 }
 
-/// The same, and shows the world to `watch` at its beginning, each second, before each act and at its
-/// end, after all of them.
-pub fn run_watched(scenario: &Scenario, seed: u64, watch: &mut dyn FnMut(&mut World)) -> Outcome {
-    run_shown(scenario, seed, &mut |world, _| watch(world))
-}
-
-/// The same; `show` hears whether it is the end.
-pub(crate) fn run_shown(
+/// The same, and shows the world to `watch` at its beginning, each second, before each act, and, with
+/// the word that it is, at its end.
+pub fn run_watched(
     scenario: &Scenario,
     seed: u64,
-    show: &mut dyn FnMut(&mut World, bool),
+    watch: &mut dyn FnMut(&mut World, bool),
 ) -> Outcome {
     let mut course = Course::new(scenario, seed);
     if scenario.peers > OBSERVED_PEERS {
         course.world.forget_observations();
     }
-    show(&mut course.world, false);
+    watch(&mut course.world, false);
     course.begin();
     while let Some(at) = course.next() {
-        pass_until(&mut course.world, at, show);
-        show(&mut course.world, false);
+        pass_until(&mut course.world, at, watch);
+        watch(&mut course.world, false);
         course.act();
     }
     let end = (Mono(0) + scenario.duration()).max(course.world.now());
-    pass_until(&mut course.world, end, show);
-    show(&mut course.world, true);
+    pass_until(&mut course.world, end, watch);
+    watch(&mut course.world, true);
     judge(&course, seed)
 }
 
 /// Lets time pass until `end`.
-fn pass_until(world: &mut World, end: Mono, show: &mut dyn FnMut(&mut World, bool)) {
+fn pass_until(world: &mut World, end: Mono, watch: &mut dyn FnMut(&mut World, bool)) {
     while world.now() + WATCHED_EVERY < end {
         world.run_until(world.now() + WATCHED_EVERY);
-        show(world, false);
+        watch(world, false);
     }
     world.run_until(end);
 }

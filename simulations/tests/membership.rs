@@ -459,7 +459,7 @@ fn a_round_trip_that_nobody_measured_is_guessed_from_coordinates() {
     );
     let scenario = Scenario::parse(&text).unwrap();
     let mut errors = Vec::new();
-    run_watched(&scenario, seed, &mut |world| {
+    run_watched(&scenario, seed, &mut |world, _| {
         if world.up().len() < 40 {
             return;
         }

@@ -507,6 +507,67 @@ fn who_hears_that_it_is_accused_asks_by_whom_and_refutes() {
 }
 
 #[test]
+fn a_pull_that_accusations_answered_is_not_repeated_at_another_peer() {
+    let pulled_again = |answer: Option<Proven<Accusation>>| {
+        let mut directory = acquainted(1..6);
+        let (peer, version) = (key(5).peer_id(), Version { epoch: START.utc.0, sequence: 0 });
+        let told = || {
+            let held = vec![Held::new(peer, version, Standing::Accused(1))];
+            Message::of(Talk::Announce { held })
+        };
+        let pulls =
+            |out: &[Output], to| sent(out, to).iter().any(|m| matches!(m.talk, Talk::Pull { .. }));
+        assert!(pulls(&feed(&mut directory, later(ms(200)), 1, told()), 1));
+        assert!(!pulls(&feed(&mut directory, later(ms(210)), 3, told()), 3), "one at a time");
+        if let Some(answer) = answer {
+            feed(&mut directory, later(ms(300)), 1, of_accusations(vec![answer]));
+        }
+        (400..1_500).step_by(50).any(|at| {
+            let mut out = tick(&mut directory, later(ms(at)));
+            // It is dialled first.
+            let peer = key(3).peer_id();
+            directory.handle(later(ms(at)), Input::Connected { peer }, &mut out);
+            pulls(&out, 3)
+        })
+    };
+    assert!(pulled_again(None));
+    assert!(!pulled_again(Some(accusation(2, 5))));
+    assert!(pulled_again(Some(accusation(2, 4))), "of somebody else");
+}
+
+#[test]
+fn accusations_leave_room_for_adverts_in_what_is_announced() {
+    let all = 1_000;
+    let mut directory = acquainted(1..=all);
+    let hops = Params::default().eager_hops_max;
+    for subjects in (1..=all).collect::<Vec<_>>().chunks(FRAME_NEWS_MAX) {
+        let accusations = subjects.iter().filter(|subject| **subject != 1);
+        let accusations = accusations.map(|s| Rumour { hops, said: accusation(1, *s).into() });
+        let news = News { accusations: accusations.collect(), ..News::default() };
+        feed(&mut directory, later(ms(3_000)), 1, of_news(news));
+    }
+    // One that came too late to be announced as accused.
+    let said = record(&advert(all, 1, START.utc), all);
+    let news = News { records: vec![Rumour { hops, said }], ..News::default() };
+    let mut out = feed(&mut directory, later(ms(3_010)), all, of_news(news));
+    for peer in 1..=all {
+        let peer = key(peer).peer_id();
+        directory.handle(later(ms(3_020)), Input::Connected { peer }, &mut out);
+    }
+    let out = tick(&mut directory, later(ms(3_200)));
+    let lists = (1..=all).flat_map(|peer| sent(&out, peer)).filter_map(|m| match &m.talk {
+        Talk::Announce { held } => Some(held.clone()),
+        _ => None,
+    });
+    let lists: Vec<Vec<Held>> = lists.collect();
+    assert!(!lists.is_empty());
+    for held in lists {
+        let live = held.iter().filter(|held| held.standing() == Standing::Live).count();
+        assert_eq!((live, held.len() - live), (1, ACCUSED_ANNOUNCEMENTS_MAX));
+    }
+}
+
+#[test]
 fn who_cannot_get_through_for_another_tries_once_more_and_asks_nobody_else() {
     let mut directory = acquainted(1..6);
     let peer = key(2).peer_id();

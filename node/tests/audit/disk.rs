@@ -133,13 +133,24 @@ fn a_full_disk_refuses_says_so_and_goes_on_when_there_is_room() {
     assert!(ok && said.contains("went on"), "{said}");
 }
 
+/// From now on no tile can be written.
+fn block_tiles(dir: &Path) {
+    std::fs::rename(dir.join("tile"), dir.join("aside")).unwrap();
+    std::fs::write(dir.join("tile"), "in the way").unwrap();
+}
+
+/// They can be again.
+fn free_tiles(dir: &Path) {
+    std::fs::remove_file(dir.join("tile")).unwrap();
+    std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
+}
+
 #[test]
 fn tiles_that_cannot_be_written_are_said_and_written_later() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let mut log = filled(dir, 10);
-    std::fs::rename(dir.join("tile"), dir.join("aside")).unwrap();
-    std::fs::write(dir.join("tile"), "in the way").unwrap();
+    block_tiles(dir);
     log.append((10..300).map(|number| entry(&node().0, number)).collect()).unwrap();
     assert!(log.checkpoint().is_err());
     assert!(matches!(log.state(), State::Unwritable(_)), "{:?}", log.state());
@@ -156,8 +167,7 @@ fn tiles_that_cannot_be_written_are_said_and_written_later() {
     assert!(copied > 0);
     let opened = Log::open(copy.path(), &SEED).unwrap();
     assert_eq!((opened.size(), opened.signed_size()), (301, 301));
-    std::fs::remove_file(dir.join("tile")).unwrap();
-    std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
+    free_tiles(dir);
     assert_eq!(log.probe(), State::Writable);
     log.close().unwrap();
     let report = verify(&Reader::new(dir), Some(&trust()));
@@ -200,8 +210,7 @@ fn what_follows_a_journal_that_a_loss_of_power_took_goes_with_it_unless_it_was_s
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let mut log = filled(dir, 10);
-        std::fs::rename(dir.join("tile"), dir.join("aside")).unwrap();
-        std::fs::write(dir.join("tile"), "in the way").unwrap();
+        block_tiles(dir);
         log.append(vec![entry(&node().0, 10)]).unwrap();
         assert!(log.checkpoint().is_err());
         for number in [11, 12] {
@@ -209,8 +218,7 @@ fn what_follows_a_journal_that_a_loss_of_power_took_goes_with_it_unless_it_was_s
             log.append(vec![if is_synced { next.durable() } else { next }]).unwrap();
         }
         drop(log);
-        std::fs::remove_file(dir.join("tile")).unwrap();
-        std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
+        free_tiles(dir);
         // Entry 10 is in the one journal, 11 and 12 are in the other.
         std::fs::write(dir.join("journal-1"), []).unwrap();
         let opened = Log::open(dir, &SEED);
@@ -228,14 +236,12 @@ fn a_log_that_is_stopped_leaves_nothing_in_its_journals() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let mut log = filled(dir, 10);
-    std::fs::rename(dir.join("tile"), dir.join("aside")).unwrap();
-    std::fs::write(dir.join("tile"), "in the way").unwrap();
+    block_tiles(dir);
     log.append(vec![entry(&node().0, 10)]).unwrap();
     assert!(log.checkpoint().is_err());
     // The one journal waits for its tiles, the other takes this.
     log.append(vec![entry(&node().0, 11)]).unwrap();
-    std::fs::remove_file(dir.join("tile")).unwrap();
-    std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
+    free_tiles(dir);
     let journals =
         || ["journal-0", "journal-1"].map(|name| dir.join(name).metadata().unwrap().len());
     assert!(journals().iter().all(|bytes| *bytes > 0));

@@ -179,7 +179,7 @@ fn gossiping(
     }
     let figures = play(setup, &mut mesh, method);
     let course = &mut mesh.course;
-    course.end(Mono(0));
+    course.end();
     let outcome = judge(course, seed);
     let mut said =
         Recording { virtual_s: scenario.duration().as_secs_f64(), ..Recording::default() };
