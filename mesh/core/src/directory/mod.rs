@@ -12,6 +12,7 @@ mod claim;
 mod farewell;
 mod held;
 mod lists;
+mod mark;
 mod members;
 mod message;
 mod neighbours;
