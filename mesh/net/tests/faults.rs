@@ -137,8 +137,9 @@ async fn a_long_and_lossy_path_raises_no_false_alarm() {
         let body = within(answer.body.read_exact(100_000)).await.expect("whole");
         assert!(body == pattern(100_000));
     }
+    // Nothing is faster than its path; how much slower depends on how busy the machine is.
     let rtt = client.rtt(&peer).expect("measured");
-    assert!((200..300).contains(&rtt.as_millis()), "{rtt:?}");
+    assert!(rtt >= 2 * path.delay, "{rtt:?}");
 }
 
 #[tokio::test]
