@@ -110,6 +110,20 @@ pub const BODY_STALL: Duration = Duration::from_secs(10);
 /// A connection that lost a race of two dials is closed once nothing used it for this long.
 pub const RETIRED_IDLE: Duration = Duration::from_secs(2);
 
+// Tunnels; see `data/tunnel.rs`.
+
+/// Relays that are tried for one peer.
+pub const RELAYS_PER_PEER_MAX: usize = hansa_core::limits::RELAYS;
+/// Tunnels that others have through this node or to it; one more is reset with [`code::BUSY`].
+pub const TUNNELS_MAX: usize = 1_024;
+/// Tunnels that one peer may have through this node: as many as it has peers behind NAT to speak
+/// with, within reason.
+pub const TUNNELS_PER_PEER_MAX: usize = 64;
+/// Packets, or bursts of them, that wait for one tunnel's stream, or for quinn; more are lost.
+pub const TUNNEL_QUEUE_MAX: usize = 256;
+/// Packets that quinn hands over at once.
+pub const TUNNEL_SEGMENTS_MAX: usize = 10;
+
 /// Closing waits this long for the peers to learn of it.
 pub const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -146,6 +160,10 @@ pub mod code {
     pub const SILENT: u32 = 8;
     /// The peer's key is not Ed25519, or not the one that was dialled.
     pub const IDENTITY: u32 = 9;
+    /// This node is no relay for that peer, or has lost it.
+    pub const NO_WAY: u32 = 10;
+    /// The relay on the way to the peer is gone.
+    pub const CUT: u32 = 11;
 
     /// The code in words.
     pub fn meaning(code: u64) -> &'static str {
@@ -159,6 +177,8 @@ pub mod code {
             REPLACED => "another connection took over",
             SILENT => "the peer was not heard",
             IDENTITY => "the peer's key is not acceptable",
+            NO_WAY => "there is no way to that peer from here",
+            CUT => "the way through a relay was cut",
             _ => "unknown code",
         }
     }

@@ -2,14 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hansa_core::id::PeerId;
 use quinn::WriteError;
 
-use super::Shared;
 use super::link::Busy;
 use super::stream::{Body, BodyError, Sender};
 use crate::limits::code;
@@ -40,8 +38,7 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Reply {
     sender: Sender,
-    _busy: Arc<Busy>,
-    shared: Arc<Shared>,
+    busy: Arc<Busy>,
 }
 
 /// Why an answer was not taken.
@@ -56,8 +53,8 @@ pub enum ReplyError {
 }
 
 impl Reply {
-    pub(super) fn new(sender: Sender, busy: Arc<Busy>, shared: Arc<Shared>) -> Self {
-        Self { sender, _busy: busy, shared }
+    pub(super) fn new(sender: Sender, busy: Arc<Busy>) -> Self {
+        Self { sender, busy }
     }
 
     /// Answers. Resolves when quinn has taken all of it, which flow control may delay.
@@ -71,7 +68,7 @@ impl Reply {
             other => ReplyError::Lost(other.to_string()),
         })?;
         self.sender.release();
-        if self.shared.draining.load(Ordering::Relaxed) {
+        if self.busy.is_draining() {
             // The connection closes soon, and closing forgets what is not acknowledged.
             self.sender.stopped().await;
         }

@@ -2,19 +2,20 @@
 //! peer opens.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use hansa_core::id::PeerId;
 use quinn::{Connection, VarInt};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::call::{Call, Reply};
 use super::liveness::{Echoes, Pulses, Stake, Verdict};
-use super::stream::{Body, Sender};
-use super::{DataLimits, Shared};
+use super::pool::Pool;
+use super::stream::{Body, Opening, Sender};
+use super::{DataLimits, Shared, tunnel};
 use crate::limits::*;
 
 const ASK: u8 = 1;
@@ -38,6 +39,8 @@ pub(super) struct Link {
     retired: AtomicBool,
     silent: OnceLock<Duration>,
     echoes: Mutex<Echoes>,
+    /// Tunnels that the peer may still open through this node.
+    pub(super) tunnels: Arc<Semaphore>,
 }
 
 /// One outstanding call, either way; the link pulses while there is one.
@@ -64,11 +67,17 @@ impl Link {
             retired: AtomicBool::new(false),
             silent: OnceLock::new(),
             echoes: Mutex::default(),
+            tunnels: Arc::new(Semaphore::new(TUNNELS_PER_PEER_MAX)),
         })
     }
 
     pub(super) fn is_alive(&self) -> bool {
         self.connection.close_reason().is_none()
+    }
+
+    /// Whether it runs through a tunnel.
+    pub(super) fn is_through_relay(&self) -> bool {
+        tunnel::is_of_tunnel(self.connection.remote_address())
     }
 
     pub(super) fn close(&self, code: u32) {
@@ -196,8 +205,9 @@ impl Link {
         }
     }
 
-    /// Hands the streams that the peer opens to the host, each as soon as its header is there.
-    pub(super) async fn serve(self: Arc<Self>, shared: Arc<Shared>, calls: mpsc::Sender<Call>) {
+    /// Hands the streams that the peer opens to the host, each as soon as its header is there, and
+    /// tunnels to the pool.
+    pub(super) async fn serve(self: Arc<Self>, shared: Arc<Shared>, pool: Weak<Pool>) {
         while let Ok((send, recv)) = self.connection.accept_bi().await {
             let sender = Sender::new(send, code::UNANSWERED);
             if shared.draining.load(Ordering::Relaxed) {
@@ -209,8 +219,7 @@ impl Link {
                 continue;
             };
             let busy = self.busy(&shared, Some(permit));
-            let calls = calls.clone();
-            let mut reading = receive(sender, recv, busy, calls).boxed();
+            let mut reading = receive(sender, recv, busy, pool.clone()).boxed();
             // Most headers are here with the packet that opened the stream: no task for those.
             if futures::poll!(&mut reading).is_pending() {
                 tokio::spawn(reading);
@@ -236,14 +245,15 @@ impl Link {
     }
 }
 
-/// Reads a stream's header and hands the call on; its own faults end this stream alone.
-async fn receive(sender: Sender, recv: quinn::RecvStream, busy: Busy, calls: mpsc::Sender<Call>) {
+/// Reads what a stream begins with and hands it on; its own faults end this stream alone.
+async fn receive(sender: Sender, recv: quinn::RecvStream, busy: Busy, pool: Weak<Pool>) {
     let limits = busy.limits();
     let (header_timeout, body_stall) = (limits.header_timeout, limits.body_stall);
-    let (from, draining) = (busy.link.peer, Arc::clone(&busy.shared));
-    let mut body = Body::new(recv, Some(body_stall), busy);
-    let header = match tokio::time::timeout(header_timeout, body.header()).await {
-        Ok(Ok(header)) => header,
+    let busy = Arc::new(busy);
+    let from = busy.link.peer;
+    let mut body = Body::new(recv, Some(body_stall), Arc::clone(&busy));
+    let opening = match tokio::time::timeout(header_timeout, body.opening()).await {
+        Ok(Ok(opening)) => opening,
         Ok(Err(error)) => {
             tracing::debug!(peer = %from, %error, "stream refused");
             return sender.reset(code::MALFORMED);
@@ -253,13 +263,28 @@ async fn receive(sender: Sender, recv: quinn::RecvStream, busy: Busy, calls: mps
             return sender.reset(code::STALLED);
         }
     };
-    let reply = Reply::new(sender, body.share_busy(), draining);
-    let _ = calls.send(Call { from, header, body, reply }).await;
+    let Some(pool) = pool.upgrade() else { return };
+    match opening {
+        Opening::Header(header) => {
+            let reply = Reply::new(sender, busy);
+            let _ = pool.calls.send(Call { from, header, body, reply }).await;
+        }
+        Opening::Tunnel(to) => {
+            let link = Arc::clone(&busy.link);
+            drop(busy);
+            let end = (sender, body.into_tunnel());
+            pool.take_tunnel(&link, to, end).await;
+        }
+    }
 }
 
 impl Busy {
     pub(super) fn limits(&self) -> &DataLimits {
         &self.shared.limits
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.shared.is_draining()
     }
 
     pub(super) fn why_lost(&self, error: &impl std::fmt::Display) -> String {

@@ -7,12 +7,16 @@
 //! calls fail with [`CallError::Lost`].
 
 mod call;
+mod dial;
 mod link;
 mod liveness;
 mod pool;
+mod relay;
 mod stream;
 mod tls;
 mod transport;
+mod tunnel;
+mod way;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +32,8 @@ pub use self::liveness::silence_max;
 use self::pool::Pool;
 pub use self::stream::{Body, BodyError};
 use self::stream::{Sender, Upload};
+use self::tunnel::Tunnels;
+pub use self::way::{Relay, Way};
 use crate::control::ControlHandle;
 use crate::identity::{core_id, keypair};
 use crate::limits::*;
@@ -112,6 +118,8 @@ impl DataPlane {
         let keypair = keypair(seed);
         let local = core_id(&keypair.public().to_peer_id()).expect("the key is Ed25519");
         let endpoint = transport::bind(addr, &keypair)?;
+        let tunnels = Tunnels::new();
+        let beyond = transport::beyond(Arc::clone(&tunnels), &keypair);
         let shared = Arc::new(Shared {
             inbound: link::inbound_permits(&limits),
             limits,
@@ -120,8 +128,10 @@ impl DataPlane {
             calm: Notify::new(),
         });
         let (calls, incoming) = mpsc::channel(INBOUND_QUEUE_MAX);
-        let pool = Pool::new(local, endpoint, keypair, shared, calls);
-        tokio::spawn(pool::listen(Arc::clone(&pool)));
+        let endpoints = (endpoint, beyond, tunnels);
+        let pool = Pool::new(local, endpoints, keypair, shared, calls);
+        tokio::spawn(pool::listen(Arc::clone(&pool), pool.endpoint.clone()));
+        tokio::spawn(pool::listen(Arc::clone(&pool), pool.beyond.clone()));
         Ok((Self(Arc::new(Closer(pool))), incoming))
     }
 
@@ -152,25 +162,25 @@ impl DataPlane {
         self.0.0.local
     }
 
-    /// Asks a peer and returns when its answer begins. `addrs` are used if no connection is open.
+    /// Asks a peer and returns when its answer begins. The way is taken if no connection is open.
     ///
     /// There is no timeout here beyond that of the dial: a job's deadline is its caller's, and
     /// dropping this future cancels the call at the peer.
     pub async fn call(
         &self,
         peer: PeerId,
-        addrs: &[SocketAddr],
+        way: impl Into<Way>,
         header: Bytes,
         body: Vec<Bytes>,
     ) -> Result<Answer, CallError> {
-        let pool = &self.0.0;
-        let mut link = pool.link(peer, addrs).await?;
+        let (pool, way) = (&self.0.0, way.into());
+        let mut link = pool.link(peer, &way).await?;
         let mut busy = link.busy(&pool.shared, None);
         let (send, recv) = match link.connection.open_bi().await {
             Ok(stream) => stream,
             // It died since it was last looked at, and nothing is sent yet: one more connection.
             Err(_) => {
-                link = pool.link(peer, addrs).await?;
+                link = pool.link(peer, &way).await?;
                 busy = link.busy(&pool.shared, None);
                 let opened = link.connection.open_bi().await;
                 opened.map_err(|error| CallError::Lost(link.why_lost(&error)))?
@@ -181,7 +191,7 @@ impl DataPlane {
             let written = sender.message(header, body).await;
             (sender, written)
         });
-        let mut answer = Body::new(recv, None, busy);
+        let mut answer = Body::new(recv, None, Arc::new(busy));
         let stall = pool.shared.limits.body_stall;
         let (sender, written) = tokio::select! {
             biased;
@@ -214,8 +224,23 @@ impl DataPlane {
     ///
     /// # Errors
     /// As [`Self::call`]'s, before anything is sent.
-    pub async fn warm(&self, peer: PeerId, addrs: &[SocketAddr]) -> Result<(), CallError> {
-        self.0.0.link(peer, addrs).await.map(drop)
+    pub async fn warm(&self, peer: PeerId, way: impl Into<Way>) -> Result<(), CallError> {
+        self.0.0.link(peer, &way.into()).await.map(drop)
+    }
+
+    /// Keeps a connection with a relay of this node's own: others reach this node through it only
+    /// where this node has dialled it.
+    ///
+    /// # Errors
+    /// As [`Self::warm`]'s.
+    pub async fn stay_with(&self, relay: &Relay) -> Result<(), CallError> {
+        self.0.0.link_straight(relay.peer, &Way::from(&relay.addrs)).await.map(drop)
+    }
+
+    /// From now on this node is a relay for the peers that `wards` names: whoever asks may open a
+    /// tunnel to one that has dialled this node. Until then it is for none.
+    pub fn relay_for(&self, wards: impl Fn(&PeerId) -> bool + Send + Sync + 'static) {
+        self.0.0.relaying.begin(Box::new(wards));
     }
 
     /// Whether a connection with the peer is open, whoever dialled.
@@ -225,7 +250,7 @@ impl DataPlane {
 
     /// Connections that are open.
     pub fn connections(&self) -> usize {
-        self.0.0.endpoint.open_connections()
+        self.0.0.open_connections()
     }
 
     /// The round trip to a peer, as echoes on the open connection measured it. QUIC's own estimate
@@ -257,14 +282,19 @@ impl DataPlane {
         let pool = &self.0.0;
         self.refuse_new();
         pool::calm(&pool.shared, deadline).await;
-        pool.endpoint.close(code::DRAINING.into(), b"the peer is shutting down");
-        // Lets the goodbyes out; a dead peer would hold this up for a whole timeout.
-        let _ = tokio::time::timeout(GOODBYE, pool.endpoint.wait_idle()).await;
+        // What runs through others goes first.
+        for endpoint in [&pool.beyond, &pool.endpoint] {
+            endpoint.close(code::DRAINING.into(), b"the peer is shutting down");
+            // Lets the goodbyes out; a dead peer would hold this up for a whole timeout.
+            let _ = tokio::time::timeout(GOODBYE, endpoint.wait_idle()).await;
+        }
     }
 }
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        self.0.endpoint.close(code::DRAINING.into(), b"the peer is shutting down");
+        for endpoint in [&self.0.beyond, &self.0.endpoint] {
+            endpoint.close(code::DRAINING.into(), b"the peer is shutting down");
+        }
     }
 }

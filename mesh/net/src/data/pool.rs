@@ -2,12 +2,9 @@
 //! on both sides when both dial at the same moment.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use hansa_core::id::PeerId;
 use libp2p::identity::Keypair;
 use quinn::{Connection, Endpoint};
@@ -15,17 +12,25 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::call::{Call, CallError};
+use super::dial::unreachable;
 use super::link::Link;
-use super::{Shared, tls, transport};
+use super::relay::Relaying;
+use super::tunnel::Tunnels;
+use super::way::Way;
+use super::{Shared, tls};
 use crate::limits::*;
 
 /// The connections of one endpoint.
 pub(super) struct Pool {
     pub(super) local: PeerId,
     pub(super) endpoint: Endpoint,
+    /// The endpoint of what runs through tunnels.
+    pub(super) beyond: Endpoint,
     pub(super) shared: Arc<Shared>,
-    keypair: Keypair,
-    calls: mpsc::Sender<Call>,
+    pub(super) calls: mpsc::Sender<Call>,
+    pub(super) relaying: Relaying,
+    pub(super) tunnels: Arc<Tunnels>,
+    pub(super) keypair: Keypair,
     slots: Mutex<HashMap<PeerId, Slot>>,
 }
 
@@ -39,7 +44,7 @@ struct Slot {
 
 /// A dial that goes on.
 struct Dial {
-    addrs: Vec<SocketAddr>,
+    way: Way,
     task: AbortHandle,
     /// Whoever waits for it is told.
     told: watch::Sender<Dialled>,
@@ -54,12 +59,18 @@ impl Slot {
 impl Pool {
     pub(super) fn new(
         local: PeerId,
-        endpoint: Endpoint,
+        (endpoint, beyond, tunnels): (Endpoint, Endpoint, Arc<Tunnels>),
         keypair: Keypair,
         shared: Arc<Shared>,
         calls: mpsc::Sender<Call>,
     ) -> Arc<Self> {
-        Arc::new(Self { local, endpoint, shared, keypair, calls, slots: Mutex::default() })
+        let (relaying, slots) = (Relaying::new(), Mutex::default());
+        Arc::new(Self { local, endpoint, beyond, shared, calls, relaying, tunnels, keypair, slots })
+    }
+
+    /// Connections that are open, by whatever way.
+    pub(super) fn open_connections(&self) -> usize {
+        self.endpoint.open_connections() + self.beyond.open_connections()
     }
 
     /// The live connection with a peer.
@@ -71,9 +82,8 @@ impl Pool {
     pub(super) async fn link(
         self: &Arc<Self>,
         peer: PeerId,
-        addrs: &[SocketAddr],
+        way: &Way,
     ) -> Result<Arc<Link>, CallError> {
-        let addrs = &addrs[..addrs.len().min(ADDRS_PER_PEER_MAX)];
         let mut dialled = {
             let mut slots = self.slots();
             let slot = slots.entry(peer).or_default();
@@ -81,7 +91,7 @@ impl Pool {
                 return Ok(Arc::clone(link));
             }
             let dial = match &mut slot.dial {
-                Some(dial) if addrs.is_empty() || dial.addrs == addrs => dial,
+                Some(dial) if way.is_empty() || dial.way == *way => dial,
                 dial => {
                     // A peer that runs anew listens elsewhere: nobody waits any more for where it was.
                     let told = match dial.take() {
@@ -92,8 +102,8 @@ impl Pool {
                         None => watch::Sender::new(None),
                     };
                     // Its own task: the others wait on it even when the first caller leaves.
-                    let task = tokio::spawn(Arc::clone(self).dial(peer, addrs.to_vec()));
-                    dial.insert(Dial { addrs: addrs.to_vec(), task: task.abort_handle(), told })
+                    let task = tokio::spawn(Arc::clone(self).dial(peer, way.clone()));
+                    dial.insert(Dial { way: way.clone(), task: task.abort_handle(), told })
                 }
             };
             dial.told.subscribe()
@@ -116,8 +126,9 @@ impl Pool {
     ) -> Arc<Link> {
         let new = Link::new(connection, peer, ours);
         tokio::spawn(Arc::clone(&new).watch());
-        let serving = Arc::clone(&new).serve(Arc::clone(&self.shared), self.calls.clone());
+        self.watch_tunnel(&new);
         let pool = Arc::downgrade(self);
+        let serving = Arc::clone(&new).serve(Arc::clone(&self.shared), pool.clone());
         let link = Arc::clone(&new);
         tokio::spawn(async move {
             serving.await;
@@ -128,6 +139,11 @@ impl Pool {
         let mut slots = self.slots();
         let slot = slots.entry(peer).or_default();
         let kept = match slot.live() {
+            // A way of its own takes the place of one through a relay, whose calls may end.
+            Some(old) if old.is_through_relay() && !new.is_through_relay() => {
+                old.retire();
+                new
+            }
             // Both dialled at once: both keep the dial of the smaller id.
             Some(old) if old.ours != ours && old.since.elapsed() < DIAL_TIMEOUT => {
                 let new_wins = ours == (self.local < peer);
@@ -164,8 +180,25 @@ impl Pool {
         }
     }
 
+    /// A connection with a peer that no relay carries.
+    pub(super) async fn link_straight(
+        self: &Arc<Self>,
+        peer: PeerId,
+        way: &Way,
+    ) -> Result<Arc<Link>, CallError> {
+        let around = {
+            let mut slots = self.slots();
+            let slot = slots.get_mut(&peer);
+            slot.and_then(|slot| slot.link.take_if(|own| own.is_through_relay()))
+        };
+        if let Some(around) = around {
+            around.retire();
+        }
+        self.link(peer, way).await
+    }
+
     /// Closes the connection that was unused for longest, to make room for another.
-    fn evict(&self) -> bool {
+    pub(super) fn evict(&self) -> bool {
         let slots = self.slots();
         let links = slots.values().filter_map(Slot::live);
         let idle = links.filter_map(|link| link.idle().map(|idle| (idle, link)));
@@ -190,93 +223,33 @@ impl Pool {
         }
     }
 
-    async fn dial(self: Arc<Self>, peer: PeerId, addrs: Vec<SocketAddr>) {
-        let dialled = match tokio::time::timeout(DIAL_TIMEOUT, self.race(peer, &addrs)).await {
-            Ok(dialled) => dialled,
-            Err(_) => {
-                Err(unreachable(peer, format!("no answer from {addrs:?} in {DIAL_TIMEOUT:?}")))
-            }
-        };
-        match dialled {
-            Ok(connection) => {
-                self.adopt(connection, peer, true);
-            }
-            Err(error) => {
-                let mut slots = self.slots();
-                let slot = slots.get_mut(&peer);
-                // Unless another has taken its place.
-                let own = slot.and_then(|slot| slot.dial.take_if(|dial| dial.addrs == addrs));
-                let Some(dial) = own else { return };
-                if slots.get(&peer).is_some_and(|slot| slot.link.is_none()) {
-                    slots.remove(&peer);
-                }
-                dial.told.send_replace(Some(Err(error)));
-            }
+    /// Whoever waits for the dial by this way is told, unless another has taken its place.
+    pub(super) fn give_up(&self, peer: PeerId, way: &Way, error: CallError) {
+        let mut slots = self.slots();
+        let slot = slots.get_mut(&peer);
+        let own = slot.and_then(|slot| slot.dial.take_if(|dial| dial.way == *way));
+        let Some(dial) = own else { return };
+        if slots.get(&peer).is_some_and(|slot| slot.link.is_none()) {
+            slots.remove(&peer);
         }
+        dial.told.send_replace(Some(Err(error)));
     }
 
-    /// Tries the addresses a little apart; the first that answers with the right key wins.
-    async fn race(&self, peer: PeerId, addrs: &[SocketAddr]) -> Result<Connection, CallError> {
-        if addrs.is_empty() {
-            return Err(unreachable(peer, "no connection is open and no address is known"));
-        }
-        if peer == self.local {
-            return Err(unreachable(peer, "it is this node itself"));
-        }
-        if self.endpoint.open_connections() >= self.shared.limits.connections_max && !self.evict() {
-            return Err(unreachable(peer, "this node has as many connections as it may have"));
-        }
-        let crypto = tls::client(&self.keypair, &peer)
-            .ok_or_else(|| unreachable(peer, "its id is not an Ed25519 key"))?;
-        let config = transport::client(crypto);
-        let mut tries: FuturesUnordered<_> = (0u32..)
-            .zip(addrs)
-            .map(|(nth, addr)| {
-                let config = config.clone();
-                async move {
-                    tokio::time::sleep(DIAL_STAGGER * nth).await;
-                    self.connect(config, peer, *addr).await
+    /// A connection through a tunnel ends with it, and it with the connection.
+    fn watch_tunnel(&self, link: &Arc<Link>) {
+        let addr = link.connection.remote_address();
+        let Some(ended) = self.tunnels.ended(addr) else { return };
+        let (link, tunnels) = (Arc::clone(link), Arc::clone(&self.tunnels));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ended => link.close(code::CUT),
+                _ = link.connection.closed() => {
+                    // Lets the goodbye out.
+                    tokio::time::sleep(GOODBYE).await;
+                    tunnels.close(addr);
                 }
-            })
-            .collect();
-        let mut failed = Vec::new();
-        while let Some(tried) = tries.next().await {
-            match tried {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failed.push(error),
             }
-        }
-        if let Some(mismatch) = failed.iter().find(|e| matches!(e, CallError::PeerMismatch { .. }))
-        {
-            return Err(mismatch.clone());
-        }
-        let reasons = failed.into_iter().map(|error| match error {
-            CallError::Unreachable { reason, .. } => reason,
-            other => other.to_string(),
         });
-        Err(unreachable(peer, reasons.collect::<Vec<_>>().join("; ")))
-    }
-
-    async fn connect(
-        &self,
-        config: quinn::ClientConfig,
-        peer: PeerId,
-        addr: SocketAddr,
-    ) -> Result<Connection, CallError> {
-        let failed =
-            |reason: &dyn std::fmt::Display| unreachable(peer, format!("{addr}: {reason}"));
-        // The name is not used: identity is the key.
-        let connecting =
-            self.endpoint.connect_with(config, addr, "hansa").map_err(|error| failed(&error))?;
-        let connection = connecting.await.map_err(|error| {
-            if tls::is_mismatch(&error) {
-                CallError::PeerMismatch { peer, addr }
-            } else {
-                failed(&error)
-            }
-        })?;
-        assert_eq!(tls::peer_of(&connection), Some(peer), "the verifier pins the key");
-        Ok(connection)
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<PeerId, Slot>> {
@@ -284,20 +257,16 @@ impl Pool {
     }
 }
 
-fn unreachable(peer: PeerId, reason: impl Into<String>) -> CallError {
-    CallError::Unreachable { peer, reason: reason.into() }
-}
-
 /// Accepts connections until the endpoint is closed.
-pub(super) async fn listen(pool: Arc<Pool>) {
+pub(super) async fn listen(pool: Arc<Pool>, endpoint: Endpoint) {
     let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
-    while let Some(incoming) = pool.endpoint.accept().await {
+    while let Some(incoming) = endpoint.accept().await {
         let crowded = handshakes.available_permits() < HANDSHAKES_MAX / 2;
         if crowded && incoming.may_retry() {
             let _ = incoming.retry();
             continue;
         }
-        let full = pool.endpoint.open_connections() >= pool.shared.limits.connections_max;
+        let full = pool.open_connections() >= pool.shared.limits.connections_max;
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
             incoming.ignore();
             continue;

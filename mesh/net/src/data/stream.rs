@@ -1,19 +1,35 @@
 //! One message of a stream: `u32` little-endian length ‖ header ‖ body ‖ end. A reset is a
-//! cancellation, and whatever is dropped half-way resets.
+//! cancellation, and whatever is dropped half-way resets. A length that no header has, `u32::MAX`,
+//! begins a tunnel: the id of the peer that it leads to, then what it carries.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use hansa_core::id::PeerId;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
 use super::link::Busy;
-use crate::limits::{HEADER_BYTES_MAX, code};
+use crate::limits::{DATA_IDLE_MAX, HEADER_BYTES_MAX, code};
 
 /// Chunks taken from quinn at once: one lock for many packets.
 const CHUNKS: usize = 32;
 /// A body's buffer starts at most this large, whatever length was declared.
 const FIRST_RESERVE_BYTES: usize = 64 * 1024;
+
+/// The length that begins a tunnel.
+const TUNNEL: u32 = u32::MAX;
+/// What follows it: the id of a peer.
+const TUNNEL_HEADER_BYTES: u32 = 32;
+
+/// What a stream begins with.
+#[derive(Debug)]
+pub(super) enum Opening {
+    /// A message's header.
+    Header(Bytes),
+    /// What follows is packets for this peer.
+    Tunnel(PeerId),
+}
 
 /// Why a message could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +72,8 @@ pub struct Body {
     ended: bool,
     stall: Option<Duration>,
     upload: Upload,
-    busy: Arc<Busy>,
+    /// The call that it belongs to; a tunnel is none.
+    busy: Option<Arc<Busy>>,
 }
 
 /// Our own half of a call, as long as the answer is not read.
@@ -71,15 +88,23 @@ pub(super) enum Upload {
 }
 
 impl Body {
-    /// A body that may pause for `stall`, or for ever.
-    pub(super) fn new(recv: RecvStream, stall: Option<Duration>, busy: Busy) -> Self {
+    /// A call's body, which may pause for `stall`, or for ever.
+    pub(super) fn new(recv: RecvStream, stall: Option<Duration>, busy: Arc<Busy>) -> Self {
         let pending = Bytes::new();
-        Self { recv, pending, ended: false, stall, upload: Upload::None, busy: Arc::new(busy) }
+        Self { recv, pending, ended: false, stall, upload: Upload::None, busy: Some(busy) }
     }
 
-    /// The call that it belongs to.
-    pub(super) fn share_busy(&self) -> Arc<Busy> {
-        Arc::clone(&self.busy)
+    /// The receiving half of a tunnel, which is no call: nobody waits for its end.
+    pub(super) fn of_tunnel(recv: RecvStream) -> Self {
+        let (pending, stall) = (Bytes::new(), Some(DATA_IDLE_MAX));
+        Self { recv, pending, ended: false, stall, upload: Upload::None, busy: None }
+    }
+
+    /// The same, of a stream that turned out to be one.
+    pub(super) fn into_tunnel(mut self) -> Self {
+        self.busy = None;
+        self.stall = Some(DATA_IDLE_MAX);
+        self
     }
 
     /// The answer has begun: from now on it goes on within `stall`.
@@ -91,16 +116,29 @@ impl Body {
 
     /// The header. Reads on into the body only what came in the same packet.
     pub(super) async fn header(&mut self) -> Result<Bytes, BodyError> {
+        match self.opening().await? {
+            Opening::Header(header) => Ok(header),
+            Opening::Tunnel(_) => Err(BodyError::Header("longer than a header may be")),
+        }
+    }
+
+    /// What the stream begins with. Reads on only what came in the same packet.
+    pub(super) async fn opening(&mut self) -> Result<Opening, BodyError> {
         const TRUNCATED: BodyError = BodyError::Header("the stream ended within it");
         self.fill(4).await?.ok_or(TRUNCATED)?;
         let prefix = self.pending.split_to(4);
-        let bytes = u32::from_le_bytes(prefix.as_ref().try_into().expect("4 bytes"));
+        let length = u32::from_le_bytes(prefix.as_ref().try_into().expect("4 bytes"));
+        let bytes = if length == TUNNEL { TUNNEL_HEADER_BYTES } else { length };
         let bytes = usize::try_from(bytes).expect("32 bits fit");
         if bytes > HEADER_BYTES_MAX {
             return Err(BodyError::Header("longer than a header may be"));
         }
         self.fill(bytes).await?.ok_or(TRUNCATED)?;
-        Ok(self.pending.split_to(bytes))
+        let header = self.pending.split_to(bytes);
+        Ok(match length {
+            TUNNEL => Opening::Tunnel(PeerId(header.as_ref().try_into().expect("32 bytes"))),
+            _ => Opening::Header(header),
+        })
     }
 
     /// The next bytes as they came, without a copy; `None` at the end.
@@ -216,7 +254,10 @@ impl Body {
         };
         let count = read.map_err(|error| match error {
             ReadError::Reset(code) => BodyError::Reset(code.into_inner()),
-            other => BodyError::Lost(self.busy.why_lost(&other)),
+            other => BodyError::Lost(match &self.busy {
+                Some(busy) => busy.why_lost(&other),
+                None => other.to_string(),
+            }),
         })?;
         self.ended = count.is_none();
         Ok(count.unwrap_or(0))
@@ -264,6 +305,17 @@ impl Sender {
         self.send.write_all_chunks(&mut parts).await?;
         let _ = self.send.finish();
         Ok(())
+    }
+
+    /// Begins a tunnel to `peer`.
+    pub(super) async fn begin_tunnel(&mut self, peer: PeerId) -> Result<(), WriteError> {
+        let opening = [&TUNNEL.to_le_bytes(), peer.0.as_slice()].concat();
+        self.write(opening.into()).await
+    }
+
+    /// Writes on, without a copy.
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        self.send.write_chunk(bytes).await
     }
 
     /// What was written is to arrive, whatever becomes of this.

@@ -12,6 +12,7 @@ use quinn::{
 };
 use quinn_proto::HashedConnectionIdGenerator;
 
+use super::tunnel::Tunnels;
 use super::{DataError, tls};
 use crate::limits::*;
 
@@ -23,6 +24,18 @@ pub(super) fn bind(addr: SocketAddr, keypair: &Keypair) -> Result<quinn::Endpoin
     };
     let socket = UdpSocket::bind(addr).map_err(fault)?;
     enlarge_buffers(&socket);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new(endpoint(keypair), Some(server(keypair)), socket, runtime).map_err(fault)
+}
+
+/// The endpoint of what runs through relays.
+pub(super) fn beyond(tunnels: Arc<Tunnels>, keypair: &Keypair) -> quinn::Endpoint {
+    let (config, runtime) = (endpoint(keypair), Arc::new(quinn::TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server(keypair)), tunnels, runtime)
+        .expect("the socket has an address")
+}
+
+fn endpoint(keypair: &Keypair) -> EndpointConfig {
     // From the identity, so that a peer that restarted at the same address resets the connections
     // of its former life at their first packet.
     let secret = |what: &str| keypair.derive_secret(what.as_bytes()).expect("Ed25519 derives");
@@ -34,8 +47,7 @@ pub(super) fn bind(addr: SocketAddr, keypair: &Keypair) -> Result<quinn::Endpoin
     let mine = u64::from_le_bytes(*mine.first_chunk().expect("32 bytes"));
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mine)));
     endpoint.supported_versions(vec![1]);
-    let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new(endpoint, Some(server(keypair)), socket, runtime).map_err(fault)
+    endpoint
 }
 
 /// What a dial uses: it also keeps the connection warm, so that only one side pays for that.

@@ -1,0 +1,145 @@
+//! A dial: the addresses of a peer a little apart, then its relays, until one leads to its key.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use hansa_core::id::PeerId;
+use quinn::Connection;
+
+use super::call::CallError;
+use super::link::Link;
+use super::pool::Pool;
+use super::stream::{Body, Sender};
+use super::way::{Relay, Way};
+use super::{tls, transport};
+use crate::limits::*;
+
+impl Pool {
+    /// Boxed, because a dial may need that of a relay.
+    pub(super) fn dial(self: Arc<Self>, peer: PeerId, way: Way) -> BoxFuture<'static, ()> {
+        let dialling = async move {
+            let dialled = match tokio::time::timeout(DIAL_TIMEOUT, self.race(peer, &way)).await {
+                Ok(dialled) => dialled,
+                Err(_) => Err(unreachable(peer, format!("no answer by {way} in {DIAL_TIMEOUT:?}"))),
+            };
+            match dialled {
+                Ok(connection) => drop(self.adopt(connection, peer, true)),
+                Err(error) => self.give_up(peer, &way, error),
+            }
+        };
+        dialling.boxed()
+    }
+
+    /// Tries the addresses a little apart, then the relays; the first that leads to the right key
+    /// wins.
+    async fn race(self: &Arc<Self>, peer: PeerId, way: &Way) -> Result<Connection, CallError> {
+        if way.is_empty() {
+            return Err(unreachable(peer, "no connection is open and no address is known"));
+        }
+        if peer == self.local {
+            return Err(unreachable(peer, "it is this node itself"));
+        }
+        if self.open_connections() >= self.shared.limits.connections_max && !self.evict() {
+            return Err(unreachable(peer, "this node has as many connections as it may have"));
+        }
+        let crypto = tls::client(&self.keypair, &peer)
+            .ok_or_else(|| unreachable(peer, "its id is not an Ed25519 key"))?;
+        let config = transport::client(crypto);
+        let addrs = way.addrs.iter().take(ADDRS_PER_PEER_MAX);
+        let relays = way.relays.iter().take(RELAYS_PER_PEER_MAX);
+        let straight = addrs.map(|addr| self.connect(config.clone(), peer, *addr).boxed());
+        let around = relays.map(|relay| self.connect_through(config.clone(), peer, relay).boxed());
+        let mut tries: FuturesUnordered<_> = (0u32..)
+            .zip(straight.chain(around))
+            .map(|(nth, connecting)| async move {
+                tokio::time::sleep(DIAL_STAGGER * nth).await;
+                connecting.await
+            })
+            .collect();
+        let mut failed = Vec::new();
+        while let Some(tried) = tries.next().await {
+            match tried {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failed.push(error),
+            }
+        }
+        if let Some(mismatch) = failed.iter().find(|e| matches!(e, CallError::PeerMismatch { .. }))
+        {
+            return Err(mismatch.clone());
+        }
+        let reasons = failed.into_iter().map(|error| match error {
+            CallError::Unreachable { reason, .. } => reason,
+            other => other.to_string(),
+        });
+        Err(unreachable(peer, reasons.collect::<Vec<_>>().join("; ")))
+    }
+
+    async fn connect(
+        &self,
+        config: quinn::ClientConfig,
+        peer: PeerId,
+        addr: SocketAddr,
+    ) -> Result<Connection, CallError> {
+        let failed =
+            |reason: &dyn std::fmt::Display| unreachable(peer, format!("{addr}: {reason}"));
+        // The name is not used: identity is the key.
+        let connecting =
+            self.endpoint.connect_with(config, addr, "hansa").map_err(|error| failed(&error))?;
+        let connection = connecting.await.map_err(|error| {
+            if tls::is_mismatch(&error) {
+                CallError::PeerMismatch { peer, addr }
+            } else {
+                failed(&error)
+            }
+        })?;
+        assert_eq!(tls::peer_of(&connection), Some(peer), "the verifier pins the key");
+        Ok(connection)
+    }
+
+    /// The same through a relay, which is dialled if need be.
+    async fn connect_through(
+        self: &Arc<Self>,
+        config: quinn::ClientConfig,
+        peer: PeerId,
+        relay: &Relay,
+    ) -> Result<Connection, CallError> {
+        let failed = |reason: &dyn std::fmt::Display| {
+            unreachable(peer, format!("through {}: {reason}", relay.peer))
+        };
+        if relay.peer == self.local || relay.peer == peer {
+            return Err(failed(&"it has no connection open"));
+        }
+        let link = self.link(relay.peer, &Way::from(&relay.addrs)).await;
+        let link = link.map_err(|error| failed(&error))?;
+        let opened = self.open_tunnel(&link, peer).await.map_err(|error| failed(&error))?;
+        let fresh = self.tunnels.open(opened, None);
+        let connecting = self.beyond.connect_with(config, fresh.addr, "hansa");
+        let connecting = connecting.map_err(|error| failed(&error))?;
+        let connection = tokio::select! {
+            connected = connecting => connected.map_err(|error| failed(&error))?,
+            () = fresh.ended() => return Err(failed(&code::meaning(code::NO_WAY.into()))),
+        };
+        assert_eq!(tls::peer_of(&connection), Some(peer), "the verifier pins the key");
+        fresh.keep();
+        Ok(connection)
+    }
+
+    /// A stream at the end of which is `peer`, if the one on the link knows the way.
+    pub(super) async fn open_tunnel(
+        &self,
+        link: &Link,
+        peer: PeerId,
+    ) -> Result<(Sender, Body), quinn::WriteError> {
+        let (send, recv) = link.connection.open_bi().await?;
+        let mut sender = Sender::new(send, code::CUT);
+        sender.begin_tunnel(peer).await?;
+        Ok((sender, Body::of_tunnel(recv)))
+    }
+}
+
+pub(super) fn unreachable(peer: PeerId, reason: impl Into<String>) -> CallError {
+    CallError::Unreachable { peer, reason: reason.into() }
+}
