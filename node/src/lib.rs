@@ -22,6 +22,7 @@ pub mod meters;
 pub mod models;
 pub mod node;
 pub mod random;
+mod relays;
 pub mod repository;
 pub mod run;
 pub mod start;

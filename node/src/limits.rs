@@ -181,6 +181,8 @@ pub const AUTHORITIES_BYTES_MAX: u64 = 1 << 20;
 pub const LAW_LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Most files of kept lists of revocations that are read at a start.
 pub const LISTS_KEPT_MAX: usize = 1_024;
+/// Whether the connections with this node's relays stand is looked at this often.
+pub const RELAYS_EVERY: Duration = Duration::from_millis(250);
 /// A connected peer of which nothing is known yet is asked for an echo so often.
 pub const ECHO_EVERY: Duration = Duration::from_millis(250);
 /// Most peers that are dialled at once to be measured…

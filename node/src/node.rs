@@ -400,6 +400,9 @@ impl Node {
     /// Brings gauges up to date that nothing else counts.
     pub fn record_gauges(&self) {
         metrics::gauge!("hansa_jobs_in_progress").set(self.tasks.len() as f64);
+        if let Some(data) = self.data() {
+            metrics::gauge!("hansa_tunnels").set(data.tunnels() as f64);
+        }
         for hosted in self.engines().values() {
             let load = hosted.engine.load();
             let model = hosted.name.clone();

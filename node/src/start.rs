@@ -136,20 +136,28 @@ impl Node {
     }
 
     /// Where others reach the data plane: as configured, then as bound; loopback only when nothing
-    /// is configured.
+    /// is configured. Behind a NAT those that are bound still serve peers on this side of it.
     fn data_addrs(&self, control: &ControlHandle, data: &DataPlane) -> Vec<SocketAddr> {
-        let external = &self.config.mesh.data_external;
+        let mesh = &self.config.mesh;
+        let external = &mesh.data_external;
+        let is_far = !external.is_empty() || mesh.behind_nat;
         let mut addrs = data.addrs(control);
-        addrs.retain(|addr| external.is_empty() || !addr.ip().is_loopback());
+        addrs.retain(|addr| !is_far || !addr.ip().is_loopback());
         addrs.splice(..0, external.iter().copied());
         addrs
+    }
+
+    /// Where others reach the control plane; nowhere, if they cannot: the directory then names
+    /// relays.
+    fn control_addrs(&self, control: &ControlHandle) -> Vec<String> {
+        if self.config.mesh.behind_nat { Vec::new() } else { control.addrs() }
     }
 
     /// What this node says of itself now. Peer, version and date are the directory's to fill in.
     pub fn advert(&self, control: &ControlHandle, data: &DataPlane) -> Advert {
         let mut data_addrs = self.data_addrs(control, data);
         data_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
-        let mut control_addrs = control.addrs();
+        let mut control_addrs = self.control_addrs(control);
         control_addrs.truncate(hansa_core::limits::ADVERT_ADDRS_MAX);
         let mut models: Vec<Model> = Vec::new();
         let mut stages: Vec<Stage> = Vec::new();
@@ -253,7 +261,7 @@ impl Node {
             "peer_id": self.me,
             "http": format!("{scheme}://{}", self.http_address()),
             "grpc": self.grpc_address(),
-            "control": control.addrs().into_iter().map(addr).collect::<Vec<_>>(),
+            "control": self.control_addrs(control).into_iter().map(addr).collect::<Vec<_>>(),
             "data": self.data().map(|data| self.data_addrs(control, &data)),
         });
         let path = folder.join(ADDRESSES);

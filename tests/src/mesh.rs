@@ -35,6 +35,8 @@ pub struct Spec {
     pub threads: usize,
     /// Whether it learns of the mesh by mDNS instead of a bootstrap address.
     pub mdns: bool,
+    /// Whether nobody is told where it listens, as behind a NAT.
+    pub nat: bool,
     /// Where its planes listen and what they advertise instead; none: any ports, themselves.
     pub behind: Option<Behind>,
 }
@@ -60,6 +62,7 @@ impl Spec {
             runtime: "",
             threads: 1,
             mdns: false,
+            nat: false,
             behind: None,
         }
     }
@@ -268,12 +271,12 @@ impl Mesh {
             "[node]\nname = {:?}\ndata_dir = \"data\"\n\
              [identity]\nkey_file = \"identity.key\"\n{charter}\
              [mesh]\n{listen}\n\
-             mdns = {}\nbootstrap = [{bootstrap}]\n\
+             mdns = {}\nbehind_nat = {}\nbootstrap = [{bootstrap}]\n\
              [api]\nhttp = \"127.0.0.1:0\"\ngrpc = \"127.0.0.1:0\"\n\
              [runtime]\nthreads = {}\n{}\n\
              [[authority]]\nname = \"test.example\"\nkey = {:?}\n\
              may_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
-            spec.name, spec.mdns, spec.threads, spec.runtime, self.authority,
+            spec.name, spec.mdns, spec.nat, spec.threads, spec.runtime, self.authority,
         );
         for (name, path) in &spec.models {
             text += &format!("[[model]]\nname = {name:?}\nversion = \"1\"\npath = {path:?}\n");

@@ -34,7 +34,7 @@ pub struct AcceptEnded;
 pub struct DataState {
     node: Arc<Node>,
     endpoint: Option<DataPlane>,
-    _accepting: Task,
+    _tasks: [Task; 2],
 }
 
 impl Actor for Data {
@@ -47,6 +47,8 @@ impl Actor for Data {
         myself: ActorRef<AcceptEnded>,
         DataArgs { node, endpoint, mut calls }: DataArgs,
     ) -> Result<DataState, ActorProcessingErr> {
+        let host = Arc::downgrade(&node);
+        endpoint.relay_for(move |peer| host.upgrade().is_some_and(|node| node.is_relay_of(*peer)));
         node.set_data(Some(endpoint.clone()));
         let serving = node.clone();
         let accepting = async move {
@@ -57,7 +59,8 @@ impl Actor for Data {
             }
         };
         let accepting = Task::run(accepting, move || drop(myself.cast(AcceptEnded)));
-        Ok(DataState { node, endpoint: Some(endpoint), _accepting: accepting })
+        let staying = Task::run(node.clone().stay_with_relays(endpoint.clone()), || {});
+        Ok(DataState { node, endpoint: Some(endpoint), _tasks: [accepting, staying] })
     }
 
     async fn handle(

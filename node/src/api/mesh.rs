@@ -53,6 +53,7 @@ pub async fn peers(State(node): State<Arc<Node>>) -> Json<Value> {
             "price": advert.price,
             "control_addrs": advert.control_addrs,
             "data_addrs": advert.data_addrs,
+            "relays": advert.relays,
             "version": advert.version,
         })
     };

@@ -149,6 +149,13 @@ fn mesh(section: &mut Section<'_, '_>) -> MeshConfig {
         addrs
     };
     let (bootstrap, external) = (dialled("bootstrap"), dialled("external"));
+    let data_external: Vec<SocketAddr> = section.get("data_external").unwrap_or_default();
+    let behind_nat = section.get("behind_nat").unwrap_or(default.behind_nat);
+    if behind_nat && !(external.is_empty() && data_external.is_empty()) {
+        let reason = "others reach this node either at its external addresses (then leave this \
+                      out) or through relays (then leave out external and data_external)";
+        section.refuse("behind_nat", reason.into());
+    }
     let shards: Vec<String> = section.get("shards").unwrap_or_default();
     if shards.len() > SHARDS_MAX {
         section.refuse("shards", format!("{} shards; at most {SHARDS_MAX}", shards.len()));
@@ -162,7 +169,8 @@ fn mesh(section: &mut Section<'_, '_>) -> MeshConfig {
         bootstrap,
         mdns: section.get("mdns").unwrap_or(default.mdns),
         external,
-        data_external: section.get("data_external").unwrap_or_default(),
+        data_external,
+        behind_nat,
         shards,
     }
 }

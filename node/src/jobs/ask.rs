@@ -151,8 +151,8 @@ impl Node {
         let data = self.data().ok_or_else(|| AskError::Lost("the data plane restarts".into()))?;
         let view = self.view();
         let entry = view.get(to).ok_or_else(|| AskError::Lost("it left the mesh".into()))?;
-        let addrs = &entry.record.advert.data_addrs;
-        let answer = data.call(to, addrs, header.into(), body).await.map_err(lost)?;
+        let way = self.way(&entry.record.advert);
+        let answer = data.call(to, way, header.into(), body).await.map_err(lost)?;
         // Gossip pings few of the peers that jobs go to.
         if let Some(rtt) = data.rtt(&to) {
             self.loads().measured_rtt(to, rtt);

@@ -330,7 +330,7 @@ impl Node {
         let (Some(data), view) = (self.data(), self.view()) else { return true };
         let Some(entry) = view.get(peer) else { return true };
         let patience = silence_max(self.loads().rtt(peer).unwrap_or_default());
-        let reaching = data.warm(peer, &entry.record.advert.data_addrs);
+        let reaching = data.warm(peer, self.way(&entry.record.advert));
         tokio::time::timeout(patience, reaching).await.is_ok()
     }
 

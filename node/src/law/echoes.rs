@@ -41,8 +41,8 @@ impl Node {
                     && measured < MEASURED_MAX
                 {
                     dialled += 1;
-                    let (data, addrs) = (Arc::clone(&data), record.advert.data_addrs.clone());
-                    tokio::spawn(async move { drop(data.warm(peer, &addrs).await) });
+                    let (data, way) = (Arc::clone(&data), self.way(&record.advert));
+                    tokio::spawn(async move { drop(data.warm(peer, way).await) });
                 }
             }
             metrics::gauge!("hansa_peers_contradicted").set(f64::from(contradicted));

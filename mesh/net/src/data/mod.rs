@@ -243,6 +243,11 @@ impl DataPlane {
         self.0.0.relaying.begin(Box::new(wards));
     }
 
+    /// Tunnels that others have through this node, or through its relays to it.
+    pub fn tunnels(&self) -> usize {
+        TUNNELS_MAX - self.0.0.relaying.permits.available_permits()
+    }
+
     /// Whether a connection with the peer is open, whoever dialled.
     pub fn is_connected(&self, peer: &PeerId) -> bool {
         self.0.0.live(peer).is_some()
