@@ -22,7 +22,7 @@ pub mod meters;
 pub mod models;
 pub mod node;
 pub mod random;
-mod relays;
+mod reach;
 pub mod repository;
 pub mod run;
 pub mod start;

@@ -140,7 +140,7 @@ impl Node {
     fn data_addrs(&self, control: &ControlHandle, data: &DataPlane) -> Vec<SocketAddr> {
         let mesh = &self.config.mesh;
         let external = &mesh.data_external;
-        let is_far = !external.is_empty() || mesh.behind_nat;
+        let is_far = !external.is_empty() || self.is_behind_nat(control);
         let mut addrs = data.addrs(control);
         addrs.retain(|addr| !is_far || !addr.ip().is_loopback());
         addrs.splice(..0, external.iter().copied());
@@ -150,7 +150,13 @@ impl Node {
     /// Where others reach the control plane; nowhere, if they cannot: the directory then names
     /// relays.
     fn control_addrs(&self, control: &ControlHandle) -> Vec<String> {
-        if self.config.mesh.behind_nat { Vec::new() } else { control.addrs() }
+        if self.is_behind_nat(control) { Vec::new() } else { control.addrs() }
+    }
+
+    /// As configured; else what peers see of it decides, unless it says where it is seen.
+    fn is_behind_nat(&self, control: &ControlHandle) -> bool {
+        let mesh = &self.config.mesh;
+        mesh.behind_nat.unwrap_or_else(|| mesh.external.is_empty() && control.is_translated())
     }
 
     /// What this node says of itself now. Peer, version and date are the directory's to fill in.

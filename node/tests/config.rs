@@ -312,16 +312,7 @@ fn every_default_that_exists_is_shown_uncommented() {
         ("identity", &["key_file"]),
         (
             "mesh",
-            &[
-                "listen",
-                "data_listen",
-                "bootstrap",
-                "mdns",
-                "external",
-                "data_external",
-                "behind_nat",
-                "shards",
-            ],
+            &["listen", "data_listen", "bootstrap", "mdns", "external", "data_external", "shards"],
         ),
         ("api", &["http", "plaintext"]),
         ("runtime", &["library", "devices", "threads", "hold", "cache_mib"]),

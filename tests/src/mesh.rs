@@ -267,16 +267,17 @@ impl Mesh {
                 data.1
             )
         });
+        let nat = if spec.nat { "behind_nat = true\n" } else { "" };
         let mut text = format!(
             "[node]\nname = {:?}\ndata_dir = \"data\"\n\
              [identity]\nkey_file = \"identity.key\"\n{charter}\
              [mesh]\n{listen}\n\
-             mdns = {}\nbehind_nat = {}\nbootstrap = [{bootstrap}]\n\
+             mdns = {}\n{nat}bootstrap = [{bootstrap}]\n\
              [api]\nhttp = \"127.0.0.1:0\"\ngrpc = \"127.0.0.1:0\"\n\
              [runtime]\nthreads = {}\n{}\n\
              [[authority]]\nname = \"test.example\"\nkey = {:?}\n\
              may_assert = {{ countries = [\"*\"], operators = [\"*\"] }}\n",
-            spec.name, spec.mdns, spec.nat, spec.threads, spec.runtime, self.authority,
+            spec.name, spec.mdns, spec.threads, spec.runtime, self.authority,
         );
         for (name, path) in &spec.models {
             text += &format!("[[model]]\nname = {name:?}\nversion = \"1\"\npath = {path:?}\n");

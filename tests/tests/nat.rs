@@ -60,15 +60,16 @@ fn nodes_behind_nat_run_each_others_jobs_and_those_of_the_rest() {
     assert_eq!(office["control_addrs"], json!([]));
     let relays = office["relays"].as_array().expect("its relays");
     assert!(!relays.is_empty());
-    assert!(
-        mesh.node("paris").metric("hansa_tunnels") + mesh.node("lyon").metric("hansa_tunnels") > 0
-    );
     // The law does not change with the way: a relay is no hop, and sees nothing of a job.
     await_served(mesh.node("home"), "office", &[("Hansa-Locations", "DE")]);
     let refused = mesh.node("home").infer("magika", &question(), &[("Hansa-Locations", "FR")]);
     assert_eq!(refused.0, 403);
-    // A relay dies: the next job goes by the other.
-    mesh.kill("lyon");
-    await_served(mesh.node("home"), "office", &[]);
-    await_served(mesh.node("paris"), "office", &[]);
+    // The relay on the way dies without a word: even the job that finds it dead is answered.
+    let carries = |name: &&str| mesh.node(name).metric("hansa_tunnels") > 0;
+    let relay = ["paris", "lyon"].into_iter().find(carries).expect("one carries the tunnel");
+    mesh.kill(relay);
+    for _ in 0..5 {
+        let answer = mesh.node("home").infer("magika", &question(), &[]);
+        assert_eq!(answer.0, 200, "{}", String::from_utf8_lossy(&answer.2));
+    }
 }

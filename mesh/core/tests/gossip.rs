@@ -339,6 +339,19 @@ fn an_own_advert_that_is_too_large_is_refused_and_the_last_one_stands() {
 }
 
 #[test]
+fn who_finds_that_nobody_can_dial_it_says_in_the_same_advert_who_relays() {
+    let mut directory = acquainted([1, 2]);
+    let mut out = Vec::new();
+    // It dialled one of the two that it knows.
+    let peer = key(1).peer_id();
+    directory.handle(later(ms(200)), Input::Connected { peer }, &mut out);
+    let hidden = Advert { control_addrs: Vec::new(), ..advert(0, 0, START.utc) };
+    directory.handle(later(ms(300)), Input::Publish(Box::new(hidden)), &mut out);
+    let own = &directory.own().advert;
+    assert_eq!((own.version.sequence, &own.relays[..]), (1, &[peer][..]));
+}
+
+#[test]
 fn a_replayed_advert_changes_nothing() {
     let mut directory = acquainted([1, 2]);
     feed(&mut directory, later(ms(200)), 1, showing(1, 5));

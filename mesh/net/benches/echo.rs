@@ -1,5 +1,6 @@
 //! A call and its answer beside a raw quinn echo of the same bytes: same TLS, same machine, two
-//! runtimes of their own, measured in turns so that noise meets both. Prints p50 and the ratios.
+//! runtimes of their own, measured in turns so that noise meets both. Prints p50 and the ratios, also
+//! of the same call to a peer behind NAT, through a relay on the same machine.
 #![allow(clippy::print_stdout)]
 
 use std::net::SocketAddr;
@@ -7,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hansa_core::id::PeerId;
+use hansa_net::data::{Relay, Way};
 use hansa_net::{Call, DataLimits, DataPlane};
 use libp2p::identity::Keypair;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -25,29 +28,43 @@ fn main() {
     let (ours, incoming) = server.block_on(async { bind(1) }).expect("a free port");
     server.spawn(echo(incoming));
     let (plane, _incoming) = client.block_on(async { bind(2) }).expect("a free port");
+    let between = Runtime::new().expect("a runtime");
+    let (relay, _unasked) = between.block_on(async { bind(3) }).expect("a free port");
+    relay.relay_for(|_| true);
+    let relay = Relay { peer: relay.local_peer(), addrs: vec![relay.local_addr()] };
+    let (hidden, incoming) = server.block_on(async { bind(4) }).expect("a free port");
+    server.spawn(echo(incoming));
+    server.block_on(hidden.stay_with(&relay)).expect("the relay is there");
+    let straight = Way::from(&[ours.local_addr()]);
+    let around = Way { addrs: Vec::new(), relays: vec![relay] };
+    let (ours, hidden) = (ours.local_peer(), hidden.local_peer());
     client.block_on(async {
         // Warm: connections open, windows and MTU found.
         for _ in 0..20 {
             raw_call(&raw, &vec![7; 1 << 20]).await;
-            call(&plane, &ours, vec![7; 1 << 20].into()).await;
+            call(&plane, ours, &straight, vec![7; 1 << 20].into()).await;
+            call(&plane, hidden, &around, vec![7; 1 << 20].into()).await;
         }
         for (name, bytes, rounds) in
             [("4 KiB", 4 << 10, 4_000), ("1 MiB", 1 << 20, 200), ("64 MiB", 64 << 20, 7)]
         {
             let body = vec![7u8; bytes];
             let shared = Bytes::from(body.clone());
-            let (mut theirs, mut mine) = (Vec::new(), Vec::new());
+            let (mut theirs, mut mine, mut relayed) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..rounds {
                 theirs.push(timed(raw_call(&raw, &body)).await);
-                mine.push(timed(call(&plane, &ours, shared.clone())).await);
+                mine.push(timed(call(&plane, ours, &straight, shared.clone())).await);
+                relayed.push(timed(call(&plane, hidden, &around, shared.clone())).await);
             }
-            let (theirs, mine) = (p50(theirs), p50(mine));
+            let (theirs, mine, relayed) = (p50(theirs), p50(mine), p50(relayed));
             let ratio = mine.as_secs_f64() / theirs.as_secs_f64();
             let mib_s = (2 * bytes) as f64 / mine.as_secs_f64() / f64::from(1 << 20);
             println!(
                 "{name:>6}: call {mine:>10.1?}  raw quinn {theirs:>10.1?}  ratio {ratio:.3}  \
-                 difference {:>8.1} µs  {mib_s:.0} MiB/s both ways",
-                (mine.as_secs_f64() - theirs.as_secs_f64()) * 1e6
+                 difference {:>8.1} µs  {mib_s:.0} MiB/s both ways  \
+                 through a relay {relayed:>10.1?}, {:.2} ×",
+                (mine.as_secs_f64() - theirs.as_secs_f64()) * 1e6,
+                relayed.as_secs_f64() / mine.as_secs_f64()
             );
         }
     });
@@ -77,12 +94,11 @@ async fn echo(mut incoming: mpsc::Receiver<Call>) {
     }
 }
 
-async fn call(plane: &DataPlane, server: &DataPlane, body: Bytes) {
+async fn call(plane: &DataPlane, peer: PeerId, way: &Way, body: Bytes) {
     let bytes = body.len();
     let mut header = vec![1; HEADER_BYTES];
     header[..8].copy_from_slice(&(bytes as u64).to_le_bytes());
-    let (peer, addrs) = (server.local_peer(), [server.local_addr()]);
-    let answer = plane.call(peer, &addrs, header.into(), vec![body]).await;
+    let answer = plane.call(peer, way.clone(), header.into(), vec![body]).await;
     let mut answer = answer.expect("answered");
     let whole = answer.body.read_exact(bytes).await.expect("whole");
     answer.body.expect_end(bytes).await.expect("its end");

@@ -3,6 +3,7 @@
 //! The mirror image of the simulator's world: the same `handle`, the same outputs, other hands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ pub enum NetworkEvent {
     Disconnected(PeerId),
     /// A frame could not be delivered.
     Unreachable(PeerId),
-    /// The control plane listens on other addresses than before.
+    /// The control plane listens on other addresses than before, or is seen at others.
     Listening,
 }
 
@@ -86,8 +87,8 @@ pub struct PeerState {
     data: DataPlane,
     own: Advert,
     connected: BTreeSet<PeerId>,
-    /// In which of its boots each peer is.
-    epochs: BTreeMap<PeerId, u64>,
+    /// In which of its boots each peer is, and how it is reached.
+    lives: BTreeMap<PeerId, (u64, u64)>,
     outputs: Vec<Output>,
     alarm: Option<JoinHandle<()>>,
 }
@@ -116,7 +117,7 @@ impl Actor for Peer {
             data,
             own,
             connected: BTreeSet::new(),
-            epochs: BTreeMap::new(),
+            lives: BTreeMap::new(),
             outputs: Vec::new(),
             alarm: None,
         };
@@ -212,19 +213,26 @@ impl PeerState {
         let _ = self.control.send(to, bytes.into());
     }
 
-    /// A peer that runs anew is met on new connections, and without a grudge.
+    /// A peer that runs anew, or is reached otherwise than before, is met without a grudge, in a new
+    /// life on new connections.
     fn renew(&mut self, event: &Event) {
         match event {
             Event::PeerJoined { peer, version } | Event::PeerUpdated { peer, version } => {
-                let before = self.epochs.insert(*peer, version.epoch);
-                if before.is_some_and(|before| before < version.epoch) {
+                let Some(record) = self.directory.record(*peer) else { return };
+                let mut way = DefaultHasher::new();
+                (&record.advert.data_addrs, &record.advert.relays).hash(&mut way);
+                let life = (version.epoch, way.finish());
+                let Some(before) = self.lives.insert(*peer, life) else { return };
+                if before != life {
                     self.node.loads().heard(*peer);
-                    if let Some(data) = self.node.data() {
-                        data.renew(peer);
-                    }
+                }
+                if before.0 < life.0
+                    && let Some(data) = self.node.data()
+                {
+                    data.renew(peer);
                 }
             }
-            Event::PeerDropped { peer } => drop(self.epochs.remove(peer)),
+            Event::PeerDropped { peer } => drop(self.lives.remove(peer)),
             _ => {}
         }
     }

@@ -118,6 +118,6 @@ fn verify(node: &Node, event: ControlEvent) -> Option<super::peer::NetworkEvent>
             tracing::warn!(%peer, %reason, "peer refused");
             return None;
         }
-        ControlEvent::Listening { .. } => NetworkEvent::Listening,
+        ControlEvent::Listening { .. } | ControlEvent::Seen => NetworkEvent::Listening,
     })
 }

@@ -22,10 +22,14 @@ fn table(seen: &Value) -> String {
         "name", "state", "location", "control", "operator", "rtt", "devices", "price", "models",
         "peer",
     ];
-    out::table(&titles, peers.iter().map(row))
+    let called = |id: &Value| {
+        let peer = peers.iter().find(|peer| peer["peer_id"] == *id);
+        peer.and_then(|peer| peer["name"].as_str()).unwrap_or("a peer unknown here")
+    };
+    out::table(&titles, peers.iter().map(|peer| row(peer, called)))
 }
 
-fn row(peer: &Value) -> Vec<String> {
+fn row<'a>(peer: &Value, called: impl Fn(&Value) -> &'a str) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or("–").to_owned();
     let charter = &peer["charter"];
     let location = match charter["fault"].as_str() {
@@ -38,6 +42,11 @@ fn row(peer: &Value) -> Vec<String> {
         _ => location,
     };
     let state = if peer["me"] == true { "this peer".into() } else { text(&peer["liveness"]) };
+    let relays: Vec<&str> = peer["relays"].as_array().into_iter().flatten().map(called).collect();
+    let state = match relays.as_slice() {
+        [] => state,
+        relays => format!("{state}, through {}", relays.join(" or ")),
+    };
     let rtt = peer["rtt_ms"].as_f64().map_or("–".into(), |ms| format!("{ms:.1} ms"));
     let id = text(&peer["peer_id"]);
     vec![

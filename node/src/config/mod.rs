@@ -137,8 +137,9 @@ pub struct MeshConfig {
     pub external: Vec<String>,
     /// Addresses under which others reach the data plane, when they differ from `data_listen`.
     pub data_external: Vec<SocketAddr>,
-    /// Whether nobody outside can dial this node, so that others reach it through relays.
-    pub behind_nat: bool,
+    /// Whether nobody outside can dial this node, so that others reach it through relays; none: as
+    /// peers see it.
+    pub behind_nat: Option<bool>,
     /// Shards of the mesh that the node subscribes to; none means the one without a name.
     pub shards: Vec<String>,
 }
@@ -430,7 +431,7 @@ impl Default for MeshConfig {
             mdns: false,
             external: Vec::new(),
             data_external: Vec::new(),
-            behind_nat: false,
+            behind_nat: None,
             shards: Vec::new(),
         }
     }

@@ -150,8 +150,8 @@ fn mesh(section: &mut Section<'_, '_>) -> MeshConfig {
     };
     let (bootstrap, external) = (dialled("bootstrap"), dialled("external"));
     let data_external: Vec<SocketAddr> = section.get("data_external").unwrap_or_default();
-    let behind_nat = section.get("behind_nat").unwrap_or(default.behind_nat);
-    if behind_nat && !(external.is_empty() && data_external.is_empty()) {
+    let behind_nat = section.get("behind_nat");
+    if behind_nat == Some(true) && !(external.is_empty() && data_external.is_empty()) {
         let reason = "others reach this node either at its external addresses (then leave this \
                       out) or through relays (then leave out external and data_external)";
         section.refuse("behind_nat", reason.into());

@@ -24,7 +24,6 @@ use hansa_core::plan::{Job, Refusal};
 use hansa_core::price::Bill;
 use hansa_core::receipt::{Outcome, Share, Used, Why};
 use hansa_core::wire::{Ask, Done, Lineage, Run, Stretch, TraceContext};
-use hansa_net::data::silence_max;
 use hansa_runtime::engine::Request;
 use hansa_runtime::tensor::Tensor;
 use tokio::sync::mpsc;
@@ -322,16 +321,6 @@ impl Node {
                 passage.route = self.route(&passage.job, &links, &passage.route).await?;
             }
         })
-    }
-
-    /// Whether a connection to the peer is open, or opens before a peer that is asked would count as
-    /// silent: to dial who is dead takes seconds.
-    async fn is_in_reach(&self, peer: PeerId) -> bool {
-        let (Some(data), view) = (self.data(), self.view()) else { return true };
-        let Some(entry) = view.get(peer) else { return true };
-        let patience = silence_max(self.loads().rtt(peer).unwrap_or_default());
-        let reaching = data.warm(peer, self.way(&entry.record.advert));
-        tokio::time::timeout(patience, reaching).await.is_ok()
     }
 
     /// The rest of a chain, from a node of the model on.

@@ -306,6 +306,8 @@ impl Directory {
                 self.content = *advert;
                 if self.content.control_addrs.is_empty() && self.content.relays.is_empty() {
                     self.content.relays = relays;
+                    // At once: until an advert says how to reach this peer, nobody can.
+                    self.choose_relays(now.mono);
                 }
                 self.want_publication(now.mono);
             }

@@ -132,7 +132,7 @@ impl Directory {
 
     /// Names peers that hold a connection to this one in its advert, and others in place of those
     /// that died.
-    fn choose_relays(&mut self, now: Mono) {
+    pub(super) fn choose_relays(&mut self, now: Mono) {
         let Self { members, connected, content, rng, .. } = self;
         let mut relays = content.relays.clone();
         relays.retain(|relay| members.get(*relay).is_none_or(|member| !member.is_down()));

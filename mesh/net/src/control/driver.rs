@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use super::bootstrap::Bootstrap;
 use super::frames;
 use super::gossip::{self, FromHandler};
 use super::peer::{Note, Peer};
+use super::seen::Seen;
 use super::swarm::{Behaviour, BehaviourEvent};
 use super::{Command, ControlEvent, Shared};
 use crate::identity::{core_id, libp2p_id};
@@ -36,6 +38,7 @@ pub(super) struct Driver {
     waiting: VecDeque<ControlEvent>,
     peers: HashMap<PeerId, Peer>,
     book: Book,
+    seen: Seen,
     bootstrap: Bootstrap,
     bootstrap_dials: HashMap<ConnectionId, usize>,
     resolving: FuturesUnordered<Resolving>,
@@ -60,6 +63,7 @@ impl Driver {
             waiting: VecDeque::new(),
             peers: HashMap::new(),
             book: Book::default(),
+            seen: Seen::default(),
             bootstrap: Bootstrap::new(bootstrap, Instant::now()),
             bootstrap_dials: HashMap::new(),
             resolving: FuturesUnordered::new(),
@@ -206,9 +210,10 @@ impl Driver {
                 peer_id,
                 info,
                 ..
-            })) if !speaks_gossip(&info) => {
-                self.refuse(peer_id, other_version(&info.protocols));
-            }
+            })) => match speaks_gossip(&info) {
+                true => self.on_seen(peer_id, &info.observed_addr),
+                false => self.refuse(peer_id, other_version(&info.protocols)),
+            },
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
                 self.on_found(found);
             }
@@ -217,6 +222,9 @@ impl Driver {
                     self.bootstrap.met(nth);
                 }
                 let peer = self.peers.entry(peer_id).or_default();
+                if endpoint.is_dialer() {
+                    peer.dialled_at = book::ip_of(endpoint.get_remote_address());
+                }
                 if peer.gain(connection_id)
                     && let Some(peer) = core_id(&peer_id)
                 {
@@ -246,6 +254,18 @@ impl Driver {
                 self.publish_addrs();
             }
             _ => {}
+        }
+    }
+
+    /// A peer says where it sees this node. Only what it sees of a dial tells of a NAT.
+    fn on_seen(&mut self, id: PeerId, observed: &Multiaddr) {
+        let theirs = self.peers.get(&id).and_then(|peer| peer.dialled_at);
+        let (Some(theirs), Some(observed)) = (theirs, book::ip_of(observed)) else { return };
+        let own = self.shared.listening.read().expect("no holder panics").clone();
+        let Some(translated) = self.seen.note(id, theirs, observed, &own) else { return };
+        if self.shared.translated.swap(translated, Ordering::Relaxed) != translated {
+            tracing::info!(translated, %observed, "peers see this node");
+            self.tell(ControlEvent::Seen);
         }
     }
 
@@ -290,6 +310,7 @@ impl Driver {
         }
         self.shared.dropped.add(peer.outbox.drain().len() as u64);
         self.peers.remove(&id);
+        self.seen.forget(&id);
         if let Some(peer) = core_id(&id) {
             self.tell(ControlEvent::Disconnected { peer });
         }

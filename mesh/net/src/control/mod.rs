@@ -11,9 +11,10 @@ mod frames;
 mod gossip;
 mod outbox;
 mod peer;
+mod seen;
 mod swarm;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
@@ -47,6 +48,9 @@ pub enum ControlEvent {
         /// Which.
         addr: String,
     },
+    /// Peers that this node dialled see it otherwise than before: see
+    /// [`ControlHandle::is_translated`].
+    Seen,
     /// A peer is connected, whoever dialled.
     Connected {
         /// Who, as its key proved.
@@ -185,6 +189,12 @@ impl ControlHandle {
         self.shared.addrs.read().expect("no holder panics").clone()
     }
 
+    /// Whether most peers that this node dialled see it at an address that is none of its own: it is
+    /// behind a NAT.
+    pub fn is_translated(&self) -> bool {
+        self.shared.translated.load(Ordering::Relaxed)
+    }
+
     /// The IPs listened on, loopback last.
     pub(crate) fn listen_ips(&self) -> Vec<std::net::IpAddr> {
         self.shared.listening.read().expect("no holder panics").clone()
@@ -247,6 +257,7 @@ enum Command {
 struct Shared {
     addrs: RwLock<Vec<String>>,
     listening: RwLock<Vec<std::net::IpAddr>>,
+    translated: AtomicBool,
     received: Counter,
     sent: Counter,
     dropped: Counter,

@@ -2,6 +2,7 @@
 //! that read and write its gossip streams.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use libp2p::PeerId;
@@ -17,6 +18,8 @@ use super::outbox::Outbox;
 pub(super) struct Peer {
     /// Frames that wait for it.
     pub(super) outbox: Arc<Outbox>,
+    /// Where this node dialled it, if it did.
+    pub(super) dialled_at: Option<IpAddr>,
     connections: Vec<ConnectionId>,
     stream: Outbound,
     readers: HashMap<ConnectionId, AbortHandle>,

@@ -52,21 +52,25 @@ impl Pool {
         let relays = way.relays.iter().take(RELAYS_PER_PEER_MAX);
         let straight = addrs.map(|addr| self.connect(config.clone(), peer, *addr).boxed());
         let around = relays.map(|relay| self.connect_through(config.clone(), peer, relay).boxed());
-        let mut tries: FuturesUnordered<_> = (0u32..)
-            .zip(straight.chain(around))
-            .map(|(nth, connecting)| async move {
-                tokio::time::sleep(DIAL_STAGGER * nth).await;
-                connecting.await
-            })
-            .collect();
+        let mut waiting = straight.chain(around);
+        let mut tries = FuturesUnordered::new();
         let mut failed = Vec::new();
-        while let Some(tried) = tries.next().await {
-            match tried {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failed.push(error),
+        loop {
+            let begun = waiting.next().map(|next| tries.push(next)).is_some();
+            tokio::select! {
+                biased;
+                tried = tries.next() => match tried {
+                    Some(Ok(connection)) => return Ok(connection),
+                    Some(Err(error)) => failed.push(error),
+                    None => break,
+                },
+                // The next is tried when this one has failed, or has had its time.
+                () = tokio::time::sleep(DIAL_STAGGER), if begun => {}
             }
         }
-        if let Some(mismatch) = failed.iter().find(|e| matches!(e, CallError::PeerMismatch { .. }))
+        if way.relays.is_empty()
+            && let Some(mismatch) =
+                failed.iter().find(|error| matches!(error, CallError::PeerMismatch { .. }))
         {
             return Err(mismatch.clone());
         }

@@ -1,11 +1,11 @@
-//! Ways around a NAT: whom this node keeps connections with because others reach it through them,
-//! for whom it is such a relay, and the way to a peer of either kind.
+//! The way to a peer, around a NAT if need be: whom this node keeps connections with because others
+//! reach it through them, and for whom it is such a relay.
 
 use std::sync::Arc;
 
 use hansa_core::advert::Advert;
 use hansa_core::id::PeerId;
-use hansa_net::data::{DataPlane, Relay, Way};
+use hansa_net::data::{DataPlane, Relay, Way, silence_max};
 
 use crate::limits::RELAYS_EVERY;
 use crate::node::Node;
@@ -20,6 +20,16 @@ impl Node {
         };
         let relays = advert.relays.iter().filter_map(relay).collect();
         Way { addrs: advert.data_addrs.clone(), relays }
+    }
+
+    /// Whether a connection to the peer is open, or opens before a peer that is asked would count as
+    /// silent: to dial who is dead takes seconds.
+    pub(crate) async fn is_in_reach(&self, peer: PeerId) -> bool {
+        let (Some(data), view) = (self.data(), self.view()) else { return true };
+        let Some(entry) = view.get(peer) else { return true };
+        let patience = silence_max(self.loads().rtt(peer).unwrap_or_default());
+        let reaching = data.warm(peer, self.way(&entry.record.advert));
+        matches!(tokio::time::timeout(patience, reaching).await, Ok(Ok(())))
     }
 
     /// Stays connected with those that this node's own advert names as relays, for as long as it is
