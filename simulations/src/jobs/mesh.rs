@@ -49,13 +49,22 @@ pub trait Mesh {
     /// The wall clock of a host.
     fn utc(&self, host: usize) -> Utc;
 
-    /// The round trip between two hosts, as it is at its best.
+    /// The round trip between two hosts, as it is at its best, by the way that one's calls to the
+    /// other take.
     fn rtt(&self, a: usize, b: usize) -> Duration;
 
     /// Round trips that hosts measured since this was last asked.
     fn measured(&mut self) -> Vec<(usize, PeerId, Duration)>;
 
-    /// How long `bytes` take from a host to another now.
+    /// Sees to it that a host can call another: it dials, if they have no connection.
+    ///
+    /// # Errors
+    /// There is no way.
+    fn dial(&mut self, _: usize, _: usize) -> Result<(), Silence> {
+        Ok(())
+    }
+
+    /// How long `bytes` take from a host to another now, one of which has called the other.
     ///
     /// # Errors
     /// They do not arrive.
@@ -69,6 +78,12 @@ pub trait Mesh {
 
     /// Lets that happen.
     fn change(&mut self) -> Vec<Change>;
+
+    /// The silence after which calls between two hosts are given up, if such a change, which befell
+    /// neither of them, ends them.
+    fn broken_by(&self, _: &Change, _: usize, _: usize) -> Option<Silence> {
+        None
+    }
 
     /// Lets time pass.
     fn advance(&mut self, until: Mono);

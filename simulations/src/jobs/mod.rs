@@ -22,4 +22,5 @@ pub mod sharing;
 pub mod stage;
 pub mod staged;
 pub mod strategy;
+mod ways;
 pub mod yardstick;

@@ -18,6 +18,7 @@ use hansa_core::time::Mono;
 
 use super::serving::SERVING_PATIENCE;
 use super::{Event, Play, WORDS, id};
+use crate::course::Change;
 use crate::jobs::figures::Pass;
 use crate::jobs::mesh::{Silence, silence};
 
@@ -146,7 +147,7 @@ impl Play<'_> {
         let number = self.legs_begun;
         self.legs_begun += 1;
         self.legs.insert(number, leg);
-        if let Err(silence) = self.post(from, to, bytes, Event::StageReached(number)) {
+        if let Err(silence) = self.call(from, to, bytes, Event::StageReached(number)) {
             self.lose_stage(number, silence);
         }
     }
@@ -252,7 +253,7 @@ impl Play<'_> {
         let delivery = Delivery { job: leg.job, from: leg.to, pass };
         self.deliveries.insert(number, delivery);
         let bytes = self.setup.models[self.arrival(leg.job).model].output_bytes.max(WORDS + 1);
-        match self.post(leg.to, entry, bytes, Event::Delivered(number)) {
+        match self.call(leg.to, entry, bytes, Event::Delivered(number)) {
             Ok(()) => self.tell_done(number),
             Err(Silence(after)) => {
                 let last = "the job's entry is lost".to_owned();
@@ -390,7 +391,7 @@ impl Play<'_> {
             self.loads[leg.from].ended(leg.route[0].peer, leg.route[0].bundle);
             let cancel = Event::Cancel { job: self.run_of(number), host: leg.to };
             // One that does not hear of it works in vain.
-            let _ = self.post(entry, leg.to, WORDS, cancel);
+            let _ = self.call(entry, leg.to, WORDS, cancel);
         }
     }
 
@@ -412,13 +413,12 @@ impl Play<'_> {
     }
 
     /// Legs between hosts that no longer hear each other are lost.
-    pub(super) fn stages_apart(&mut self, is_apart: impl Fn(usize, usize, Duration) -> bool) {
-        let apart = self.legs.iter().filter_map(|(number, leg)| {
-            let patience = silence(self.mesh.rtt(leg.from, leg.to));
-            is_apart(leg.from, leg.to, patience).then_some((*number, patience))
+    pub(super) fn lose_stages(&mut self, change: &Change) {
+        let broken = self.legs.iter().filter_map(|(number, leg)| {
+            Some((*number, self.mesh.broken_by(change, leg.from, leg.to)?))
         });
-        for (number, patience) in apart.collect::<Vec<_>>() {
-            self.lose_stage(number, Silence(patience));
+        for (number, silence) in broken.collect::<Vec<_>>() {
+            self.lose_stage(number, silence);
         }
     }
 }

@@ -284,7 +284,7 @@ impl<'a> Play<'a> {
         self.rtts[self.arrival(job).entry][host]
     }
 
-    /// From the job's entry to `host`; fails when it does not arrive.
+    /// From the job's entry to `host`, which it calls; fails when it does not arrive.
     fn outward(
         &mut self,
         job: usize,
@@ -293,7 +293,7 @@ impl<'a> Play<'a> {
         event: Event,
     ) -> Result<(), Silence> {
         let entry = self.arrival(job).entry;
-        self.post(entry, host, bytes, event)
+        self.call(entry, host, bytes, event)
     }
 
     /// From `host` to the job's entry.
@@ -306,6 +306,16 @@ impl<'a> Play<'a> {
     ) -> Result<(), Silence> {
         let entry = self.arrival(job).entry;
         self.post(host, entry, bytes, event)
+    }
+
+    /// What a host says first; the other answers by [`Self::post`].
+    fn call(&mut self, from: usize, to: usize, bytes: u64, event: Event) -> Result<(), Silence> {
+        self.mesh.dial(from, to)?;
+        // Of a peer behind NAT it changes with the relay.
+        if let Some(rtt) = self.rtts[from].get_mut(to) {
+            *rtt = self.mesh.rtt(from, to);
+        }
+        self.post(from, to, bytes, event)
     }
 
     fn post(&mut self, from: usize, to: usize, bytes: u64, event: Event) -> Result<(), Silence> {
@@ -367,10 +377,8 @@ impl<'a> Play<'a> {
                 if let Some(leg) = self.leg_of(job) {
                     self.stage_ran(leg);
                 } else {
-                    let answered = Event::Answered { job, host };
-                    if let Err(silence) = self.homeward(job, host, WORDS, answered) {
-                        self.lose(job, host, silence);
-                    }
+                    // Should it be lost, so is the call, which is noticed.
+                    let _ = self.homeward(job, host, WORDS, Event::Answered { job, host });
                 }
                 self.start(host);
             }

@@ -183,10 +183,13 @@ impl Play<'_> {
         let takes = Duration::from_micros(spec.size * 1_000_000 / pace);
         let has_it = |source: usize| self.up[source] && self.held[source].contains(&model);
         let (after, came) = match source.filter(|source| has_it(*source)) {
-            Some(source) => match self.mesh.carry(source, host, spec.size) {
-                Ok(way) => (way + takes, true),
-                Err(Silence(after)) => (after, false),
-            },
+            Some(source) => {
+                let dialled = self.mesh.dial(host, source);
+                match dialled.and_then(|()| self.mesh.carry(source, host, spec.size)) {
+                    Ok(way) => (way + takes, true),
+                    Err(Silence(after)) => (after, false),
+                }
+            }
             // Whoever seemed to have it has it no more, or there is nobody who may give it.
             None => (source.map_or(Duration::ZERO, |source| self.mesh.rtt(host, source)), false),
         };

@@ -90,6 +90,7 @@ impl Play<'_> {
             if self.runs(number, entry) && self.gate(number, entry).is_ok() {
                 hosts.push(entry);
             }
+            hosts.iter().for_each(|host| self.rtts[entry][*host] = self.mesh.rtt(entry, *host));
             self.permitted.insert(key, Permitted { view, hosts });
         }
         let Method::Direct(strategy) = &mut self.method else { return None };

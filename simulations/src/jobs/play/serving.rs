@@ -1,7 +1,5 @@
 //! What happens at the servers: gates, quotes, queues, crashes.
 
-use std::collections::BTreeSet;
-
 use hansa_core::flight::RetryBudget;
 use hansa_core::gate::{self, Standing};
 use hansa_core::loads::Loads;
@@ -78,10 +76,8 @@ impl Play<'_> {
         match (&mut self.servers[host], device, gate) {
             (Some(server), Some(_), Err(refusal)) if server.is_up() => {
                 air.refusals.insert(host, refusal);
-                if let Err(silence) = self.homeward(job, host, WORDS, Event::Refused { job, host })
-                {
-                    self.lose(job, host, silence);
-                }
+                // As with an answer.
+                let _ = self.homeward(job, host, WORDS, Event::Refused { job, host });
             }
             (Some(server), Some(device), Ok(())) if server.is_up() => {
                 self.figures.checkers.taken(self.setup, job, host);
@@ -165,14 +161,17 @@ impl Play<'_> {
                     self.know(host);
                     self.comes_back(host);
                 }
-                Change::Down(host) => self.goes_down(host),
+                Change::Down(host) => {
+                    self.goes_down(host);
+                    self.lose_calls(&change);
+                }
                 Change::Slow(host, times) => {
                     if let Some(server) = &mut self.servers[host] {
                         server.slow(times);
                     }
                     self.know(host);
                 }
-                Change::Cut(side, until) => self.cut(&side, until),
+                Change::Cut(..) => self.lose_calls(&change),
             }
         }
     }
@@ -206,19 +205,16 @@ impl Play<'_> {
         self.know(host);
     }
 
-    /// Jobs whose entry and host no longer hear each other are lost, unless that is soon over.
-    fn cut(&mut self, side: &BTreeSet<usize>, until: Mono) {
-        let lasting = until.since(self.now);
+    /// Calls between hosts that no longer hear each other are lost.
+    fn lose_calls(&mut self, change: &Change) {
         let at = self.air.iter().flat_map(|(job, air)| air.at.iter().map(|host| (*job, *host)));
-        let apart = |(job, host): &(usize, usize)| {
-            let patience = silence(self.rtt(*job, *host));
-            side.contains(&self.arrival(*job).entry) != side.contains(host) && patience <= lasting
-        };
-        for (job, host) in at.filter(apart).collect::<Vec<_>>() {
-            self.lose(job, host, Silence(silence(self.rtt(job, host))));
-        }
-        self.stages_apart(|from, to, patience| {
-            side.contains(&from) != side.contains(&to) && patience <= lasting
+        let broken = at.filter_map(|(job, host)| {
+            let silence = self.mesh.broken_by(change, self.arrival(job).entry, host)?;
+            Some((job, host, silence))
         });
+        for (job, host, silence) in broken.collect::<Vec<_>>() {
+            self.lose(job, host, silence);
+        }
+        self.lose_stages(change);
     }
 }
