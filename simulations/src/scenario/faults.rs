@@ -62,7 +62,8 @@ pub enum FaultKind {
     /// Peers send old records and answers again.
     Replay,
     /// Peers are behind NAT, from the beginning: they dial and cannot be dialled. Each has a relay
-    /// that joined before it; the first peer is never one of them.
+    /// that joined before it; the first peer is never one of them. What is sent to them and was not
+    /// dialled by them, jobs, too, goes through a relay that their advert names, by both its links.
     Nat,
 }
 
