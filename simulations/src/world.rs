@@ -450,8 +450,11 @@ impl World {
         self.publish_advert(host, advert);
     }
 
-    /// Lets a host say something else of itself.
+    /// Lets a host say something else of itself; how it is reached stays as it is.
     pub fn publish_advert(&mut self, host: usize, advert: Advert) {
+        // Behind NAT its directory keeps the relays that it has.
+        let advert =
+            if self.is_hidden(host) { advert } else { advert::reached(advert, host, None) };
         self.feed(host, Input::Publish(Box::new(advert)));
     }
 
