@@ -1,7 +1,7 @@
 //! What the parts of one running node share: its identity and law, the latest view, what it has
 //! measured, the engines it runs. Actors write it, jobs read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -167,6 +167,8 @@ pub struct Node {
     pub sequences: Arc<Sequences>,
     pub(crate) aside: Aside,
     pub(crate) view: ArcSwap<View>,
+    /// Who relays to this node.
+    pub(crate) relays: ArcSwap<BTreeSet<PeerId>>,
     pub(crate) loads: Mutex<Loads>,
     pub(crate) budget: Mutex<RetryBudget>,
     pub(crate) engines: ArcSwap<BTreeMap<Digest, Hosted>>,

@@ -18,7 +18,9 @@ impl Node {
             let entry = view.get(*peer)?;
             Some(Relay { peer: *peer, addrs: entry.record.advert.data_addrs.clone() })
         };
-        let relays = advert.relays.iter().filter_map(relay).collect();
+        let mut relays: Vec<_> = advert.relays.iter().filter_map(relay).collect();
+        // Those that answer first.
+        relays.sort_by_key(|relay| view.get(relay.peer).map(|entry| entry.liveness));
         Way { addrs: advert.data_addrs.clone(), relays }
     }
 
@@ -32,14 +34,25 @@ impl Node {
         matches!(tokio::time::timeout(patience, reaching).await, Ok(Ok(())))
     }
 
-    /// Stays connected with those that this node's own advert names as relays, for as long as it is
-    /// polled.
+    /// Whether a peer that was lost lives and only its relay died: another way leads to it.
+    pub(crate) async fn is_in_reach_otherwise(&self, peer: PeerId) -> bool {
+        let view = self.view();
+        let has_relays = view.get(peer).is_some_and(|entry| !entry.record.advert.relays.is_empty());
+        let is_in_reach = has_relays && self.is_in_reach(peer).await;
+        if is_in_reach {
+            self.loads().heard(peer);
+        }
+        is_in_reach
+    }
+
+    /// Stays connected with this node's relays, for as long as it is polled.
     pub(crate) async fn stay_with_relays(self: Arc<Self>, data: DataPlane) {
         loop {
             tokio::time::sleep(RELAYS_EVERY).await;
-            let view = self.view();
-            let Some(own) = view.get(self.me) else { continue };
-            for relay in self.way(&own.record.advert).relays {
+            let (own, view) = (self.relays.load(), self.view());
+            for entry in own.iter().filter_map(|relay| view.get(*relay)) {
+                let advert = &entry.record.advert;
+                let relay = Relay { peer: advert.peer, addrs: advert.data_addrs.clone() };
                 let data = data.clone();
                 tokio::spawn(async move {
                     if let Err(error) = data.stay_with(&relay).await {
@@ -50,11 +63,16 @@ impl Node {
         }
     }
 
-    /// Whether this node carries what others send to a peer: one that it admits, and that names it.
-    pub(crate) fn is_relay_of(&self, peer: PeerId) -> bool {
-        self.view().get(peer).is_some_and(|entry| {
-            let record = &entry.record;
-            record.charter.is_ok() && record.advert.relays.contains(&self.me)
-        })
+    /// Whether a tunnel from one peer to another may run through this node, or end here: a relay of
+    /// this node's own may bring one, and between peers that it admits this node carries those to one
+    /// that names it.
+    pub(crate) fn may_tunnel(&self, from: PeerId, to: PeerId) -> bool {
+        if to == self.me {
+            return self.relays.load().contains(&from);
+        }
+        let view = self.view();
+        let admitted = |peer| view.get(peer).filter(|entry| entry.record.charter.is_ok());
+        let ward = admitted(to).filter(|entry| entry.record.advert.relays.contains(&self.me));
+        ward.is_some() && admitted(from).is_some()
     }
 }

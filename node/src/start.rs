@@ -90,6 +90,7 @@ impl Node {
             tasks: TaskTracker::new(),
             draining: watch::Sender::new(false),
             metrics,
+            relays: Default::default(),
             view: ArcSwap::from_pointee(View::new(me, Vec::new())),
             loads: Mutex::new(Loads::new()),
             meters: Default::default(),

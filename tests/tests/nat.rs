@@ -58,18 +58,20 @@ fn nodes_behind_nat_run_each_others_jobs_and_those_of_the_rest() {
     let office = known(mesh.node("paris"), "office");
     assert_eq!(office["data_addrs"], json!([]), "nobody is told an address: {office}");
     assert_eq!(office["control_addrs"], json!([]));
-    let relays = office["relays"].as_array().expect("its relays");
-    assert!(!relays.is_empty());
+    let begun = Instant::now();
+    while known(mesh.node("home"), "office")["relays"].as_array().map_or(0, Vec::len) < 2 {
+        assert!(begun.elapsed() < PATIENCE, "it names both others as relays");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     // The law does not change with the way: a relay is no hop, and sees nothing of a job.
     await_served(mesh.node("home"), "office", &[("Hansa-Locations", "DE")]);
     let refused = mesh.node("home").infer("magika", &question(), &[("Hansa-Locations", "FR")]);
     assert_eq!(refused.0, 403);
-    // The relay on the way dies without a word: even the job that finds it dead is answered.
+    // The relay on the way dies without a word: jobs go on by the other.
     let carries = |name: &&str| mesh.node(name).metric("hansa_tunnels") > 0;
     let relay = ["paris", "lyon"].into_iter().find(carries).expect("one carries the tunnel");
     mesh.kill(relay);
-    for _ in 0..5 {
-        let answer = mesh.node("home").infer("magika", &question(), &[]);
-        assert_eq!(answer.0, 200, "{}", String::from_utf8_lossy(&answer.2));
-    }
+    await_served(mesh.node("home"), "office", &[]);
+    let other = if relay == "paris" { "lyon" } else { "paris" };
+    assert!(mesh.node(other).metric("hansa_tunnels") > 0, "the other one carries it now");
 }

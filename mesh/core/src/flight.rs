@@ -9,7 +9,7 @@
 //! | the model failed | the first time another permitted peer, from the retry budget: the fault may be the peer's; the second time that is the answer, since it may be the input's |
 //! | bad input, unsupported, ambiguous, deadline | that is the answer |
 //!
-//! A flight never asks a peer twice, never more than [`ATTEMPTS_MAX`] in all, never after the
+//! A flight never asks a peer twice (but once one that lives and to which only the way was cut), never more than [`ATTEMPTS_MAX`] in all, never after the
 //! deadline, and only peers that [`plan`] returns. When nobody is left to ask, the app is told the
 //! most useful of what the peers said: what it can act on comes before what it cannot.
 //!
@@ -85,6 +85,14 @@ pub enum Event {
     Refused(Refusal),
     /// A peer was lost before it answered, and how.
     Lost(String),
+    /// The way to a peer was lost before it answered, and how. It lives, and there is another way: it
+    /// may be asked once more.
+    Cut {
+        /// Which.
+        peer: PeerId,
+        /// How.
+        last: String,
+    },
     /// No answer has begun by [`Flight::late_at`].
     Late,
 }
@@ -129,6 +137,8 @@ pub struct Flight {
     hedged: bool,
     /// Whether the free retry is used up.
     lost: bool,
+    /// Whether a peer may be asked again already.
+    cut: bool,
     /// Whether the model failed once.
     failed: bool,
     /// The most useful of what the peers said.
@@ -151,6 +161,7 @@ impl Flight {
             sent: Mono::default(),
             late_at: None,
             lost: false,
+            cut: false,
             failed: false,
             told: None,
             over: false,
@@ -204,9 +215,13 @@ impl Flight {
                 let again = again(&refusal);
                 (refusal, again)
             }
-            Event::Lost(last) => {
-                let attempts = self.tried.len().try_into().unwrap_or(u32::MAX);
-                (Refusal::Failed { attempts, last }, Again::Free)
+            Event::Lost(last) => (self.failed_at_last(last), Again::Free),
+            Event::Cut { peer, last } => {
+                let failed = self.failed_at_last(last);
+                if !std::mem::replace(&mut self.cut, true) {
+                    self.tried.retain(|tried| *tried != peer);
+                }
+                (failed, Again::Free)
             }
         };
         self.under_way -= 1;
@@ -250,6 +265,10 @@ impl Flight {
             }
             _ => Step::Wait,
         }
+    }
+
+    fn failed_at_last(&self, last: String) -> Refusal {
+        Refusal::Failed { attempts: self.tried.len().try_into().unwrap_or(u32::MAX), last }
     }
 
     fn has_attempts(&self) -> bool {

@@ -426,3 +426,19 @@ fn every_job_in_flight_at_a_peer_that_dies_flies_on() {
         assert_eq!(answer, Step::Answer(Ok(())));
     }
 }
+
+#[test]
+fn a_peer_to_which_only_the_way_was_cut_is_asked_once_more() {
+    let (_, view, loads) = mesh(&mut Rng::new(seed()));
+    let mut budget = RetryBudget::default();
+    let mut flight = Flight::begin(job(&Policy::default(), 1));
+    let step = flight.handle(NOW, Event::Begin, &view, &loads, &mut budget);
+    let Step::Send { to: first } = step else { panic!("{step:?}") };
+    let cut = |peer| Event::Cut { peer, last: "its relay died".into() };
+    // Nobody is better than the best, which lives.
+    let step = flight.handle(NOW, cut(first), &view, &loads, &mut budget);
+    assert_eq!(step, Step::Send { to: first });
+    let step = flight.handle(NOW, cut(first), &view, &loads, &mut budget);
+    let Step::Send { to: second } = step else { panic!("{step:?}") };
+    assert_ne!(second, first, "its relays die as fast as it is asked");
+}

@@ -30,10 +30,11 @@ fn main() {
     let (plane, _incoming) = client.block_on(async { bind(2) }).expect("a free port");
     let between = Runtime::new().expect("a runtime");
     let (relay, _unasked) = between.block_on(async { bind(3) }).expect("a free port");
-    relay.relay_for(|_| true);
+    relay.admit_tunnels(|_, _| true);
     let relay = Relay { peer: relay.local_peer(), addrs: vec![relay.local_addr()] };
     let (hidden, incoming) = server.block_on(async { bind(4) }).expect("a free port");
     server.spawn(echo(incoming));
+    hidden.admit_tunnels(|_, _| true);
     server.block_on(hidden.stay_with(&relay)).expect("the relay is there");
     let straight = Way::from(&[ours.local_addr()]);
     let around = Way { addrs: Vec::new(), relays: vec![relay] };

@@ -116,13 +116,19 @@ pub const RETIRED_IDLE: Duration = Duration::from_secs(2);
 pub const RELAYS_PER_PEER_MAX: usize = hansa_core::limits::RELAYS;
 /// Tunnels that others have through this node or to it; one more is reset with [`code::BUSY`].
 pub const TUNNELS_MAX: usize = 1_024;
-/// Tunnels that one peer may have through this node: as many as it has peers behind NAT to speak
-/// with, within reason.
-pub const TUNNELS_PER_PEER_MAX: usize = 64;
-/// Packets, or bursts of them, that wait for one tunnel's stream, or for quinn; more are lost.
+/// Tunnels over the connection with one peer, whoever began them; well below
+/// [`STREAMS_PER_CONNECTION_MAX`], so that calls find room beside them.
+pub const TUNNELS_PER_PEER_MAX: usize = 512;
+/// Those of them that one peer may open to others: no few of them take all that there are.
+pub const TUNNELS_ASKED_MAX: usize = 64;
+/// Packets, or bursts of them, that wait for one tunnel's stream (more are lost), or for quinn from
+/// all tunnels (more wait in their streams).
 pub const TUNNEL_QUEUE_MAX: usize = 256;
 /// Packets that quinn hands over at once.
 pub const TUNNEL_SEGMENTS_MAX: usize = 10;
+
+/// That a peer runs anew is heard within this of its first dial.
+pub const LIFE_TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Closing waits this long for the peers to learn of it.
 pub const GOODBYE: Duration = Duration::from_millis(300);

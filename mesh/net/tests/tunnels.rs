@@ -9,7 +9,7 @@ use bytes::Bytes;
 use common::{echoing, pattern, plane, within};
 use hansa_core::id::PeerId;
 use hansa_net::data::{Relay, Way};
-use hansa_net::limits::{DIAL_TIMEOUT, TUNNELS_PER_PEER_MAX, code};
+use hansa_net::limits::{DIAL_STAGGER, DIAL_TIMEOUT, TUNNELS_ASKED_MAX, code};
 use hansa_net::{CallError, DataPlane};
 use libp2p::identity::Keypair;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -29,17 +29,35 @@ fn through(relays: &[&DataPlane]) -> Way {
 /// A plane that relays for everybody who stays with it.
 fn relaying(seed: u8) -> DataPlane {
     let plane = echoing(seed);
-    plane.relay_for(|_| true);
+    plane.admit_tunnels(|_, _| true);
     plane
 }
 
 /// A plane that echoes, stays with these relays and tells nobody its address.
 async fn hidden(seed: u8, relays: &[&DataPlane]) -> DataPlane {
     let plane = echoing(seed);
-    for other in relays {
-        within(plane.stay_with(&relay(other))).await.expect("the relay is there");
-    }
+    hide(&plane, relays).await;
     plane
+}
+
+/// Makes a plane stay with these relays and take tunnels from them.
+async fn hide(plane: &DataPlane, relays: &[&DataPlane]) {
+    let own: Vec<PeerId> = relays.iter().map(|relay| relay.local_peer()).collect();
+    plane.admit_tunnels(move |from, _| own.contains(&from));
+    for other in relays {
+        stay(plane, other).await;
+    }
+}
+
+/// Returns when both ends know that they are connected.
+async fn stay(plane: &DataPlane, with: &DataPlane) {
+    within(plane.stay_with(&relay(with))).await.expect("the relay is there");
+    within(async {
+        while !with.is_connected(&plane.local_peer()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 async fn ask(from: &DataPlane, peer: PeerId, way: Way, bytes: usize) -> Result<(), CallError> {
@@ -96,10 +114,16 @@ async fn a_relay_refuses_at_once_what_it_does_not_relay() {
     refused(&selfish, ward.local_peer()).await;
     // It relays, but not for that one.
     let choosy = echoing(8);
-    choosy.relay_for(move |peer| *peer == target);
+    choosy.admit_tunnels(move |_, to| to == target);
     let ward = hidden(9, &[&choosy]).await;
     refused(&choosy, ward.local_peer()).await;
-    // It knows where that one is, and was not dialled by it.
+    // It does, and not for who asks.
+    let strict = echoing(12);
+    let stranger = asking.local_peer();
+    strict.admit_tunnels(move |from, _| from != stranger);
+    let ward = hidden(13, &[&strict]).await;
+    refused(&strict, ward.local_peer()).await;
+    // It is no relay of that one's own.
     let public = echoing(10);
     let relay = relaying(11);
     within(relay.warm(public.local_peer(), &[public.local_addr()])).await.expect("dialled");
@@ -107,12 +131,41 @@ async fn a_relay_refuses_at_once_what_it_does_not_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_of_relay_and_peer_dialled_the_tunnel_runs_over_it() {
+    let (relay, (asking, _)) = (relaying(1), plane(2));
+    let target = echoing(3);
+    within(relay.warm(target.local_peer(), &[target.local_addr()])).await.expect("dialled");
+    hide(&target, &[&relay]).await;
+    within(ask(&asking, target.local_peer(), through(&[&relay]), 1_000)).await.expect("echoed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_runs_anew_keeps_the_connection_by_which_it_is_reached() {
+    let (relay, (asking, _)) = (relaying(1), plane(2));
+    let target = hidden(3, &[&relay]).await;
+    // The mesh hears of the new life after the peer has dialled.
+    relay.renew(&target.local_peer());
+    within(ask(&asking, target.local_peer(), through(&[&relay]), 1_000)).await.expect("echoed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_addresses_that_lead_nowhere_hold_no_relay_up() {
+    let (relay, (asking, _)) = (relaying(1), plane(2));
+    let target = hidden(3, &[&relay]).await;
+    // Sockets that nobody reads: a packet to them is lost without a word.
+    let silent = [(); 6].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port"));
+    let addrs = silent.iter().map(|socket| socket.local_addr().expect("bound")).collect();
+    let way = Way { addrs, ..through(&[&relay]) };
+    let begun = Instant::now();
+    within(ask(&asking, target.local_peer(), way, 1_000)).await.expect("echoed");
+    assert!(begun.elapsed() < 4 * DIAL_STAGGER, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_through_a_relay_that_dies_are_lost_and_the_next_go_by_another() {
     let (first, second) = (relaying(1), relaying(2));
     let (target, mut incoming) = plane(3);
-    for other in [&first, &second] {
-        within(target.stay_with(&relay(other))).await.expect("the relay is there");
-    }
+    hide(&target, &[&first, &second]).await;
     let (asking, _) = plane(4);
     let (peer, way) = (target.local_peer(), through(&[&first, &second]));
     let (caller, held_way) = (asking.clone(), way.clone());
@@ -122,7 +175,7 @@ async fn calls_through_a_relay_that_dies_are_lost_and_the_next_go_by_another() {
     let died = Instant::now();
     let error = within(held).await.expect("no panic").expect_err("its way is cut");
     assert!(matches!(error, CallError::Lost(_)), "{error}");
-    assert!(died.elapsed() < Duration::from_secs(2), "{:?}", died.elapsed());
+    assert!(died.elapsed() < DIAL_TIMEOUT, "{:?}", died.elapsed());
     drop(call);
     tokio::spawn(common::echo(incoming));
     within(ask(&asking, peer, way, 10)).await.expect("by the other relay");
@@ -141,12 +194,14 @@ async fn an_address_that_leads_nowhere_is_passed_by_for_a_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_dials_takes_the_place_of_its_tunnel() {
     let (first, second) = (relaying(1), relaying(2));
-    let target = hidden(3, &[&first]).await;
+    let (target, own) = (echoing(3), [&first, &second].map(DataPlane::local_peer));
+    target.admit_tunnels(move |from, _| own.contains(&from));
+    stay(&target, &first).await;
     let peer = target.local_peer();
     within(ask(&second, peer, through(&[&first]), 1_000)).await.expect("through the first");
     let (asking, _) = plane(4);
     within(ask(&asking, peer, through(&[&second]), 1)).await.expect_err("it is not a relay yet");
-    within(target.stay_with(&relay(&second))).await.expect("the relay is there");
+    stay(&target, &second).await;
     within(ask(&asking, peer, through(&[&second]), 1_000)).await.expect("now it is");
 }
 
@@ -171,7 +226,7 @@ async fn junk_in_tunnels_and_too_many_of_them_hurt_nobody_else() {
     let (_endpoint, hostile) = raw(&relay).await;
     let opening = [&u32::MAX.to_le_bytes(), target.local_peer().0.as_slice()].concat();
     let mut open = Vec::new();
-    for nth in 0..TUNNELS_PER_PEER_MAX {
+    for nth in 0..TUNNELS_ASKED_MAX {
         let (mut send, recv) = hostile.open_bi().await.expect("a stream");
         send.write_all(&opening).await.expect("written");
         // No packet, one of no bytes, one of junk, one longer than any, half a one.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use hansa_net::data::{Call, DataPlane};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
@@ -48,14 +49,17 @@ impl Actor for Data {
         DataArgs { node, endpoint, mut calls }: DataArgs,
     ) -> Result<DataState, ActorProcessingErr> {
         let host = Arc::downgrade(&node);
-        endpoint.relay_for(move |peer| host.upgrade().is_some_and(|node| node.is_relay_of(*peer)));
+        endpoint.admit_tunnels(move |from, to| {
+            host.upgrade().is_some_and(|node| node.may_tunnel(from, to))
+        });
         node.set_data(Some(endpoint.clone()));
         let serving = node.clone();
         let accepting = async move {
             // The endpoint bounds how many calls are open; each ends with its deadline.
             while let Some(call) = calls.recv().await {
                 let node = serving.clone();
-                serving.tasks.spawn(async move { jobs::serve(&node, call).await });
+                // Boxed: it is large, and a task is moved some times before it runs.
+                serving.tasks.spawn(async move { jobs::serve(&node, call).await }.boxed());
             }
         };
         let accepting = Task::run(accepting, move || drop(myself.cast(AcceptEnded)));

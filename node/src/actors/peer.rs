@@ -257,7 +257,14 @@ impl PeerState {
             }
             Output::Rtt { peer, rtt } => self.node.loads().measured_rtt(peer, rtt),
             Output::Revocations(list) => self.node.keep_list(&list),
-            Output::ViewChanged => self.node.publish_view(self.directory.view()),
+            Output::ViewChanged => {
+                // In each shard others.
+                let own = self.directory.each().iter().map(|shard| &shard.own().advert);
+                let relays: BTreeSet<PeerId> =
+                    own.flat_map(|advert| advert.relays.iter().copied()).collect();
+                self.node.relays.store(Arc::new(relays));
+                self.node.publish_view(self.directory.view());
+            }
             Output::Event(event) => {
                 self.renew(&event);
                 report(&event);

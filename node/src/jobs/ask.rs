@@ -139,7 +139,7 @@ impl Node {
             }
             other => AskError::Lost(other.to_string()),
         };
-        let header = Bytes::from(header.encode());
+        let header = header.encode();
         if header.len() > HEADER_BYTES_MAX {
             let reason = format!(
                 "the job's description takes {} bytes, the limit is {HEADER_BYTES_MAX}; \
@@ -152,17 +152,9 @@ impl Node {
         let view = self.view();
         let entry = view.get(to).ok_or_else(|| AskError::Lost("it left the mesh".into()))?;
         let way = self.way(&entry.record.advert);
-        let again = (!way.relays.is_empty()).then(|| (way.clone(), header.clone(), body.clone()));
-        let mut answer = data.call(to, way, header, body).await;
-        // Perhaps only its relay died.
-        if let (Err(CallError::Lost(_)), Some((way, header, body))) = (&answer, again)
-            && self.is_in_reach(to).await
-        {
-            answer = data.call(to, way, header, body).await;
-        }
-        let answer = answer.map_err(lost)?;
+        let answer = data.call(to, way, header.into(), body).await.map_err(lost)?;
         // Gossip pings few of the peers that jobs go to.
-        if let Some(rtt) = data.rtt(&to) {
+        if let Some(rtt) = answer.rtt {
             self.loads().measured_rtt(to, rtt);
         }
         let header = AnswerHeader::decode(&answer.header)

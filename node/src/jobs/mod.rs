@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use hansa_core::flight::{Event, Flight, Step};
 use hansa_core::gate;
 use hansa_core::id::{Digest, PeerId};
@@ -193,10 +193,14 @@ impl Node {
             let step = self.decide(&mut flight, event);
             attempts += u8::from(!matches!(step, Step::Wait | Step::Answer(_)));
             match step {
-                Step::RunLocal => under_way.push(self.attempt(order, self.me, attempt).boxed()),
-                Step::Send { to } => under_way.push(self.attempt(order, to, attempt).boxed()),
+                Step::RunLocal => {
+                    let running = self.attempt(order, self.me, attempt);
+                    under_way.push(running.map_err(Event::from).boxed());
+                }
+                Step::Send { to } => under_way.push(self.attempt_there(order, to, attempt).boxed()),
                 Step::Pass { links } => {
-                    under_way.push(self.run_chain(order, links, attempt).boxed());
+                    let running = self.run_chain(order, links, attempt);
+                    under_way.push(running.map_err(Event::from).boxed());
                 }
                 Step::Wait => {}
                 Step::Answer(Ok(())) => return Ok(answer.expect("an answered flight has run")),
@@ -218,8 +222,7 @@ impl Node {
                     answer = Some(ran);
                     Event::Answered
                 }
-                Err(AskError::Refused(refusal)) => Event::Refused(refusal),
-                Err(AskError::Lost(reason)) => Event::Lost(reason),
+                Err(event) => event,
             };
         }
     }
@@ -244,6 +247,21 @@ impl Node {
             self.lost(peer, reason);
         }
         ended
+    }
+
+    /// The same at another peer, to which there may be another way when one is lost.
+    async fn attempt_there(
+        &self,
+        order: &Order,
+        peer: PeerId,
+        attempt: Attempt,
+    ) -> Result<Answer, Event> {
+        match self.attempt(order, peer, attempt).await {
+            Err(AskError::Lost(last)) if self.is_in_reach_otherwise(peer).await => {
+                Err(Event::Cut { peer, last })
+            }
+            ended => ended.map_err(Event::from),
+        }
     }
 
     /// One decision of the core, against what is known at this moment.
@@ -353,6 +371,15 @@ impl Node {
         let bill = amount.into_iter().collect::<Bill>().held_to(job.limit());
         count("hansa_charged_micros_total", &bill);
         bill
+    }
+}
+
+impl From<AskError> for Event {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Refused(refusal) => Self::Refused(refusal),
+            AskError::Lost(reason) => Self::Lost(reason),
+        }
     }
 }
 

@@ -133,12 +133,18 @@ impl Directory {
     /// Names peers that hold a connection to this one in its advert, and others in place of those
     /// that died.
     pub(super) fn choose_relays(&mut self, now: Mono) {
-        let Self { members, connected, content, rng, .. } = self;
+        let Self { members, connected, content, rng, own, .. } = self;
+        let may_relay = |member: &Member<'_>| {
+            !member.is_down() && !member.record.advert.control_addrs.is_empty()
+        };
         let mut relays = content.relays.clone();
-        relays.retain(|relay| members.get(*relay).is_none_or(|member| !member.is_down()));
+        relays.retain(|relay| members.get(*relay).is_none_or(|member| may_relay(&member)));
+        // One that nobody vouches for is asked by those only for whom nobody vouches either.
+        let is_vouched = own.charter.is_ok();
         let fits = |member: Member<'_>| {
-            member.is_alive()
-                && !member.record.advert.control_addrs.is_empty()
+            may_relay(&member)
+                && member.is_alive()
+                && (!is_vouched || member.record.charter.is_ok())
                 && connected.contains(&member.peer())
                 && !relays.contains(&member.peer())
         };

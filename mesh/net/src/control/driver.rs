@@ -208,10 +208,10 @@ impl Driver {
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
                 peer_id,
+                connection_id,
                 info,
-                ..
             })) => match speaks_gossip(&info) {
-                true => self.on_seen(peer_id, &info.observed_addr),
+                true => self.on_seen(peer_id, connection_id, &info.observed_addr),
                 false => self.refuse(peer_id, other_version(&info.protocols)),
             },
             SwarmEvent::Behaviour(BehaviourEvent::Mdns(mdns::Event::Discovered(found))) => {
@@ -223,7 +223,8 @@ impl Driver {
                 }
                 let peer = self.peers.entry(peer_id).or_default();
                 if endpoint.is_dialer() {
-                    peer.dialled_at = book::ip_of(endpoint.get_remote_address());
+                    let ip = book::ip_of(endpoint.get_remote_address());
+                    peer.dialled = ip.map(|ip| (connection_id, ip));
                 }
                 if peer.gain(connection_id)
                     && let Some(peer) = core_id(&peer_id)
@@ -258,13 +259,19 @@ impl Driver {
     }
 
     /// A peer says where it sees this node. Only what it sees of a dial tells of a NAT.
-    fn on_seen(&mut self, id: PeerId, observed: &Multiaddr) {
-        let theirs = self.peers.get(&id).and_then(|peer| peer.dialled_at);
+    fn on_seen(&mut self, id: PeerId, connection: ConnectionId, observed: &Multiaddr) {
+        let dialled = self.peers.get(&id).and_then(|peer| peer.dialled);
+        let theirs = dialled.filter(|(dialled, _)| *dialled == connection).map(|(_, ip)| ip);
         let (Some(theirs), Some(observed)) = (theirs, book::ip_of(observed)) else { return };
         let own = self.shared.listening.read().expect("no holder panics").clone();
-        let Some(translated) = self.seen.note(id, theirs, observed, &own) else { return };
+        let translated = self.seen.note(id, theirs, observed, &own);
+        self.judge_seen(translated);
+    }
+
+    fn judge_seen(&mut self, translated: Option<bool>) {
+        let Some(translated) = translated else { return };
         if self.shared.translated.swap(translated, Ordering::Relaxed) != translated {
-            tracing::info!(translated, %observed, "peers see this node");
+            tracing::info!(translated, "peers see this node at another address than its own");
             self.tell(ControlEvent::Seen);
         }
     }
@@ -310,7 +317,8 @@ impl Driver {
         }
         self.shared.dropped.add(peer.outbox.drain().len() as u64);
         self.peers.remove(&id);
-        self.seen.forget(&id);
+        let translated = self.seen.forget(&id);
+        self.judge_seen(translated);
         if let Some(peer) = core_id(&id) {
             self.tell(ControlEvent::Disconnected { peer });
         }

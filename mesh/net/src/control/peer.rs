@@ -18,8 +18,8 @@ use super::outbox::Outbox;
 pub(super) struct Peer {
     /// Frames that wait for it.
     pub(super) outbox: Arc<Outbox>,
-    /// Where this node dialled it, if it did.
-    pub(super) dialled_at: Option<IpAddr>,
+    /// Where this node dialled it last, if it did, and the connection that came of it.
+    pub(super) dialled: Option<(ConnectionId, IpAddr)>,
     connections: Vec<ConnectionId>,
     stream: Outbound,
     readers: HashMap<ConnectionId, AbortHandle>,

@@ -16,8 +16,8 @@ impl Seen {
     /// `peer`, at `theirs`, sees this node, which listens at `own`, at `observed`. Gives whether most
     /// who say anything see another address than its own; none, if that is said by nobody.
     ///
-    /// One in the same private network says nothing about those outside. One liar among honest peers
-    /// changes nothing.
+    /// One in a private network says nothing about those outside, whatever it sees: there may be a
+    /// proxy of its own between. One liar among honest peers changes nothing.
     pub(super) fn note(
         &mut self,
         peer: PeerId,
@@ -25,17 +25,17 @@ impl Seen {
         observed: IpAddr,
         own: &[IpAddr],
     ) -> Option<bool> {
-        let is_translated = !own.contains(&observed);
         let is_comparable = own.iter().any(|ip| ip.is_ipv4() == observed.is_ipv4());
-        if is_comparable && (is_translated || !is_local(theirs)) {
-            self.words.insert(peer, is_translated);
+        if is_comparable && !is_local(theirs) {
+            self.words.insert(peer, !own.contains(&observed));
         }
         self.verdict()
     }
 
-    /// The peer is gone, and what it saw may have changed.
-    pub(super) fn forget(&mut self, peer: &PeerId) {
+    /// The peer is gone, and its word with it. Gives what the others say.
+    pub(super) fn forget(&mut self, peer: &PeerId) -> Option<bool> {
         self.words.remove(peer);
+        self.verdict()
     }
 
     fn verdict(&self) -> Option<bool> {
@@ -69,15 +69,17 @@ mod tests {
         // A neighbour in the office, and one process beside the other, say nothing.
         assert_eq!(seen.note(first, ip("192.168.1.7"), own[0], &own), None);
         assert_eq!(seen.note(first, own[1], own[1], &own), None);
+        // Nor does one behind a proxy of its own, which sees everybody at one address.
+        assert_eq!(seen.note(first, ip("10.0.0.3"), ip("10.0.0.1"), &own), None);
         // It listens nowhere in IPv6.
         assert_eq!(seen.note(first, ip("2001:db8::1"), ip("2001:db8::2"), &own), None);
         assert_eq!(seen.note(first, public, router, &own), Some(true));
         // Two that see it as it is outvote a liar; one and one is no majority.
         assert_eq!(seen.note(second, public, own[0], &own), Some(false));
         assert_eq!(seen.note(third, public, own[0], &own), Some(false));
-        seen.forget(&second);
-        seen.forget(&third);
-        // Through the bridge of a container.
-        assert_eq!(seen.note(third, ip("172.17.0.1"), ip("172.17.0.9"), &own), Some(true));
+        assert_eq!(seen.forget(&second), Some(false));
+        assert_eq!(seen.forget(&third), Some(true));
+        // Nobody says anything any more: what was said last stands.
+        assert_eq!(seen.forget(&first), None);
     }
 }

@@ -19,6 +19,8 @@ pub struct Answer {
     pub header: Bytes,
     /// What follows.
     pub body: Body,
+    /// The round trip to the peer, as [`super::DataPlane::rtt`] gives it.
+    pub rtt: Option<Duration>,
 }
 
 /// What a peer asks of this node.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryFutureExt as _};
 use hansa_core::id::PeerId;
 use quinn::Connection;
 
@@ -26,16 +26,22 @@ impl Pool {
                 Err(_) => Err(unreachable(peer, format!("no answer by {way} in {DIAL_TIMEOUT:?}"))),
             };
             match dialled {
-                Ok(connection) => drop(self.adopt(connection, peer, true)),
+                Ok((connection, is_around)) => {
+                    self.adopt(connection, peer, true, is_around);
+                }
                 Err(error) => self.give_up(peer, &way, error),
             }
         };
         dialling.boxed()
     }
 
-    /// Tries the addresses a little apart, then the relays; the first that leads to the right key
-    /// wins.
-    async fn race(self: &Arc<Self>, peer: PeerId, way: &Way) -> Result<Connection, CallError> {
+    /// Tries the addresses and the relays a little apart; the first that leads to the right key
+    /// wins. Gives also whether the connection runs through a relay.
+    async fn race(
+        self: &Arc<Self>,
+        peer: PeerId,
+        way: &Way,
+    ) -> Result<(Connection, bool), CallError> {
         if way.is_empty() {
             return Err(unreachable(peer, "no connection is open and no address is known"));
         }
@@ -47,12 +53,24 @@ impl Pool {
         }
         let crypto = tls::client(&self.keypair, &peer)
             .ok_or_else(|| unreachable(peer, "its id is not an Ed25519 key"))?;
-        let config = transport::client(crypto);
-        let addrs = way.addrs.iter().take(ADDRS_PER_PEER_MAX);
-        let relays = way.relays.iter().take(RELAYS_PER_PEER_MAX);
-        let straight = addrs.map(|addr| self.connect(config.clone(), peer, *addr).boxed());
-        let around = relays.map(|relay| self.connect_through(config.clone(), peer, relay).boxed());
-        let mut waiting = straight.chain(around);
+        let warm = transport::client(Arc::clone(&crypto), Some(DATA_KEEP_ALIVE));
+        // What is carried for this node is let go when it is not used.
+        let cold = transport::client(crypto, None);
+        let addrs = &way.addrs[..way.addrs.len().min(ADDRS_PER_PEER_MAX)];
+        let relays = &way.relays[..way.relays.len().min(RELAYS_PER_PEER_MAX)];
+        // By turns: addresses of a peer behind NAT are of use to its neighbours only.
+        let mut waiting = Vec::new();
+        for nth in 0..addrs.len().max(relays.len()) {
+            if let Some(addr) = addrs.get(nth) {
+                let connecting = self.connect(warm.clone(), peer, *addr);
+                waiting.push(connecting.map_ok(|connection| (connection, false)).boxed());
+            }
+            if let Some(relay) = relays.get(nth) {
+                let connecting = self.connect_through(cold.clone(), peer, relay);
+                waiting.push(connecting.map_ok(|connection| (connection, true)).boxed());
+            }
+        }
+        let mut waiting = waiting.into_iter();
         let mut tries = FuturesUnordered::new();
         let mut failed = Vec::new();
         loop {
@@ -60,7 +78,7 @@ impl Pool {
             tokio::select! {
                 biased;
                 tried = tries.next() => match tried {
-                    Some(Ok(connection)) => return Ok(connection),
+                    Some(Ok(connected)) => return Ok(connected),
                     Some(Err(error)) => failed.push(error),
                     None => break,
                 },
@@ -118,8 +136,11 @@ impl Pool {
         }
         let link = self.link(relay.peer, &Way::from(&relay.addrs)).await;
         let link = link.map_err(|error| failed(&error))?;
+        let carrying = link
+            .carry(TUNNELS_PER_PEER_MAX)
+            .ok_or_else(|| failed(&code::meaning(code::BUSY.into())))?;
         let opened = self.open_tunnel(&link, peer).await.map_err(|error| failed(&error))?;
-        let fresh = self.tunnels.open(opened, None);
+        let fresh = self.tunnels.open(opened, (None, carrying));
         let connecting = self.beyond.connect_with(config, fresh.addr, "hansa");
         let connecting = connecting.map_err(|error| failed(&error))?;
         let connection = tokio::select! {

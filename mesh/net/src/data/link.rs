@@ -15,7 +15,7 @@ use super::call::{Call, Reply};
 use super::liveness::{Echoes, Pulses, Stake, Verdict};
 use super::pool::Pool;
 use super::stream::{Body, Opening, Sender};
-use super::{DataLimits, Shared, tunnel};
+use super::{DataLimits, Shared};
 use crate::limits::*;
 
 const ASK: u8 = 1;
@@ -29,6 +29,10 @@ pub(super) struct Link {
     /// Whether this node dialled.
     pub(super) ours: bool,
     pub(super) since: Instant,
+    /// Whether it runs through a tunnel.
+    pub(super) is_around: bool,
+    /// Ends and lengths of tunnels that run over it.
+    tunnels: AtomicUsize,
     calls: AtomicUsize,
     /// How many of those this node made.
     asked: AtomicUsize,
@@ -37,10 +41,20 @@ pub(super) struct Link {
     parked: AtomicBool,
     wake: Notify,
     retired: AtomicBool,
+    /// It is closed, as far as was noticed: to ask quinn takes the lock that it sends under.
+    closed: AtomicBool,
     silent: OnceLock<Duration>,
     echoes: Mutex<Echoes>,
-    /// Tunnels that the peer may still open through this node.
-    pub(super) tunnels: Arc<Semaphore>,
+}
+
+/// A tunnel over a link, which keeps it from being closed as idle.
+#[derive(Debug)]
+pub(super) struct Carrying(Arc<Link>);
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One outstanding call, either way; the link pulses while there is one.
@@ -53,34 +67,49 @@ pub(super) struct Busy {
 }
 
 impl Link {
-    pub(super) fn new(connection: Connection, peer: PeerId, ours: bool) -> Arc<Self> {
+    pub(super) fn new(
+        connection: Connection,
+        peer: PeerId,
+        ours: bool,
+        is_around: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             connection,
             peer,
             ours,
             since: Instant::now(),
+            is_around,
+            tunnels: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             used_ms: AtomicU64::new(0),
             parked: AtomicBool::new(false),
             wake: Notify::new(),
             retired: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             silent: OnceLock::new(),
             echoes: Mutex::default(),
-            tunnels: Arc::new(Semaphore::new(TUNNELS_PER_PEER_MAX)),
         })
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        self.connection.close_reason().is_none()
+        !self.closed.load(Ordering::Relaxed)
     }
 
-    /// Whether it runs through a tunnel.
-    pub(super) fn is_through_relay(&self) -> bool {
-        tunnel::is_of_tunnel(self.connection.remote_address())
+    /// It was found closed.
+    pub(super) fn note_closed(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the place of one tunnel over it, unless there are `most` already.
+    pub(super) fn carry(self: &Arc<Self>, most: usize) -> Option<Carrying> {
+        let carrying = Carrying(Arc::clone(self));
+        let before = self.tunnels.fetch_add(1, Ordering::Relaxed);
+        (before < most).then_some(carrying)
     }
 
     pub(super) fn close(&self, code: u32) {
+        self.note_closed();
         self.connection.close(VarInt::from_u32(code), code::meaning(code.into()).as_bytes());
     }
 
@@ -98,6 +127,17 @@ impl Link {
     pub(super) fn idle(&self) -> Option<Duration> {
         let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
         (self.calls.load(Ordering::Relaxed) == 0).then(|| self.since.elapsed().saturating_sub(used))
+    }
+
+    /// The same if no tunnel runs over it either: nothing is lost with it.
+    pub(super) fn spare(&self) -> Option<Duration> {
+        self.idle().filter(|_| self.tunnels.load(Ordering::Relaxed) == 0)
+    }
+
+    /// Whether it may be of a former life of a peer that runs anew, and nothing is lost with it. What
+    /// the peer has dialled just now is of the new one.
+    pub(super) fn is_outlived(&self) -> bool {
+        self.spare().is_some() && (self.ours || self.since.elapsed() > LIFE_TOLD_WITHIN)
     }
 
     /// Why a stream of this link died.
@@ -152,7 +192,8 @@ impl Link {
             if self.echo_for(PULSE).await.is_err() {
                 return;
             }
-            if self.retired.load(Ordering::Relaxed) && self.idle().is_some_and(|t| t > RETIRED_IDLE)
+            if self.retired.load(Ordering::Relaxed)
+                && self.spare().is_some_and(|time| time > RETIRED_IDLE)
             {
                 return self.close(code::REPLACED);
             }

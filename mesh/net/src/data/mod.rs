@@ -130,8 +130,8 @@ impl DataPlane {
         let (calls, incoming) = mpsc::channel(INBOUND_QUEUE_MAX);
         let endpoints = (endpoint, beyond, tunnels);
         let pool = Pool::new(local, endpoints, keypair, shared, calls);
-        tokio::spawn(pool::listen(Arc::clone(&pool), pool.endpoint.clone()));
-        tokio::spawn(pool::listen(Arc::clone(&pool), pool.beyond.clone()));
+        tokio::spawn(pool::listen(Arc::clone(&pool), pool.endpoint.clone(), false));
+        tokio::spawn(pool::listen(Arc::clone(&pool), pool.beyond.clone(), true));
         Ok((Self(Arc::new(Closer(pool))), incoming))
     }
 
@@ -180,6 +180,7 @@ impl DataPlane {
             Ok(stream) => stream,
             // It died since it was last looked at, and nothing is sent yet: one more connection.
             Err(_) => {
+                link.note_closed();
                 link = pool.link(peer, &way).await?;
                 busy = link.busy(&pool.shared, None);
                 let opened = link.connection.open_bi().await;
@@ -201,7 +202,7 @@ impl DataPlane {
                 let header = header?;
                 let rest = tokio::spawn(async move { writing.await.0.release() });
                 let body = answer.begun(stall, Upload::Going(rest.abort_handle()));
-                return Ok(Answer { header, body });
+                return Ok(Answer { header, body, rtt: link.rtt() });
             }
         };
         match written {
@@ -210,7 +211,8 @@ impl DataPlane {
             Err(error) => return Err(CallError::Lost(link.why_lost(&error))),
         }
         let header = answer.header().await?;
-        Ok(Answer { header, body: answer.begun(stall, Upload::Done(sender)) })
+        let body = answer.begun(stall, Upload::Done(sender));
+        Ok(Answer { header, body, rtt: link.rtt() })
     }
 
     /// The peer runs anew and knows nothing of a connection from before: the next call begins on
@@ -237,10 +239,10 @@ impl DataPlane {
         self.0.0.link_straight(relay.peer, &Way::from(&relay.addrs)).await.map(drop)
     }
 
-    /// From now on this node is a relay for the peers that `wards` names: whoever asks may open a
-    /// tunnel to one that has dialled this node. Until then it is for none.
-    pub fn relay_for(&self, wards: impl Fn(&PeerId) -> bool + Send + Sync + 'static) {
-        self.0.0.relaying.begin(Box::new(wards));
+    /// From now on this node takes tunnels that `may` admits, by who opens one and to whom it leads:
+    /// to itself, or as a relay to a peer that is connected with it. Until then it takes none.
+    pub fn admit_tunnels(&self, may: impl Fn(PeerId, PeerId) -> bool + Send + Sync + 'static) {
+        self.0.0.relaying.begin(Box::new(may));
     }
 
     /// Tunnels that others have through this node, or through its relays to it.

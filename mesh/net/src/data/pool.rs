@@ -123,15 +123,19 @@ impl Pool {
         connection: Connection,
         peer: PeerId,
         ours: bool,
+        is_around: bool,
     ) -> Arc<Link> {
-        let new = Link::new(connection, peer, ours);
+        let new = Link::new(connection, peer, ours, is_around);
         tokio::spawn(Arc::clone(&new).watch());
-        self.watch_tunnel(&new);
+        if is_around {
+            self.watch_tunnel(&new);
+        }
         let pool = Arc::downgrade(self);
         let serving = Arc::clone(&new).serve(Arc::clone(&self.shared), pool.clone());
         let link = Arc::clone(&new);
         tokio::spawn(async move {
             serving.await;
+            link.note_closed();
             if let Some(pool) = pool.upgrade() {
                 pool.forget(&link);
             }
@@ -140,7 +144,7 @@ impl Pool {
         let slot = slots.entry(peer).or_default();
         let kept = match slot.live() {
             // A way of its own takes the place of one through a relay, whose calls may end.
-            Some(old) if old.is_through_relay() && !new.is_through_relay() => {
+            Some(old) if old.is_around && !is_around => {
                 old.retire();
                 new
             }
@@ -170,11 +174,10 @@ impl Pool {
         kept
     }
 
-    /// Lets go of the connection with a peer, unless a call is on it.
+    /// Lets go of the connection with a peer if it may be of a former life of it.
     pub(super) fn renew(&self, peer: &PeerId) {
         let mut slots = self.slots();
-        let link =
-            slots.get_mut(peer).and_then(|slot| slot.link.take_if(|own| own.idle().is_some()));
+        let link = slots.get_mut(peer).and_then(|slot| slot.link.take_if(|own| own.is_outlived()));
         if let Some(link) = link {
             link.retire();
         }
@@ -189,7 +192,7 @@ impl Pool {
         let around = {
             let mut slots = self.slots();
             let slot = slots.get_mut(&peer);
-            slot.and_then(|slot| slot.link.take_if(|own| own.is_through_relay()))
+            slot.and_then(|slot| slot.link.take_if(|own| own.is_around))
         };
         if let Some(around) = around {
             around.retire();
@@ -201,7 +204,7 @@ impl Pool {
     pub(super) fn evict(&self) -> bool {
         let slots = self.slots();
         let links = slots.values().filter_map(Slot::live);
-        let idle = links.filter_map(|link| link.idle().map(|idle| (idle, link)));
+        let idle = links.filter_map(|link| link.spare().map(|idle| (idle, link)));
         match idle.max_by_key(|(idle, _)| *idle) {
             Some((_, link)) => {
                 link.close(code::REPLACED);
@@ -238,7 +241,7 @@ impl Pool {
     /// A connection through a tunnel ends with it, and it with the connection.
     fn watch_tunnel(&self, link: &Arc<Link>) {
         let addr = link.connection.remote_address();
-        let Some(ended) = self.tunnels.ended(addr) else { return };
+        let Some(ended) = self.tunnels.ended(addr) else { return link.close(code::CUT) };
         let (link, tunnels) = (Arc::clone(link), Arc::clone(&self.tunnels));
         tokio::spawn(async move {
             tokio::select! {
@@ -258,7 +261,7 @@ impl Pool {
 }
 
 /// Accepts connections until the endpoint is closed.
-pub(super) async fn listen(pool: Arc<Pool>, endpoint: Endpoint) {
+pub(super) async fn listen(pool: Arc<Pool>, endpoint: Endpoint, is_around: bool) {
     let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
         let crowded = handshakes.available_permits() < HANDSHAKES_MAX / 2;
@@ -284,7 +287,7 @@ pub(super) async fn listen(pool: Arc<Pool>, endpoint: Endpoint) {
             };
             match tls::peer_of(&connection) {
                 Some(peer) if peer != pool.local => {
-                    pool.adopt(connection, peer, false);
+                    pool.adopt(connection, peer, false, is_around);
                 }
                 _ => connection.close(code::IDENTITY.into(), b"an Ed25519 key is required"),
             }

@@ -10,57 +10,62 @@ use super::pool::Pool;
 use super::stream::{Body, Sender};
 use crate::limits::*;
 
-/// For whom this node relays, and how much.
+/// Which tunnels this node takes, and how many.
 pub(super) struct Relaying {
-    wards: OnceLock<Wards>,
+    may: OnceLock<May>,
     /// One for each tunnel that another peer began.
     pub(super) permits: Arc<Semaphore>,
 }
 
-/// Which peers those are.
-pub(super) type Wards = Box<dyn Fn(&PeerId) -> bool + Send + Sync>;
+/// By who opens one and to whom it leads.
+pub(super) type May = Box<dyn Fn(PeerId, PeerId) -> bool + Send + Sync>;
 
 impl Relaying {
-    /// For nobody yet.
+    /// None yet.
     pub(super) fn new() -> Self {
-        Self { wards: OnceLock::new(), permits: Arc::new(Semaphore::new(TUNNELS_MAX)) }
+        Self { may: OnceLock::new(), permits: Arc::new(Semaphore::new(TUNNELS_MAX)) }
     }
 
-    /// From now on for those that `wards` names.
-    pub(super) fn begin(&self, wards: Wards) {
-        let _ = self.wards.set(wards);
+    /// From now on those that `may` admits.
+    pub(super) fn begin(&self, may: May) {
+        let _ = self.may.set(may);
     }
 
-    /// Whether it is for this peer.
-    pub(super) fn is_for(&self, peer: &PeerId) -> bool {
-        self.wards.get().is_some_and(|wards| wards(peer))
+    fn admits(&self, from: PeerId, to: PeerId) -> bool {
+        self.may.get().is_some_and(|may| may(from, to))
     }
 }
 
 impl Pool {
-    /// A peer opened a tunnel: to this node, through a relay of its own, or through this node to a
-    /// peer for which it is one.
-    pub(super) async fn take_tunnel(&self, from: &Link, to: PeerId, near: (Sender, Body)) {
+    /// A peer opened a tunnel: to this node, as one of its relays, or through it to another.
+    pub(super) async fn take_tunnel(&self, from: &Arc<Link>, to: PeerId, near: (Sender, Body)) {
+        if !self.relaying.admits(from.peer, to) {
+            return near.0.reset(code::NO_WAY);
+        }
         let Ok(permit) = Arc::clone(&self.relaying.permits).try_acquire_owned() else {
             return near.0.reset(code::BUSY);
         };
-        if to == self.local && from.ours {
-            return self.tunnels.open(near, Some(permit)).keep();
+        let most = if to == self.local { TUNNELS_PER_PEER_MAX } else { TUNNELS_ASKED_MAX };
+        let Some(carrying) = from.carry(most) else { return near.0.reset(code::BUSY) };
+        if to == self.local {
+            return self.tunnels.open(near, (Some(permit), carrying)).keep();
         }
-        let Ok(_share) = from.tunnels.try_acquire() else {
+        // Through another relay there would be no end of it.
+        let ward = self.live(&to).filter(|link| !link.is_around);
+        let Some(ward) = ward else { return near.0.reset(code::NO_WAY) };
+        let Some(_carrying_on) = ward.carry(TUNNELS_PER_PEER_MAX) else {
             return near.0.reset(code::BUSY);
         };
-        let ward = self.live(&to).filter(|link| !link.ours && self.relaying.is_for(&to));
-        let Some(ward) = ward else { return near.0.reset(code::NO_WAY) };
-        match self.open_tunnel(&ward, to).await {
-            Ok(far) => carry(near, far).await,
-            Err(_) => near.0.reset(code::NO_WAY),
+        // A peer that takes no streams must not hold this up.
+        match tokio::time::timeout(DIAL_TIMEOUT, self.open_tunnel(&ward, to)).await {
+            Ok(Ok(far)) => carry(near, far).await,
+            _ => near.0.reset(code::NO_WAY),
         }
     }
 }
 
 /// Carries a stream of another peer on to the one that it is meant for, both ways, until either
-/// ends or nothing has come for [`DATA_IDLE_MAX`]. What is carried is not looked at.
+/// ends, or nothing has come or been taken for [`DATA_IDLE_MAX`]. What is carried is not looked at.
 async fn carry(near: (Sender, Body), far: (Sender, Body)) {
     let ((near_sender, near_body), (far_sender, far_body)) = (near, far);
     tokio::select! {
@@ -71,7 +76,8 @@ async fn carry(near: (Sender, Body), far: (Sender, Body)) {
 
 async fn pass_on(mut from: Body, mut to: Sender) {
     while let Ok(Some(chunk)) = from.chunk().await {
-        if to.write(chunk).await.is_err() {
+        let taken = tokio::time::timeout(DATA_IDLE_MAX, to.write(chunk)).await;
+        if !matches!(taken, Ok(Ok(()))) {
             return;
         }
     }

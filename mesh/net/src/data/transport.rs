@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use quinn::congestion::CubicConfig;
@@ -25,35 +26,45 @@ pub(super) fn bind(addr: SocketAddr, keypair: &Keypair) -> Result<quinn::Endpoin
     let socket = UdpSocket::bind(addr).map_err(fault)?;
     enlarge_buffers(&socket);
     let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new(endpoint(keypair), Some(server(keypair)), socket, runtime).map_err(fault)
+    let endpoint = endpoint(keypair, "data plane");
+    quinn::Endpoint::new(endpoint, Some(server(keypair)), socket, runtime).map_err(fault)
 }
 
 /// The endpoint of what runs through relays.
 pub(super) fn beyond(tunnels: Arc<Tunnels>, keypair: &Keypair) -> quinn::Endpoint {
-    let (config, runtime) = (endpoint(keypair), Arc::new(quinn::TokioRuntime));
+    // Other secrets: what it says of a connection of the other endpoint must not end that.
+    let config = endpoint(keypair, "data plane through relays");
+    let runtime = Arc::new(quinn::TokioRuntime);
     quinn::Endpoint::new_with_abstract_socket(config, Some(server(keypair)), tunnels, runtime)
         .expect("the socket has an address")
 }
 
-fn endpoint(keypair: &Keypair) -> EndpointConfig {
+fn endpoint(keypair: &Keypair, which: &str) -> EndpointConfig {
     // From the identity, so that a peer that restarted at the same address resets the connections
     // of its former life at their first packet.
-    let secret = |what: &str| keypair.derive_secret(what.as_bytes()).expect("Ed25519 derives");
-    let reset = secret("hansa data plane stateless reset");
+    let secret = |what: &str| {
+        let label = format!("hansa {which} {what}");
+        keypair.derive_secret(label.as_bytes()).expect("Ed25519 derives")
+    };
+    let reset = secret("stateless reset");
     let reset = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &reset);
     let mut endpoint = EndpointConfig::new(Arc::new(reset));
     // It must know the connection ids of that life for its own.
-    let mine = secret("hansa data plane connection ids");
+    let mine = secret("connection ids");
     let mine = u64::from_le_bytes(*mine.first_chunk().expect("32 bytes"));
     endpoint.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mine)));
     endpoint.supported_versions(vec![1]);
     endpoint
 }
 
-/// What a dial uses: it also keeps the connection warm, so that only one side pays for that.
-pub(super) fn client(crypto: Arc<quinn::crypto::rustls::QuicClientConfig>) -> ClientConfig {
+/// What a dial uses: it also keeps the connection warm if told how often, so that only one side pays
+/// for that.
+pub(super) fn client(
+    crypto: Arc<quinn::crypto::rustls::QuicClientConfig>,
+    keep_alive: Option<Duration>,
+) -> ClientConfig {
     let mut transport = transport();
-    transport.keep_alive_interval(Some(DATA_KEEP_ALIVE));
+    transport.keep_alive_interval(keep_alive);
     let mut config = ClientConfig::new(crypto);
     config.transport_config(Arc::new(transport));
     config

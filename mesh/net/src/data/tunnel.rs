@@ -8,13 +8,13 @@
 //!
 //! Inside runs a connection like any other, its ends pinned to their keys, so the relay carries
 //! sealed packets: it sees who speaks with whom and how much, and no byte of a job. To quinn a
-//! tunnel is an address of a socket of its own, which this file is; nobody routes those addresses
-//! (240.0.0.0/4, reserved), and none is ever told to another peer. A full queue drops packets as
-//! any router does, and the connection inside slows down.
+//! tunnel is an address of a socket of its own, which this file is: those addresses (of 240.0.0.0/4,
+//! which is reserved) mean nothing elsewhere, and none is ever told to another peer. A full queue
+//! drops packets as any router does, and the connection inside slows down.
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,17 +26,13 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
 
+use super::link::Carrying;
 use super::stream::{Body, BodyError, Sender};
 use crate::limits::*;
 
 /// Where quinn finds the nth tunnel.
 fn addr_of(nth: u32) -> SocketAddr {
     (Ipv4Addr::from(0xf000_0000 | nth), 1).into()
-}
-
-/// Whether that is such an address.
-pub(super) fn is_of_tunnel(addr: SocketAddr) -> bool {
-    matches!(addr.ip(), IpAddr::V4(ip) if ip.octets()[0] >= 0xf0)
 }
 
 /// The ends of tunnels at this node, as quinn sees them: a socket that reaches all of them.
@@ -70,17 +66,17 @@ impl Tunnels {
         Arc::new(Self { ends, opened, arrive, arrived: Mutex::new(arrived) })
     }
 
-    /// Takes the two halves of a stream as a tunnel. The permit is given back when it ends.
+    /// Takes the two halves of a stream as a tunnel. What it holds is given back when it ends.
     pub(super) fn open(
         self: &Arc<Self>,
         (sender, body): (Sender, Body),
-        permit: Option<OwnedSemaphorePermit>,
+        held: (Option<OwnedSemaphorePermit>, Carrying),
     ) -> Fresh<'_> {
         let addr = addr_of(self.opened.fetch_add(1, Ordering::Relaxed));
         let (leave, leaving) = mpsc::channel(TUNNEL_QUEUE_MAX);
         let (arrive, tunnels) = (self.arrive.clone(), Arc::downgrade(self));
         let carrying = async move {
-            let _permit = permit;
+            let _held = held;
             let ended = tokio::select! {
                 ended = carry_out(sender, leaving) => ended.map_err(|error| error.to_string()),
                 ended = carry_in(body, addr, arrive) => ended.map_err(|error| error.to_string()),
