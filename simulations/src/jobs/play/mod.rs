@@ -406,11 +406,20 @@ impl<'a> Play<'a> {
                 }
             }
             Event::Lost { job, host } => {
-                let entry = self.arrival(job).entry;
-                self.loads[entry].failed(self.mesh.peer(host), self.now);
+                let (entry, peer) = (self.arrival(job).entry, self.mesh.peer(host));
+                self.loads[entry].failed(peer, self.now);
+                // As in the node: perhaps only a relay died.
+                let has_relays = !self.mesh.record(host).advert.relays.is_empty();
+                let is_cut = has_relays && self.up[host] && self.mesh.dial(entry, host).is_ok();
+                if is_cut {
+                    self.loads[entry].heard(peer);
+                }
                 if self.ended_there(job, host) {
                     self.figures.checkers.lost(job);
-                    self.fly(job, Happened::Lost("connection lost".into()));
+                    let last = "connection lost".into();
+                    let happened =
+                        if is_cut { Happened::Cut { peer, last } } else { Happened::Lost(last) };
+                    self.fly(job, happened);
                 }
             }
             Event::Late(job) => {
