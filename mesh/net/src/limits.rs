@@ -124,6 +124,9 @@ pub const TUNNELS_ASKED_MAX: usize = 64;
 /// Packets, or bursts of them, that wait for one tunnel's stream (more are lost), or for quinn from
 /// all tunnels (more wait in their streams).
 pub const TUNNEL_QUEUE_MAX: usize = 256;
+/// Bytes on their way through one tunnel: 160 Mbit/s over 100 ms, and at most 1.6 s of an uplink of
+/// 10 Mbit/s, behind which the connection's small answers wait.
+pub const TUNNEL_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 /// Packets that quinn hands over at once.
 pub const TUNNEL_SEGMENTS_MAX: usize = 10;
 

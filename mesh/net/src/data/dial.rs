@@ -1,4 +1,4 @@
-//! A dial: the addresses of a peer a little apart, then its relays, until one leads to its key.
+//! A dial: a peer's addresses and relays by turns, a little apart, until one leads to its key.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,20 +53,19 @@ impl Pool {
         }
         let crypto = tls::client(&self.keypair, &peer)
             .ok_or_else(|| unreachable(peer, "its id is not an Ed25519 key"))?;
-        let warm = transport::client(Arc::clone(&crypto), Some(DATA_KEEP_ALIVE));
-        // What is carried for this node is let go when it is not used.
-        let cold = transport::client(crypto, None);
+        let straight = transport::client(Arc::clone(&crypto), false);
+        let around = transport::client(crypto, true);
         let addrs = &way.addrs[..way.addrs.len().min(ADDRS_PER_PEER_MAX)];
         let relays = &way.relays[..way.relays.len().min(RELAYS_PER_PEER_MAX)];
         // By turns: addresses of a peer behind NAT are of use to its neighbours only.
         let mut waiting = Vec::new();
         for nth in 0..addrs.len().max(relays.len()) {
             if let Some(addr) = addrs.get(nth) {
-                let connecting = self.connect(warm.clone(), peer, *addr);
+                let connecting = self.connect(straight.clone(), peer, *addr);
                 waiting.push(connecting.map_ok(|connection| (connection, false)).boxed());
             }
             if let Some(relay) = relays.get(nth) {
-                let connecting = self.connect_through(cold.clone(), peer, relay);
+                let connecting = self.connect_through(around.clone(), peer, relay);
                 waiting.push(connecting.map_ok(|connection| (connection, true)).boxed());
             }
         }

@@ -58,15 +58,15 @@ impl Pool {
         };
         // A peer that takes no streams must not hold this up.
         match tokio::time::timeout(DIAL_TIMEOUT, self.open_tunnel(&ward, to)).await {
-            Ok(Ok(far)) => carry(near, far).await,
+            Ok(Ok(far)) => splice(near, far).await,
             _ => near.0.reset(code::NO_WAY),
         }
     }
 }
 
-/// Carries a stream of another peer on to the one that it is meant for, both ways, until either
-/// ends, or nothing has come or been taken for [`DATA_IDLE_MAX`]. What is carried is not looked at.
-async fn carry(near: (Sender, Body), far: (Sender, Body)) {
+/// Passes a stream of another peer on to the one that it is meant for, both ways, until either
+/// ends, or nothing has come or been taken for [`DATA_IDLE_MAX`]. What passes is not looked at.
+async fn splice(near: (Sender, Body), far: (Sender, Body)) {
     let ((near_sender, near_body), (far_sender, far_body)) = (near, far);
     tokio::select! {
         () = pass_on(near_body, far_sender) => {}

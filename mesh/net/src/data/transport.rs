@@ -3,7 +3,6 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
 
 use libp2p::identity::Keypair;
 use quinn::congestion::CubicConfig;
@@ -27,7 +26,7 @@ pub(super) fn bind(addr: SocketAddr, keypair: &Keypair) -> Result<quinn::Endpoin
     enlarge_buffers(&socket);
     let runtime = Arc::new(quinn::TokioRuntime);
     let endpoint = endpoint(keypair, "data plane");
-    quinn::Endpoint::new(endpoint, Some(server(keypair)), socket, runtime).map_err(fault)
+    quinn::Endpoint::new(endpoint, Some(server(keypair, false)), socket, runtime).map_err(fault)
 }
 
 /// The endpoint of what runs through relays.
@@ -35,7 +34,7 @@ pub(super) fn beyond(tunnels: Arc<Tunnels>, keypair: &Keypair) -> quinn::Endpoin
     // Other secrets: what it says of a connection of the other endpoint must not end that.
     let config = endpoint(keypair, "data plane through relays");
     let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new_with_abstract_socket(config, Some(server(keypair)), tunnels, runtime)
+    quinn::Endpoint::new_with_abstract_socket(config, Some(server(keypair, true)), tunnels, runtime)
         .expect("the socket has an address")
 }
 
@@ -57,23 +56,23 @@ fn endpoint(keypair: &Keypair, which: &str) -> EndpointConfig {
     endpoint
 }
 
-/// What a dial uses: it also keeps the connection warm if told how often, so that only one side pays
-/// for that.
+/// What a dial uses: it also keeps the connection warm, so that only one side pays for that. One that
+/// others carry is let go when it is not used.
 pub(super) fn client(
     crypto: Arc<quinn::crypto::rustls::QuicClientConfig>,
-    keep_alive: Option<Duration>,
+    is_around: bool,
 ) -> ClientConfig {
-    let mut transport = transport();
-    transport.keep_alive_interval(keep_alive);
+    let mut transport = transport(is_around);
+    transport.keep_alive_interval((!is_around).then_some(DATA_KEEP_ALIVE));
     let mut config = ClientConfig::new(crypto);
     config.transport_config(Arc::new(transport));
     config
 }
 
-fn server(keypair: &Keypair) -> ServerConfig {
+fn server(keypair: &Keypair, is_around: bool) -> ServerConfig {
     let mut config = ServerConfig::with_crypto(tls::server(keypair));
     config
-        .transport_config(Arc::new(transport()))
+        .transport_config(Arc::new(transport(is_around)))
         .migration(false)
         .max_incoming(HANDSHAKES_MAX)
         .incoming_buffer_size(INCOMING_BYTES_MAX)
@@ -81,7 +80,11 @@ fn server(keypair: &Keypair) -> ServerConfig {
     config
 }
 
-fn transport() -> TransportConfig {
+fn transport(is_around: bool) -> TransportConfig {
+    // The streams of a tunnel take all that they are given, so that nothing is lost that would tell
+    // of a slow path: what is on its way is bounded here.
+    let send_window = if is_around { TUNNEL_WINDOW_BYTES } else { SEND_WINDOW_BYTES };
+
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW_BYTES);
     let mut mtu = MtuDiscoveryConfig::default();
@@ -92,7 +95,7 @@ fn transport() -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
-        .send_window(SEND_WINDOW_BYTES)
+        .send_window(send_window)
         .max_idle_timeout(Some(IdleTimeout::try_from(DATA_IDLE_MAX).expect("seconds fit")))
         .datagram_receive_buffer_size(Some(DATAGRAM_BYTES_MAX))
         .datagram_send_buffer_size(DATAGRAM_BYTES_MAX)
