@@ -183,6 +183,10 @@ pub const LAW_LOOK_EVERY: Duration = Duration::from_secs(2);
 pub const LISTS_KEPT_MAX: usize = 1_024;
 /// Whether the connections with this node's relays stand is looked at this often.
 pub const RELAYS_EVERY: Duration = Duration::from_millis(250);
+/// Whether they relay is tried this often…
+pub const RELAYS_TRIED_EVERY: Duration = Duration::from_secs(5);
+/// …and who has failed so often in a row is replaced: gossip needs a moment to tell it that it is one.
+pub const RELAY_FAILURES: u32 = 3;
 /// A connected peer of which nothing is known yet is asked for an echo so often.
 pub const ECHO_EVERY: Duration = Duration::from_millis(250);
 /// Most peers that are dialled at once to be measured…

@@ -1,13 +1,15 @@
 //! The way to a peer, around a NAT if need be: whom this node keeps connections with because others
 //! reach it through them, and for whom it is such a relay.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hansa_core::advert::Advert;
 use hansa_core::id::PeerId;
 use hansa_net::data::{DataPlane, Relay, Way, silence_max};
 
-use crate::limits::RELAYS_EVERY;
+use crate::actors::peer::PeerMessage;
+use crate::limits::{RELAY_FAILURES, RELAYS_EVERY, RELAYS_TRIED_EVERY};
 use crate::node::Node;
 
 impl Node {
@@ -45,8 +47,13 @@ impl Node {
         is_in_reach
     }
 
-    /// Stays connected with this node's relays, for as long as it is polled.
+    /// Stays connected with this node's relays, and replaces those that do not relay, for as long as
+    /// it is polled.
     pub(crate) async fn stay_with_relays(self: Arc<Self>, data: DataPlane) {
+        tokio::join!(self.stay_connected(&data), self.try_relays(&data));
+    }
+
+    async fn stay_connected(&self, data: &DataPlane) {
         loop {
             tokio::time::sleep(RELAYS_EVERY).await;
             let (own, view) = (self.relays.load(), self.view());
@@ -59,6 +66,24 @@ impl Node {
                         tracing::debug!(relay = %relay.peer, %error, "the relay is not reached");
                     }
                 });
+            }
+        }
+    }
+
+    async fn try_relays(&self, data: &DataPlane) {
+        let mut failures: BTreeMap<PeerId, u32> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(RELAYS_TRIED_EVERY).await;
+            let own = self.relays.load_full();
+            failures.retain(|relay, _| own.contains(relay));
+            let tried = own.iter().map(async |relay| (*relay, data.is_relayed_by(*relay).await));
+            for (relay, relays) in futures::future::join_all(tried).await {
+                let failed = failures.entry(relay).or_default();
+                *failed = if relays { 0 } else { *failed + 1 };
+                if *failed >= RELAY_FAILURES {
+                    tracing::warn!(%relay, "it does not relay to this node; another is asked");
+                    self.tell_peer(PeerMessage::Unrelayed(relay));
+                }
             }
         }
     }

@@ -90,6 +90,8 @@ pub const SHARDS_MAX: usize = 16;
 pub const WARDS_MAX: usize = 64;
 /// A peer that cannot be dialled names so many that it keeps connections to.
 pub const RELAYS: usize = 3;
+/// A peer that did not relay is not asked to for so long.
+pub const UNFIT_RELAY: Duration = Duration::from_secs(600);
 /// Most peers that are told of a leave by the leaver itself.
 pub const FAREWELLS_MAX: usize = 64;
 /// Most soft reservations that an executor holds; a quote beyond them reserves nothing.

@@ -352,6 +352,27 @@ fn who_finds_that_nobody_can_dial_it_says_in_the_same_advert_who_relays() {
 }
 
 #[test]
+fn a_relay_that_does_not_relay_is_replaced_by_another_for_a_while() {
+    let mut directory = acquainted([1, 2]);
+    let mut out = Vec::new();
+    let [first, second] = [1, 2].map(|peer| key(peer).peer_id());
+    directory.handle(later(ms(200)), Input::Connected { peer: first }, &mut out);
+    let hidden = Advert { control_addrs: Vec::new(), ..advert(0, 0, START.utc) };
+    directory.handle(later(ms(300)), Input::Publish(Box::new(hidden)), &mut out);
+    directory.handle(later(ms(400)), Input::Connected { peer: second }, &mut out);
+    directory.handle(later(ms(500)), Input::Unrelayed { peer: first }, &mut out);
+    tick(&mut directory, later(ms(2_500)));
+    assert_eq!(directory.own().advert.relays, [second]);
+    // What is no relay of its own is not heard of.
+    directory.handle(later(ms(3_000)), Input::Unrelayed { peer: key(7).peer_id() }, &mut out);
+    assert_eq!(directory.own().advert.relays, [second]);
+    // Nobody else is there: it names none rather than one that is of no use.
+    directory.handle(later(ms(4_000)), Input::Unrelayed { peer: second }, &mut out);
+    tick(&mut directory, later(ms(8_000)));
+    assert!(directory.own().advert.relays.is_empty());
+}
+
+#[test]
 fn a_replayed_advert_changes_nothing() {
     let mut directory = acquainted([1, 2]);
     feed(&mut directory, later(ms(200)), 1, showing(1, 5));

@@ -131,6 +131,22 @@ async fn a_relay_refuses_at_once_what_it_does_not_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_stays_with_a_relay_can_try_whether_it_relays() {
+    let (relay, other) = (relaying(1), echoing(2));
+    let target = hidden(3, &[&relay, &other]).await;
+    assert!(within(target.is_relayed_by(relay.local_peer())).await);
+    // It relays for nobody, or is not connected.
+    assert!(!within(target.is_relayed_by(other.local_peer())).await);
+    assert!(!within(target.is_relayed_by(PeerId([7; 32]))).await);
+    within(async {
+        while relay.tunnels() + target.tunnels() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_of_relay_and_peer_dialled_the_tunnel_runs_over_it() {
     let (relay, (asking, _)) = (relaying(1), plane(2));
     let target = echoing(3);

@@ -64,6 +64,8 @@ pub enum PeerMessage {
     Tick,
     /// A job found this peer unreachable on the data plane.
     Lost(PeerId),
+    /// A relay of this node's own does not relay.
+    Unrelayed(PeerId),
     /// The node's own content changed: models, devices, its charter.
     Refresh,
     /// A file has a list of revocations.
@@ -152,6 +154,7 @@ impl Actor for Peer {
             },
             PeerMessage::Tick => state.feed(&myself, Input::Tick),
             PeerMessage::Lost(peer) => state.feed(&myself, Input::Unreachable { peer }),
+            PeerMessage::Unrelayed(peer) => state.feed(&myself, Input::Unrelayed { peer }),
             PeerMessage::Refresh => state.publish(&myself),
             PeerMessage::Revocations(list) => state.feed(&myself, Input::Revocations(list)),
             PeerMessage::Echo { peer, rtt } => state.feed(&myself, Input::Echo { peer, rtt }),

@@ -49,6 +49,11 @@ pub enum Input {
         /// From the question to its answer.
         rtt: Duration,
     },
+    /// A relay of this peer's own does not relay to it, whatever the reason: another is named.
+    Unrelayed {
+        /// Which.
+        peer: PeerId,
+    },
     /// This peer leaves. It says so and is silent from then on.
     Leave,
 }

@@ -85,6 +85,8 @@ pub struct Directory {
     position: Position,
     /// What the next own advert says.
     content: Advert,
+    /// Peers that do not relay to this one, and until when they are not asked again.
+    unfit_relays: BTreeMap<PeerId, Mono>,
     publish_wanted: bool,
     /// The newest version of this peer that others hold and that is not of this boot.
     outbid: Version,
@@ -149,6 +151,7 @@ impl Directory {
             echoes: BTreeMap::new(),
             position: Position::default(),
             content,
+            unfit_relays: BTreeMap::new(),
             key,
             trust,
             rng: Rng::new(mix(seed)),
@@ -313,6 +316,7 @@ impl Directory {
             }
             Input::Revocations(list) => self.take_list(now, None, &list, out),
             Input::Echo { peer, rtt } => self.take_echo(now, peer, rtt, out),
+            Input::Unrelayed { peer } => self.pass_over(now.mono, peer),
             Input::Leave => return self.leave(now, out),
         }
         while let Some(timer) = self.timers.pop_due(now.mono) {

@@ -6,7 +6,7 @@ use super::members::{Member, walk};
 use super::pace::Timer;
 use super::{Directory, Output, has_way};
 use crate::id::PeerId;
-use crate::limits::{RELAYS, WARDS_MAX};
+use crate::limits::{RELAYS, UNFIT_RELAY, WARDS_MAX};
 use crate::time::Mono;
 use crate::view::Liveness;
 
@@ -130,10 +130,23 @@ impl Directory {
         }
     }
 
+    /// A relay does not relay: others are asked in its place, for a while.
+    pub(super) fn pass_over(&mut self, now: Mono, peer: PeerId) {
+        let before = self.content.relays.len();
+        self.content.relays.retain(|relay| *relay != peer);
+        if self.content.relays.len() == before || !self.content.control_addrs.is_empty() {
+            return;
+        }
+        self.unfit_relays.insert(peer, now + UNFIT_RELAY);
+        self.choose_relays(now);
+        self.want_publication(now);
+    }
+
     /// Names peers that hold a connection to this one in its advert, and others in place of those
     /// that died.
     pub(super) fn choose_relays(&mut self, now: Mono) {
-        let Self { members, connected, content, rng, own, .. } = self;
+        self.unfit_relays.retain(|_, until| *until > now);
+        let Self { members, connected, content, rng, own, unfit_relays, .. } = self;
         let may_relay = |member: &Member<'_>| {
             !member.is_down() && !member.record.advert.control_addrs.is_empty()
         };
@@ -147,6 +160,7 @@ impl Directory {
                 && (!is_vouched || member.record.charter.is_ok())
                 && connected.contains(&member.peer())
                 && !relays.contains(&member.peer())
+                && !unfit_relays.contains_key(&member.peer())
         };
         let more = members.draw(rng, RELAYS.saturating_sub(relays.len()), fits);
         relays.extend(more);

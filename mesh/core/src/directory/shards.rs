@@ -113,6 +113,7 @@ impl Shards {
                 self.feed_all(now, out, || Input::Revocations(Arc::clone(&list)));
             }
             Input::Echo { peer, rtt } => self.feed_all(now, out, || Input::Echo { peer, rtt }),
+            Input::Unrelayed { peer } => self.feed_all(now, out, || Input::Unrelayed { peer }),
             Input::Leave => self.feed_all(now, out, || Input::Leave),
         }
     }

@@ -33,6 +33,8 @@ pub(super) struct Link {
     pub(super) is_around: bool,
     /// Ends and lengths of tunnels that run over it.
     tunnels: AtomicUsize,
+    /// The peer has brought a tunnel to this node.
+    pub(super) relayed: Notify,
     calls: AtomicUsize,
     /// How many of those this node made.
     asked: AtomicUsize,
@@ -80,6 +82,7 @@ impl Link {
             since: Instant::now(),
             is_around,
             tunnels: AtomicUsize::new(0),
+            relayed: Notify::new(),
             calls: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             used_ms: AtomicU64::new(0),

@@ -239,6 +239,11 @@ impl DataPlane {
         self.0.0.link_straight(relay.peer, &Way::from(&relay.addrs)).await.map(drop)
     }
 
+    /// Whether a relay that this node stays with relays to it: tried, not believed.
+    pub async fn is_relayed_by(&self, relay: PeerId) -> bool {
+        self.0.0.is_relayed_by(relay).await
+    }
+
     /// From now on this node takes tunnels that `may` admits, by who opens one and to whom it leads:
     /// to itself, or as a relay to a peer that is connected with it. Until then it takes none.
     pub fn admit_tunnels(&self, may: impl Fn(PeerId, PeerId) -> bool + Send + Sync + 'static) {

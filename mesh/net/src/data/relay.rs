@@ -48,6 +48,7 @@ impl Pool {
         let most = if to == self.local { TUNNELS_PER_PEER_MAX } else { TUNNELS_ASKED_MAX };
         let Some(carrying) = from.carry(most) else { return near.0.reset(code::BUSY) };
         if to == self.local {
+            from.relayed.notify_waiters();
             return self.tunnels.open(near, (Some(permit), carrying)).keep();
         }
         // Through another relay there would be no end of it.
@@ -60,6 +61,26 @@ impl Pool {
         match tokio::time::timeout(DIAL_TIMEOUT, self.open_tunnel(&ward, to)).await {
             Ok(Ok(far)) => splice(near, far).await,
             _ => near.0.reset(code::NO_WAY),
+        }
+    }
+}
+
+impl Pool {
+    /// Whether a peer brings tunnels to this node: it is asked for one to this node itself.
+    pub(super) async fn is_relayed_by(&self, relay: PeerId) -> bool {
+        let Some(link) = self.live(&relay) else { return false };
+        let brought = link.relayed.notified();
+        tokio::pin!(brought);
+        brought.as_mut().enable();
+        let asking = async {
+            let Ok((_sender, mut body)) = self.open_tunnel(&link, self.local).await else { return };
+            // Nothing comes on it but a refusal.
+            let _ = body.chunk().await;
+        };
+        tokio::select! {
+            () = brought => true,
+            () = asking => false,
+            () = tokio::time::sleep(DIAL_TIMEOUT) => false,
         }
     }
 }
