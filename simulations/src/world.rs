@@ -1,25 +1,25 @@
 //! The host of many peers: what the node's actors are to one peer in real time.
 
+mod hosts;
 mod truth;
+mod wires;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hansa_core::advert::{Advert, Record};
 use hansa_core::charter::Trust;
-use hansa_core::directory::{Event, FrameFault, Input, Message, Output, Params, Shard, Shards};
+use hansa_core::directory::{Event, FrameFault, Input, Message, Output, Params, Shards};
 use hansa_core::id::{Digest, PeerId};
 use hansa_core::keys::SigningKey;
-use hansa_core::rng::mix;
 use hansa_core::time::{Mono, Now, Utc};
 use hansa_core::view::View;
 
-use crate::advert;
 use crate::connections::{Connections, Pair, Slot, ordered};
 use crate::engine::{EventHash, Queue};
 use crate::ledger::{Ledger, Traffic};
-use crate::links::{DIAL_TIMEOUT, IDLE_TIMEOUT, Links, Quality};
+use crate::links::{Links, Quality};
 use crate::recording::{Replay, ReplayEvent};
 use crate::table::Table;
 
@@ -346,118 +346,6 @@ impl World {
         self.clock(host).utc
     }
 
-    /// Puts a host, before it starts, behind NAT: it has no address and names a relay.
-    pub fn hide(&mut self, host: usize, relay: usize) {
-        self.sites[host].relay = Some(self.id(relay));
-    }
-
-    /// Switches a host on, with its own advert or one of common size. It knows nobody but one
-    /// address.
-    pub fn start(&mut self, host: usize, bootstrap: Option<usize>) {
-        let relay = self.sites[host].relay;
-        let advert = match self.adverts.get(host) {
-            Some(own) => advert::reached(own.clone(), host, relay),
-            None => advert::common(host, self.id(host), relay),
-        };
-        self.start_as(host, advert);
-        if let Some(bootstrap) = bootstrap {
-            self.dial(index(host), index(bootstrap));
-        }
-    }
-
-    /// Switches all hosts on at once, as if they had long known each other.
-    pub fn start_settled(&mut self) {
-        (0..self.hosts.len()).for_each(|host| self.start(host, None));
-        let mut records = BTreeMap::<Shard, Vec<Arc<Record>>>::new();
-        for host in 0..self.hosts.len() {
-            for directory in self.directory(host).each() {
-                records.entry(directory.shard()).or_default().push(Arc::clone(directory.own()));
-            }
-        }
-        for records in records.values_mut() {
-            records.sort_unstable_by_key(|record| record.advert.peer);
-        }
-        for host in 0..self.hosts.len() {
-            let now = self.clock(host);
-            let directory = self.hosts[host].directory.as_mut().expect("just started");
-            for directory in directory.each_mut() {
-                let records = &records[&directory.shard()];
-                directory.acquaint(now, records);
-            }
-        }
-    }
-
-    /// Whether two hosts subscribe to the same shards.
-    pub fn shares_shards(&self, host: usize, other: usize) -> bool {
-        self.sites[host].shards == self.sites[other].shards
-    }
-
-    /// Lets a host, before it starts, subscribe to shards.
-    pub fn subscribe(&mut self, host: usize, shards: Vec<String>) {
-        self.sites[host].shards = shards;
-    }
-
-    /// Switches a host on that says this of itself.
-    pub fn start_as(&mut self, host: usize, advert: Advert) {
-        assert!(!self.is_up(host), "host {host} is on");
-        // Whoever still holds a connection to the last boot learns now that it is gone.
-        for pair in self.connections.of(index(host)) {
-            self.close(pair);
-        }
-        self.note(ReplayEvent::Up { at: Self::millis(self.now), peer: host });
-        let machine = &mut self.hosts[host];
-        machine.boots += 1;
-        machine.booted = self.now;
-        machine.busy = self.now;
-        machine.wake = None;
-        machine.alarms.clear();
-        self.sites[host].lives.push((self.now, None));
-        let boots = machine.boots;
-        let now = self.clock(host);
-        let Site { key, trust, .. } = &self.sites[host];
-        let seed = mix(self.seed ^ mix((host as u64) << 16 | u64::from(boots)));
-        let shards = &self.sites[host].shards;
-        let directory = Shards::new(shards, key, &advert, trust, seed, now, &self.params);
-        let directory = directory.expect("an advert that fits");
-        let version = directory.each()[0].own().advert.version;
-        self.hosts[host].directory = Some(directory);
-        self.observe(host, Event::Published { version });
-        self.feed(host, Input::Tick);
-    }
-
-    /// Pulls the plug of a host.
-    pub fn kill(&mut self, host: usize) {
-        assert!(self.is_up(host), "host {host} is off");
-        self.hosts[host].directory = None;
-        self.note(ReplayEvent::Down { at: Self::millis(self.now), peer: host });
-        self.sites[host].lives.last_mut().expect("it is on").1 = Some(self.now);
-        let at = self.now + IDLE_TIMEOUT;
-        for pair in self.connections.of(index(host)) {
-            let number = self.connections.get(pair).expect("it is there").number;
-            self.queue.push(at, Happening::Lost { pair, number });
-        }
-    }
-
-    /// Lets a host leave in good order.
-    pub fn leave(&mut self, host: usize) {
-        self.feed(host, Input::Leave);
-        self.kill(host);
-    }
-
-    /// Lets a host publish something new: another name.
-    pub fn publish(&mut self, host: usize, name: &str) {
-        let advert = Advert { name: name.into(), ..self.own(host).advert.clone() };
-        self.publish_advert(host, advert);
-    }
-
-    /// Lets a host say something else of itself; how it is reached stays as it is.
-    pub fn publish_advert(&mut self, host: usize, advert: Advert) {
-        // Behind NAT its directory keeps the relays that it has.
-        let advert =
-            if self.is_hidden(host) { advert } else { advert::reached(advert, host, None) };
-        self.feed(host, Input::Publish(Box::new(advert)));
-    }
-
     /// Cuts hosts off from all others for a while.
     pub fn cut(&mut self, side: BTreeSet<usize>, lasting: Duration) {
         self.links.cut(side, self.now, self.now + lasting);
@@ -584,32 +472,6 @@ impl World {
         }
     }
 
-    /// A message is there. Its signatures are checked after those that came before, and it is
-    /// taken, at once but as of the time when they are checked.
-    fn receive(&mut self, from: u32, to: u32, message: Box<Message>) {
-        self.hash.absorb(u64::from(from) << 32 | u64::from(to));
-        let now = self.clock(to as usize);
-        let directory = self.directory(to as usize);
-        let trust = &self.sites[to as usize].trust;
-        let held = |peer, version| directory.holds(peer, version);
-        let read = if self.encoded {
-            Message::open(&message.encode(), trust, now, held).map(Box::new)
-        } else {
-            message.reread(now, held)
-        };
-        let message = match read {
-            Ok(message) => message,
-            Err(fault) => return self.faults.push(fault),
-        };
-        let signatures = message.news.len();
-        self.traffic.signatures += signatures as u64;
-        let host = &mut self.hosts[to as usize];
-        let charged = u32::try_from(signatures).expect("a frame's");
-        host.busy = host.busy.max(self.now) + SIGNATURE_CHECK * charged;
-        let from = self.id(from as usize);
-        self.feed(to as usize, Input::Message { from, message });
-    }
-
     /// The other half of the sans-io border: does what a directory says, at the time of its host.
     fn feed(&mut self, host: usize, input: Input) {
         let world = self.now;
@@ -706,103 +568,6 @@ impl World {
         }
         if let Some(observations) = &mut self.observations {
             observations.push(Observation { at: self.now, peer: host, event });
-        }
-    }
-
-    /// The connection between two hosts, which one dials if there is none.
-    fn dial(&mut self, from: u32, to: u32) -> Slot {
-        let pair = ordered(from, to);
-        if let Some(slot) = self.connections.find(pair) {
-            return slot;
-        }
-        let slot = self.connections.open(from, to, self.now);
-        let number = self.connections.at(slot).number;
-        let (a, b) = (from as usize, to as usize);
-        let dialable = self.is_up(b) && self.sites[b].relay.is_none();
-        let reachable = dialable && self.links.cut_until(a, b, self.now).is_none();
-        let after = if reachable {
-            self.links.draw_delay(a, b) + self.links.draw_delay(b, a)
-        } else {
-            DIAL_TIMEOUT
-        };
-        self.queue.push(self.now + after, Happening::Opened { pair, number });
-        slot
-    }
-
-    fn opened(&mut self, pair: Pair, number: u32) {
-        let Some(slot) = self.connections.find(pair) else { return };
-        let waiting = match self.connections.at(slot).number == number {
-            true => self.connections.waiting(slot),
-            false => return,
-        };
-        let connection = self.connections.at(slot);
-        let dialable = self.sites[connection.dialled as usize].relay.is_none();
-        let (a, b) = (pair.0 as usize, pair.1 as usize);
-        let reachable = self.links.cut_until(a, b, self.now).is_none();
-        if !self.is_up(a) || !self.is_up(b) || !reachable || !dialable {
-            self.connections.remove(pair);
-            let failed: BTreeSet<_> = waiting.iter().map(|(from, to, _)| (*from, *to)).collect();
-            for (from, to) in failed {
-                let peer = self.id(to as usize);
-                self.feed(from as usize, Input::Unreachable { peer });
-            }
-            return;
-        }
-        self.connections.at_mut(slot).open = true;
-        for (from, to, message) in waiting {
-            self.send(from, to, message);
-        }
-        for (host, other) in [(a, b), (b, a)] {
-            let peer = self.id(other);
-            self.feed(host, Input::Connected { peer });
-        }
-    }
-
-    fn send(&mut self, from: u32, to: u32, message: Box<Message>) {
-        let pair = ordered(from, to);
-        let slot = self.dial(from, to);
-        let (a, b) = (from as usize, to as usize);
-        let connection = self.connections.at_mut(slot);
-        if !connection.open {
-            return self.connections.wait(slot, from, to, message);
-        }
-        let bytes = message.encoded_len() as u64;
-        let delay = self.links.draw_delay(a, b) + self.links.queue(a, bytes, self.now);
-        self.traffic.messages += 1;
-        self.traffic.bytes += bytes;
-        let kind = &mut self.traffic.kinds[message.talk.kind()];
-        *kind = (kind.0 + 1, kind.1 + bytes);
-        self.traffic.records += message.news.records.len() as u64;
-        let records = message.news.records.iter().map(|rumour| rumour.said.signed().len() as u64);
-        self.traffic.record_bytes += records.sum::<u64>();
-        self.hash.absorb(u64::from(from) << 32 | bytes);
-        let number = connection.number;
-        let mut at = self.now + delay;
-        if let Some(healed) = self.links.cut_until(a, b, self.now) {
-            if healed.since(self.now) >= IDLE_TIMEOUT {
-                return self.queue.push(self.now + IDLE_TIMEOUT, Happening::Lost { pair, number });
-            }
-            at = healed + self.links.retransmission_after(a, b) + delay;
-        }
-        // A stream keeps order: what comes after a delayed message waits for it.
-        let arrival = &mut connection.arrivals[usize::from(to == pair.1)];
-        at = at.max(*arrival);
-        *arrival = at;
-        if self.replay.is_some() {
-            let (sent, until) = (Self::millis(self.now), Self::millis(at));
-            let what = described(&message).to_owned();
-            self.note(ReplayEvent::Message { at: sent, until, from: a, to: b, what, bytes });
-        }
-        self.queue.push(at, Happening::Delivered { from, to, slot, number, message });
-    }
-
-    /// Both ends of a connection learn that it is gone.
-    fn close(&mut self, pair: Pair) {
-        if self.connections.remove(pair) {
-            let at = self.now + self.links.latency(pair.0 as usize, pair.1 as usize);
-            for (host, other) in [pair, (pair.1, pair.0)] {
-                self.queue.push(at, Happening::Reset { host, other });
-            }
         }
     }
 }
