@@ -9,9 +9,10 @@
 //! | the model failed | the first time another permitted peer, from the retry budget: the fault may be the peer's; the second time that is the answer, since it may be the input's |
 //! | bad input, unsupported, ambiguous, deadline | that is the answer |
 //!
-//! A flight never asks a peer twice (but once one that lives and to which only the way was cut), never more than [`ATTEMPTS_MAX`] in all, never after the
-//! deadline, and only peers that [`plan`] returns. When nobody is left to ask, the app is told the
-//! most useful of what the peers said: what it can act on comes before what it cannot.
+//! A flight never asks a peer twice, but once one that lives and to which only the way was cut; never
+//! more than [`ATTEMPTS_MAX`] in all, never after the deadline, and only peers that [`plan`] returns.
+//! When nobody is left to ask, the app is told the most useful of what the peers said: what it can act
+//! on comes before what it cannot.
 //!
 //! At its entry, a job whose answer has not begun long after it should have is hedged: once, from
 //! the retry budget, another peer gets it too, if that would have answered by now, and the first

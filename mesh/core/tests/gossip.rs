@@ -370,6 +370,18 @@ fn a_relay_that_does_not_relay_is_replaced_by_another_for_a_while() {
     directory.handle(later(ms(4_000)), Input::Unrelayed { peer: second }, &mut out);
     tick(&mut directory, later(ms(8_000)));
     assert!(directory.own().advert.relays.is_empty());
+    // Long after, both may be asked again.
+    let hour = later(Duration::from_secs(3_600));
+    for peer in [1, 2] {
+        let back = Advert {
+            version: Version { epoch: hour.utc.0, sequence: 0 },
+            ..advert(peer, 0, hour.utc)
+        };
+        feed(&mut directory, hour, peer, of_record(record(&back, peer)));
+    }
+    let hidden = Advert { control_addrs: Vec::new(), ..advert(0, 0, hour.utc) };
+    directory.handle(hour, Input::Publish(Box::new(hidden)), &mut out);
+    assert_eq!(directory.own().advert.relays.len(), 2);
 }
 
 #[test]

@@ -145,14 +145,21 @@ fn free_tiles(dir: &Path) {
     std::fs::rename(dir.join("aside"), dir.join("tile")).unwrap();
 }
 
+/// A log of so many receipts, ten of them under a checkpoint: the tiles of the others cannot be
+/// written.
+fn stuck(dir: &Path, count: u64) -> Log {
+    let mut log = filled(dir, 10);
+    block_tiles(dir);
+    log.append((10..count).map(|number| entry(&node().0, number)).collect()).unwrap();
+    assert!(log.checkpoint().is_err());
+    log
+}
+
 #[test]
 fn tiles_that_cannot_be_written_are_said_and_written_later() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let mut log = filled(dir, 10);
-    block_tiles(dir);
-    log.append((10..300).map(|number| entry(&node().0, number)).collect()).unwrap();
-    assert!(log.checkpoint().is_err());
+    let mut log = stuck(dir, 300);
     assert!(matches!(log.state(), State::Unwritable(_)), "{:?}", log.state());
     assert_eq!((log.size(), log.signed_size()), (300, 10));
     // It keeps receipts meanwhile, in the other journal, and would open with all of them.
@@ -235,10 +242,7 @@ fn what_follows_a_journal_that_a_loss_of_power_took_goes_with_it_unless_it_was_s
 fn a_log_that_is_stopped_leaves_nothing_in_its_journals() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
-    let mut log = filled(dir, 10);
-    block_tiles(dir);
-    log.append(vec![entry(&node().0, 10)]).unwrap();
-    assert!(log.checkpoint().is_err());
+    let mut log = stuck(dir, 11);
     // The one journal waits for its tiles, the other takes this.
     log.append(vec![entry(&node().0, 11)]).unwrap();
     free_tiles(dir);

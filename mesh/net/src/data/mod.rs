@@ -230,8 +230,8 @@ impl DataPlane {
         self.0.0.link(peer, &way.into()).await.map(drop)
     }
 
-    /// Keeps a connection with a relay of this node's own: others reach this node through it only
-    /// where this node has dialled it.
+    /// Keeps a connection with a relay of this node's own, one that no other relay carries: others reach
+    /// this node through it only over such a one.
     ///
     /// # Errors
     /// As [`Self::warm`]'s.
